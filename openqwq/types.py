@@ -1,0 +1,191 @@
+"""The nouns that every room shares: message, problem, completion, rollout, verdict, policy.
+
+Plain frozen data, JSON in and out, no torch. A `Policy` is anything that turns prompts
+into completions: the in-process engine, an HTTP server, a fake in a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Protocol, runtime_checkable
+
+Role = Literal["system", "user", "assistant", "tool"]
+Status = Literal["correct", "wrong", "unjudged"]
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One function call of an assistant turn; arguments are parsed JSON, never a string."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. `content` holds the answer, `reasoning_content` the thinking."""
+
+    role: Role
+    content: str = ""
+    reasoning_content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One task with the means to judge an answer to it.
+
+    id:       unique within its source, e.g. "chain_sum/eval/17".
+    source:   the family it was drawn from, e.g. "chain_sum"; metrics are kept per source.
+    kind:     "math", "code", "instruction", ...; targets and gates are stated per kind.
+    messages: the conversation that the policy answers; the last turn is the user's.
+    verifier: a name known to `openqwq.verifiers.get_verifier`.
+    answer:   what the verifier needs and the policy never sees (gold answer, hidden tests, rules); JSON.
+    """
+
+    id: str
+    source: str
+    kind: str
+    messages: tuple[Message, ...]
+    verifier: str
+    answer: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompt(self) -> str:
+        """The text of the last user turn."""
+        return self.messages[-1].content
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Problem:
+        """Inverse of `to_dict`. Raises KeyError or TypeError for a row of another shape."""
+        messages = tuple(
+            Message(**{**m, "tool_calls": tuple(ToolCall(**c) for c in m.get("tool_calls", ()))})
+            for m in row["messages"]
+        )
+        return cls(**{**row, "messages": messages})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to sample a completion, with vLLM's names; QwQ-32B's recommended values as defaults.
+
+    temperature 0 is greedy. top_k 0 or -1 and top_p 1 are off. Order: temperature, top-k, top-p, min-p
+    (QwQ's published scores were made in this order). `seed` makes a request's tokens independent of
+    whatever else is in the batch. `stop_token_ids` are added to the model's own end tokens.
+    """
+
+    n: int = 1
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 40
+    min_p: float = 0.0
+    max_tokens: int = 16384
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+    def replace(self, **changes: Any) -> SamplingParams:
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a policy continues: token ids for an in-process engine, messages for an HTTP server."""
+
+    token_ids: tuple[int, ...]
+    messages: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What a policy sampled. A sampled text is never tokenised again: `token_ids` are the record.
+
+    text:            decoded `token_ids` without the end token.
+    token_ids:       sampled ids, the end token included when it was sampled.
+    logprobs:        one per token, under the distribution it was sampled from (after temperature and cuts).
+    policy_versions: the policy's version when each token was sampled.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    policy_versions: tuple[int, ...]
+    finish_reason: FinishReason
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A model that can be sampled from. `version` counts weight updates since the start."""
+
+    version: int
+
+    def generate(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
+    ) -> list[list[Completion]]:
+        """`params.n` completions for each prompt, in the prompts' order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A verifier's judgement of one completion.
+
+    status:    "wrong" is the candidate's own fault; "unjudged" is ours (infrastructure, deadline, unreadable
+               task): it masks the sample and never counts as a 0.
+    score:     in [0, 1]; 0 unless correct, but for verifiers that pay in parts.
+    extracted: the part of the completion that was judged.
+    """
+
+    status: Status
+    score: float
+    reason: str = ""
+    extracted: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def correct(cls, **kw: Any) -> Verdict:
+        return cls(status="correct", score=kw.pop("score", 1.0), **kw)
+
+    @classmethod
+    def wrong(cls, reason: str, **kw: Any) -> Verdict:
+        return cls(status="wrong", score=kw.pop("score", 0.0), reason=reason, **kw)
+
+    @classmethod
+    def unjudged(cls, reason: str, **kw: Any) -> Verdict:
+        return cls(status="unjudged", score=0.0, reason=reason, **kw)
+
+
+@dataclass(slots=True, kw_only=True)
+class Rollout:
+    """One attempt at a problem, token by token: what the trainer, the verifiers and the logs read.
+
+    loss_mask: 1 for tokens that the policy sampled, 0 for inserted ones; as long as `completion_ids`.
+    status:    "ok", or "error" with the reason: a bad rollout is data, not a crash.
+    """
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    loss_mask: tuple[int, ...]
+    rollout_logprobs: tuple[float, ...]
+    policy_versions: tuple[int, ...]
+    text: str
+    finish_reason: str
+    status: Literal["ok", "error"] = "ok"
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Group:
+    """The rollouts of one problem: the unit of advantage estimation and of refill."""
+
+    problem: Problem
+    rollouts: list[Rollout]
