@@ -1,0 +1,9 @@
+"""Completion -> Verdict: correct, wrong (the candidate's fault) or unjudged (ours). No torch in here.
+
+`get_verifier(name, **options)` makes one; `verify_all` judges a mixed batch.
+"""
+
+from openqwq.verifiers.base import Verifier, answer_part, verify_all
+from openqwq.verifiers.registry import get_verifier, verifier_names
+
+__all__ = ["Verifier", "answer_part", "get_verifier", "verifier_names", "verify_all"]

@@ -1,0 +1,72 @@
+"""Verifiers by name: ours, and users' own through the entry-point group `openqwq.verifiers`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import typing
+from importlib.metadata import entry_points
+from typing import Any
+
+from openqwq.errors import UserError
+from openqwq.verifiers.base import Verifier
+
+BUILT_IN = {
+    "math": "openqwq.verifiers.math:MathVerifier",
+    "code": "openqwq.verifiers.code:CodeVerifier",
+    "reasoning_gym": "openqwq.verifiers.reasoning_gym:ReasoningGymVerifier",
+    "instructions": "openqwq.verifiers.instructions:InstructionsVerifier",
+    "format": "openqwq.verifiers.format:FormatVerifier",
+    "language": "openqwq.verifiers.language:LanguageVerifier",
+    "repetition": "openqwq.verifiers.repetition:RepetitionVerifier",
+    "composite": "openqwq.verifiers.composite:CompositeVerifier",
+    "reward_model": "openqwq.verifiers.reward_model:RewardModelVerifier",
+}
+"""Imported on first use, so that asking for one verifier costs nothing of the others."""
+
+
+def verifier_names() -> list[str]:
+    """Every name that `get_verifier` knows: ours and the installed entry points."""
+    return sorted({*BUILT_IN, *(entry.name for entry in entry_points(group="openqwq.verifiers"))})
+
+
+def get_verifier(name: str, **options: Any) -> Verifier:
+    """The verifier of that name with these options.
+
+    Raises UserError, naming the nearest, for an unknown name or option and for a value of another type.
+    """
+    verifier_class = _find(name)
+    hints = typing.get_type_hints(verifier_class.__init__)
+    parameters = [p for p in inspect.signature(verifier_class).parameters if p != "self"]
+    for option, value in options.items():
+        if option not in parameters:
+            raise _unknown(f"option of verifier `{name}`", option, parameters)
+        _check_type(f"option `{option}` of verifier `{name}`", value, hints.get(option))
+    return verifier_class(**options)
+
+
+def _find(name: str) -> type[Verifier]:
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    for entry in entry_points(group="openqwq.verifiers"):
+        if entry.name == name:
+            return entry.load()
+    raise _unknown("verifier", name, verifier_names())
+
+
+def _unknown(what: str, given: str, known: list[str]) -> UserError:
+    nearest = difflib.get_close_matches(given, known, n=1, cutoff=0.4)
+    known_text = f"known: {', '.join(known) or 'none'}"
+    hint = f"did you mean `{nearest[0]}`? ({known_text})" if nearest else known_text
+    return UserError(f"unknown {what}: `{given}`", hint=hint)
+
+
+def _check_type(what: str, value: Any, expected: Any) -> None:
+    """Raise UserError unless a value of a plain type (bool, int, float, str) is of that type."""
+    accepted = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}.get(expected)
+    if accepted is None:
+        return
+    if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
+        raise UserError(f"{what} is {value!r}, but must be of type {expected.__name__}")
