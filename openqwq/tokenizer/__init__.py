@@ -1,0 +1,22 @@
+"""Text and tokens: Qwen's tokenizer, the chat template, and reading completions back. Never imports torch."""
+
+from .chat import load_default_template, normalize_messages, render_chat
+from .parse import ParsedCompletion, parse_completion, parse_tool_calls
+from .special_tokens import SPECIAL_TOKENS, TAG_TOKENS
+from .tokenizer import StreamDecoder, Tokenizer
+from .training import render_training_turn, train_tokenizer
+
+__all__ = [
+    "SPECIAL_TOKENS",
+    "TAG_TOKENS",
+    "ParsedCompletion",
+    "StreamDecoder",
+    "Tokenizer",
+    "load_default_template",
+    "normalize_messages",
+    "parse_completion",
+    "parse_tool_calls",
+    "render_chat",
+    "render_training_turn",
+    "train_tokenizer",
+]

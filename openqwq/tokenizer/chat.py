@@ -1,0 +1,165 @@
+"""Chat templates: conversations become the exact text that the model was trained on.
+
+Templates come with model folders and are not trusted: jinja2's immutable sandbox renders them,
+with the same block trimming and `tojson` as `transformers`, so that the bytes agree.
+
+Public: render_chat, normalize_messages, load_default_template.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from ..errors import UserError
+from ..types import Message
+from .special_tokens import END_OF_TURN, THINK_START
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@lru_cache(maxsize=1)
+def load_default_template() -> str:
+    """QwQ-32B's chat template."""
+    return files(__package__).joinpath("qwq_chat_template.jinja").read_text(encoding="utf-8")
+
+
+def render_chat(
+    template: str,
+    messages: Sequence[Message | Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    continue_last: bool = False,
+    variables: Mapping[str, Any] | None = None,
+) -> str:
+    """The conversation's text under a jinja template.
+
+    tools:         OpenAI-style function descriptions.
+    continue_last: leave the last assistant turn open, so that the model writes on; excludes
+                   `add_generation_prompt`, which is then ignored. With `reasoning_content` and no content,
+                   the thinking block itself stays open.
+    variables:     further names that the template may read, e.g. the special tokens.
+    Raises ValueError for a conversation that has no text (empty, unknown role, unreadable arguments),
+    UserError for a template that cannot be rendered.
+    """
+    turns = normalize_messages(messages)
+    if continue_last:
+        turns[-1] = _open_turn(turns[-1])
+    names = {
+        **(variables or {}),
+        "messages": turns,
+        "tools": [dict(tool) for tool in tools] if tools else None,
+        "add_generation_prompt": add_generation_prompt and not continue_last,
+    }
+    try:
+        text = _compile(template).render(names)
+    except jinja2.TemplateError as error:
+        raise UserError(
+            f"the chat template cannot render this conversation: {error}",
+            hint="check the roles and their order, or use another `chat_template` in tokenizer_config.json",
+        ) from error
+    return _cut_end_of_turn(text) if continue_last else text
+
+
+def normalize_messages(messages: Sequence[Message | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages as templates expect them: plain dicts, text content, tool arguments as objects.
+
+    What OpenAI clients send is accepted: `content` null or a list of text parts, `arguments` as a JSON string,
+    and thinking under `reasoning_content` or `reasoning`.
+    Raises ValueError where a message has no such form, naming its position.
+    """
+    if not messages:
+        raise ValueError("a conversation needs at least one message")
+    return [_normalize_message(message, position) for position, message in enumerate(messages)]
+
+
+def _normalize_message(message: Message | Mapping[str, Any], position: int) -> dict[str, Any]:
+    if isinstance(message, Message):
+        row: dict[str, Any] = {"role": message.role, "content": message.content}
+        row["reasoning_content"] = message.reasoning_content
+        row["tool_calls"] = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
+    else:
+        row = dict(message)
+    where = f"message {position}"
+    if row.get("role") not in ROLES:
+        raise ValueError(f"{where} has the role {row.get('role')!r}; allowed are {', '.join(ROLES)}")
+    row["content"] = _content_text(row.get("content"), where)
+    reasoning = row.pop("reasoning", None)
+    row["reasoning_content"] = row.get("reasoning_content") or reasoning or ""
+    if not row["reasoning_content"]:
+        del row["reasoning_content"]
+    calls = [_normalize_call(call, where) for call in row.pop("tool_calls", None) or ()]
+    if calls:
+        row["tool_calls"] = calls
+    return row
+
+
+def _content_text(content: Any, where: str) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence) and all(isinstance(p, Mapping) and p.get("type") == "text" for p in content):
+        return "".join(part["text"] for part in content)
+    raise ValueError(f"{where} has content that is not text: {content!r:.80}")
+
+
+def _normalize_call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
+    function = call.get("function", call)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError as error:
+            raise ValueError(f"{where} calls {function['name']!r} with arguments that are not JSON: {error}") from error
+    if arguments is None:
+        arguments = {}
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"{where} calls {function['name']!r} with arguments that are no object: {arguments!r:.80}")
+    return {**call, "type": "function", "function": {"name": function["name"], "arguments": dict(arguments)}}
+
+
+def _open_turn(turn: dict[str, Any]) -> dict[str, Any]:
+    if turn["role"] != "assistant" or "tool_calls" in turn:
+        raise ValueError("only a last assistant message without tool calls can be continued")
+    if turn["content"] or "reasoning_content" not in turn:
+        return turn
+    return {"role": "assistant", "content": f"{THINK_START}\n{turn['reasoning_content']}"}
+
+
+def _cut_end_of_turn(text: str) -> str:
+    open_text = text.rstrip("\n")
+    if not open_text.endswith(END_OF_TURN):
+        raise UserError(
+            f"this chat template does not close a turn with {END_OF_TURN}, so the last turn cannot be continued",
+            hint="use a ChatML template, or start a new assistant turn",
+        )
+    return open_text.removesuffix(END_OF_TURN)
+
+
+@lru_cache(maxsize=16)
+def _compile(template: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    try:
+        return environment.from_string(template)
+    except jinja2.TemplateError as error:
+        raise UserError(f"the chat template is not valid jinja: {error}") from error
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+    # jinja2's own filter sorts keys and escapes `<`, which the model never saw in training
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)

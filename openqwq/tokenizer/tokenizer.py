@@ -1,0 +1,244 @@
+"""Text to token ids and back, for Qwen's byte-level BPE: loaded from a model folder or trained here.
+
+Public: Tokenizer, StreamDecoder.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from ..errors import UserError
+from ..log import write_text_atomic
+from ..types import Message
+from .chat import load_default_template, render_chat
+from .special_tokens import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, THINK_END, THINK_START
+
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
+# The longest input that the published configuration states; a note for other tools, not a limit here.
+MODEL_MAX_LENGTH = 131_072
+
+
+class Tokenizer:
+    """A tokenizer and the chat template that belongs to it."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, *, config: Mapping[str, Any] | None = None):
+        """config: the contents of tokenizer_config.json; what it leaves out is as in QwQ-32B."""
+        self.backend = backend
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.config = dict(config or {})
+        self.chat_template = _default_template(self.config.pop("chat_template", None))
+        self.eos_token = _token_text(self.config.get("eos_token")) or END_OF_TURN
+        self.pad_token = _token_text(self.config.get("pad_token")) or END_OF_TEXT
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """The tokenizer of a Hugging Face folder, or of a hub name such as "Qwen/QwQ-32B".
+
+        A folder without a chat template gets QwQ-32B's. Raises UserError where there is no tokenizer.
+        """
+        folder = Path(path) if Path(path).is_dir() else _download(str(path))
+        tokenizer_file = folder / TOKENIZER_FILE
+        if not tokenizer_file.is_file():
+            raise UserError(
+                f"no {TOKENIZER_FILE} in {folder}",
+                hint="give a Hugging Face model folder with a fast tokenizer",
+            )
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(tokenizer_file))
+        except Exception as error:  # the library raises bare Exception for an unreadable file
+            raise UserError(f"{tokenizer_file} is not a readable tokenizer: {error}") from error
+        return cls(backend, config=_read_config(folder))
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, as `transformers` and vLLM open them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(folder / TOKENIZER_FILE, self.backend.to_str(pretty=True))
+        config = {**self._default_config(), **self.config, "chat_template": self.chat_template}
+        write_text_atomic(folder / CONFIG_FILE, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; added tokens written in it are recognised, and none is put before it."""
+        return self.backend.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, on all threads."""
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
+        """Text of token ids; bytes that are no UTF-8 become U+FFFD. Thinking and tool tags are never skipped."""
+        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that one token stands for; empty for an id beyond the vocabulary (a padded embedding row)."""
+        token = self.backend.id_to_token(token_id)
+        return b"" if token is None else _bytes_of(token)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its text, e.g. "<think>"; None where the vocabulary lacks it."""
+        return self.backend.token_to_id(token)
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the vocabulary, added tokens included; a model's embedding may be padded beyond it."""
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def eos_token_id(self) -> int:
+        return self._required_id(self.eos_token)
+
+    @property
+    def pad_token_id(self) -> int:
+        return self._required_id(self.pad_token)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Ids at which a completion ends: the end of the turn first, then the end of the text."""
+        return tuple(dict.fromkeys((self.eos_token_id, self.pad_token_id)))
+
+    @property
+    def think_start_id(self) -> int:
+        return self._required_id(THINK_START)
+
+    @property
+    def think_end_id(self) -> int:
+        return self._required_id(THINK_END)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_last: bool = False,
+    ) -> str:
+        """The conversation as text; see `render_chat`."""
+        return render_chat(
+            self.chat_template,
+            messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            continue_last=continue_last,
+            variables={"eos_token": self.eos_token, "pad_token": self.pad_token, "bos_token": ""},
+        )
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_last: bool = False,
+    ) -> list[int]:
+        """Token ids of the conversation."""
+        return self.encode(self.apply_chat_template(messages, tools, add_generation_prompt, continue_last))
+
+    def _required_id(self, token: str) -> int:
+        token_id = self.backend.token_to_id(token)
+        if token_id is None:
+            raise UserError(
+                f"this tokenizer has no {token} token",
+                hint="use a QwQ tokenizer, or one made by `openqwq train`",
+            )
+        return token_id
+
+    def _default_config(self) -> dict[str, Any]:
+        added = sorted(self.backend.get_added_tokens_decoder().items())
+        return {
+            "added_tokens_decoder": {str(i): {"content": t.content, **_flags(t)} for i, t in added},
+            "add_prefix_space": False,
+            "additional_special_tokens": [t.content for _, t in added if t.special and t.content in SPECIAL_TOKENS[1:]],
+            "bos_token": None,
+            "clean_up_tokenization_spaces": False,
+            "eos_token": self.eos_token,
+            "errors": "replace",
+            "model_max_length": MODEL_MAX_LENGTH,
+            "pad_token": self.pad_token,
+            "split_special_tokens": False,
+            "tokenizer_class": "Qwen2Tokenizer",
+            "unk_token": None,
+        }
+
+
+class StreamDecoder:
+    """Text of a token stream, piece by piece: characters whose bytes are cut across tokens wait for the rest.
+
+    The pieces joined are `Tokenizer.decode` of all ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        """Text that this token completes; may be empty."""
+        return self._utf8.decode(self._tokenizer.token_bytes(token_id))
+
+    def finish(self) -> str:
+        """What is left of a character that was cut off: one U+FFFD, or nothing."""
+        return self._utf8.decode(b"", final=True)
+
+
+def _flags(token: tokenizers.AddedToken) -> dict[str, bool]:
+    return {name: getattr(token, name) for name in ("lstrip", "normalized", "rstrip", "single_word", "special")}
+
+
+def _token_text(token: str | Mapping[str, Any] | None) -> str | None:
+    return token["content"] if isinstance(token, Mapping) else token
+
+
+def _default_template(template: str | Sequence[Mapping[str, str]] | None) -> str:
+    """A configuration may hold several named templates: the one called "default" counts."""
+    if template is not None and not isinstance(template, str):
+        template = next((entry["template"] for entry in template if entry["name"] == "default"), None)
+    return load_default_template() if template is None else template
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    config_file, template_file = folder / CONFIG_FILE, folder / TEMPLATE_FILE
+    config = {}
+    if config_file.is_file():
+        try:
+            config = json.loads(config_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{config_file} is not JSON: {error}") from error
+    if template_file.is_file():
+        config["chat_template"] = template_file.read_text(encoding="utf-8")
+    return config
+
+
+def _download(name: str) -> Path:
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(f"no folder {name}", hint="give a model folder, or a hub name like Qwen/QwQ-32B")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE]))
+    except Exception as error:  # the hub client's errors have no common base
+        raise UserError(
+            f"no folder {name}, and the hub gave no tokenizer of that name: {type(error).__name__}",
+            hint="check the name and the network, or download the model once and give its folder",
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _byte_of_character() -> dict[str, int]:
+    """The inverse of byte-level BPE's alphabet: printable Latin-1 stands for itself, the rest from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
+
+
+def _bytes_of(token: str) -> bytes:
+    alphabet = _byte_of_character()
+    if all(character in alphabet for character in token):
+        return bytes(alphabet[character] for character in token)
+    return token.encode("utf-8")
