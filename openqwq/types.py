@@ -112,6 +112,7 @@ class Completion:
     token_ids:       sampled ids, the end token included when it was sampled.
     logprobs:        one per token, under the distribution it was sampled from (after temperature and cuts).
     policy_versions: the policy's version when each token was sampled.
+    error:           why the completion was given up ("abort"), e.g. a prompt that does not fit; else empty.
     """
 
     text: str
@@ -119,6 +120,7 @@ class Completion:
     logprobs: tuple[float, ...]
     policy_versions: tuple[int, ...]
     finish_reason: FinishReason
+    error: str = ""
 
 
 @runtime_checkable
