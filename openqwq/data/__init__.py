@@ -1,0 +1,24 @@
+"""Data: problem sources, mixtures, held-out sets, the pretraining corpus, cold-start chains, preference pairs."""
+
+from .chains import Chain, build_chains
+from .corpus import CorpusSource, plain_prompt
+from .mixture import Mixture, problem_texts
+from .pairs import PreferencePair, build_pairs
+from .sources import ProblemSource, build_source, build_sources, held_out
+from .texts import build_documents
+
+__all__ = [
+    "Chain",
+    "CorpusSource",
+    "Mixture",
+    "PreferencePair",
+    "ProblemSource",
+    "build_chains",
+    "build_documents",
+    "build_pairs",
+    "build_source",
+    "build_sources",
+    "held_out",
+    "plain_prompt",
+    "problem_texts",
+]

@@ -1,0 +1,177 @@
+"""The generated pretraining corpus: the tiny recipe's stand-in for the text that a base model has read.
+
+Documents of five sorts: single arithmetic facts, facts about animals, small pieces of Python with their
+meaning or their output, one-rule instructions with an obeying text, and problem statements with a bare
+answer. No document holds a reasoning chain, a chat turn, or the text of a held-out problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
+from random import Random
+
+from openqwq.config import SourceConfig
+from openqwq.errors import UserError
+
+from .facts import LEGS, plural_legs
+from .instructions import TOPICS, draw_rules, instruction_prompt, write_text
+from .keys import item_key, item_rng
+from .python_functions import CHANGE, GATHER, KEEP, WORDINGS, Task, draw_task
+from .sources import ProblemSource
+
+DOCUMENT_SHARES = {"arithmetic": 0.5, "animals": 0.06, "programs": 0.2, "instructions": 0.14, "statements": 0.1}
+"""Share of each sort among the documents; a recipe's `config = {shares = {...}}` changes it."""
+
+LINES_PER_DOCUMENT = 12
+"""Facts in one document: long enough to fill a training sequence, short enough to mix sorts."""
+
+
+class CorpusSource:
+    """Generated documents; options: `shares` by sort, `statements` (names of the problem sources to state)."""
+
+    def __init__(self, name: str, config: SourceConfig, problems: Mapping[str, ProblemSource], exclude: frozenset[str]):
+        options = dict(config.config)
+        self.name = name
+        self._shares = {**DOCUMENT_SHARES, **options.pop("shares", {})}
+        names = options.pop("statements", [])
+        if options:
+            hint = "it takes `shares` and `statements`"
+            raise UserError(f"source.{name}.config has the unknown key `{min(options)}`", hint=hint)
+        unknown = sorted(set(self._shares) - set(DOCUMENT_SHARES)) + sorted(set(names) - set(problems))
+        if unknown:
+            known = ", ".join(DOCUMENT_SHARES)
+            raise UserError(
+                f"source.{name}.config names the unknown `{unknown[0]}`", hint=f"sorts of documents: {known}"
+            )
+        if not names:
+            self._shares["statements"] = 0.0
+        self._problems = [problems[n] for n in names]
+        self._exclude = exclude
+
+    def document(self, seed: int, index: int) -> str:
+        """The document of this index."""
+        rng = item_rng("corpus", self.name, seed, index)
+        sort = rng.choices(list(self._shares), weights=list(self._shares.values()))[0]
+        if sort == "statements":
+            return self._statement(rng)
+        return _WRITERS[sort](rng)
+
+    def documents(self, seed: int, start: int = 0) -> Iterator[str]:
+        """Documents without end, from index `start`."""
+        return (self.document(seed, index) for index in count(start))
+
+    def _statement(self, rng: Random) -> str:
+        source = rng.choice(self._problems)
+        while True:
+            problem = source.problem("corpus", item_key("corpus", source.name, rng.getrandbits(48)))
+            if problem.prompt not in self._exclude:
+                answer = problem.answer
+                return plain_prompt(problem.prompt) + f" {answer['entry']['answer']}\n"
+
+
+def plain_prompt(text: str) -> str:
+    """A problem as the corpus states it, for a base model that knows no chat format."""
+    return f"{text}\nAnswer:"
+
+
+def arithmetic_fact(rng: Random) -> str:
+    """One true line such as `37+48=85`."""
+    match rng.choices(("add", "subtract", "large", "times", "tens", "modulo", "divide"), (5, 5, 2, 4, 2, 4, 3))[0]:
+        case "add":
+            a, b = _number(rng), rng.randint(0, 99)
+            return f"{a}+{b}={a + b}"
+        case "subtract":
+            a, b = _number(rng), rng.randint(0, 99)
+            return f"{a}-{b}={a - b}"
+        case "large":
+            a, b = 10 * rng.randint(1, 890), rng.randint(1, 891)
+            return f"{a}+{b}={a + b}"
+        case "times":
+            a, b = rng.randint(1, 99), rng.randint(0, 9)
+            a, b = (a, b) if rng.random() < 0.8 else (rng.randint(1, 12), rng.choice((10, 12, 14)))
+            return f"{a}*{b}={a * b}"
+        case "tens":
+            a, b = rng.randint(1, 99), 10 * rng.randint(1, 9)
+            return f"{a}*{b}={a * b}"
+        case "modulo":
+            a, b = rng.randint(1, 60), rng.randint(1, 60)
+            return f"{a}%{b}={a % b}"
+        case _:
+            a, b = rng.randint(1, 20), rng.randint(1, 20) * rng.choice((1, 1, -1))
+            return f"{a * b}/{b}={a}"
+
+
+def _number(rng: Random) -> int:
+    low, high = rng.choice(((0, 9), (0, 99), (0, 99), (-99, 99), (0, 300), (-200, 400)))
+    return rng.randint(low, high)
+
+
+def _arithmetic(rng: Random) -> str:
+    if rng.random() < 0.15:
+        return _table(rng)
+    return "\n".join(arithmetic_fact(rng) for _ in range(LINES_PER_DOCUMENT)) + "\n"
+
+
+def _table(rng: Random) -> str:
+    """A table such as that of 7, or a run of numbers counted up or down."""
+    a, step = rng.randint(1, 99), rng.randint(1, 9)
+    if rng.random() < 0.5:
+        return "\n".join(f"{a}*{b}={a * b}" for b in range(10)) + "\n"
+    return " ".join(str(a + step * i) for i in range(12)) + "\n"
+
+
+def _animals(rng: Random) -> str:
+    lines = []
+    for _ in range(LINES_PER_DOCUMENT // 2):
+        animal = rng.choice(list(LEGS))
+        number = rng.randint(1, 12)
+        lines.append(f"A {animal} has {LEGS[animal]} legs.")
+        lines.append(f"{plural_legs(animal)}: {number}*{LEGS[animal]}={number * LEGS[animal]}")
+    return "\n".join(lines) + "\n"
+
+
+def _programs(rng: Random) -> str:
+    return "\n".join(rng.choice((_piece, _piece, _run))(rng) for _ in range(4))
+
+
+def _piece(rng: Random) -> str:
+    """A task of one or two parts in words, then its code; tasks of three parts are left to RL."""
+    task = draw_task(rng)
+    match rng.choice(("keep", "change", "keep-gather", "change-gather")):
+        case "keep":
+            task = Task(task.keep, "none", "list", task.keep_k)
+        case "change":
+            task = Task("all", task.change, "list", 0, task.change_k)
+        case "keep-gather":
+            task = Task(task.keep, "none", task.gather, task.keep_k)
+        case _:
+            task = Task("all", task.change, task.gather, 0, task.change_k)
+    return f"# {task.words(rng.choice(WORDINGS))}\n{task.code()}\n"
+
+
+def _run(rng: Random) -> str:
+    """A program and what it gives for an input."""
+    task = draw_task(rng)
+    xs = [rng.randint(-9, 12) for _ in range(rng.randint(2, 5))]
+    return f"{task.code()}\nf({xs}) == {task.reference(xs)}\n"
+
+
+def _instructions(rng: Random) -> str:
+    documents = []
+    for _ in range(3):
+        topic = rng.choice(list(TOPICS))
+        rules = draw_rules(rng, topic, rng.randint(0, 1))
+        documents.append(f"{instruction_prompt(topic, rules)}\n\n{write_text(topic, rules, rng)}\n")
+    return "\n".join(documents)
+
+
+_WRITERS: dict[str, Callable[[Random], str]] = {
+    "arithmetic": _arithmetic,
+    "animals": _animals,
+    "programs": _programs,
+    "instructions": _instructions,
+}
+
+PARTS = (KEEP, CHANGE, GATHER)
+"""The vocabulary of the code family, for tests that the corpus covers all of it."""

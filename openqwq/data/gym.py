@@ -1,0 +1,68 @@
+"""Maths and logic problems from any data set of the `reasoning-gym` library, by name and config."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any
+
+from openqwq.config import SourceConfig
+from openqwq.errors import UserError
+from openqwq.types import Message, Problem
+
+
+class GymSource:
+    """One data set of reasoning-gym; item `key` is the library's item of seed `key`."""
+
+    def __init__(self, name: str, config: SourceConfig):
+        self.name = name
+        self.kind = config.kind or "math"
+        self.dataset = config.dataset or name
+        self.verifier = config.verifier or "reasoning_gym"
+        self.suffix = config.prompt_suffix
+        self._data = _create(name, self.dataset, dict(config.config))
+
+    def problem(self, split: str, key: int) -> Problem:
+        """The library's item of this seed as a problem; the entry that scores it rides in `answer`."""
+        entry = self._data[key]
+        question = entry["question"].strip() + self.suffix
+        return Problem(
+            id=f"{self.name}/{split}/{key:x}",
+            source=self.name,
+            kind=self.kind,
+            messages=(Message("user", question),),
+            verifier=self.verifier,
+            answer={"dataset": self.dataset, "entry": _plain(entry)},
+        )
+
+
+def _create(name: str, dataset: str, options: dict[str, Any]) -> Any:
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
+    if dataset not in DATASETS:
+        near = get_close_matches(dataset, DATASETS, n=3)
+        raise UserError(
+            f"source `{name}` asks reasoning-gym for the data set `{dataset}`, which it has not",
+            hint=f"did you mean {', '.join(near)}?" if near else "see the library's gallery for the names",
+        )
+    known = {f.name for f in fields(DATASETS[dataset][1])} - {"seed", "size"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise UserError(
+            f"source.{name}.config has the unknown key `{unknown[0]}`",
+            hint=f"reasoning-gym's `{dataset}` takes {', '.join(sorted(known))}",
+        )
+    try:
+        return reasoning_gym.create_dataset(dataset, seed=0, size=1, **options)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise UserError(f"source.{name}.config is refused by reasoning-gym: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """JSON values only: the record must survive being written to a file."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)

@@ -1,0 +1,62 @@
+"""The mixture of sources that a stage trains on: a batch is a pure function of seed, stage and step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from openqwq.types import Problem
+
+from .keys import item_key, item_rng
+from .sources import ProblemSource
+
+
+class Mixture:
+    """Draws each step's problems from several sources by ratio, leaving out every held-out problem's text.
+
+    Nothing is remembered between calls, so resuming needs no cursor but the step.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, ProblemSource],
+        weights: Mapping[str, float],
+        *,
+        seed: int,
+        stage: str,
+        exclude: frozenset[str] = frozenset(),
+    ):
+        self.sources = {name: sources[name] for name in weights}
+        self.weights = dict(weights)
+        self.seed = seed
+        self.stage = stage
+        self._exclude = exclude
+
+    def batch(self, step: int, count: int, refill: int = 0) -> list[Problem]:
+        """`count` problems for a step; `refill` 1, 2, ... give further ones for the same step."""
+        names = share_out(self.weights, count, item_rng("train", self.seed, self.stage, step, refill))
+        return [self._draw(name, step, refill, position) for position, name in enumerate(names)]
+
+    def _draw(self, name: str, step: int, refill: int, position: int) -> Problem:
+        for attempt in range(1000):
+            key = item_key("train", self.seed, self.stage, step, refill, position, name, attempt)
+            problem = self.sources[name].problem("train", key)
+            if problem.prompt not in self._exclude:
+                return problem
+        raise RuntimeError(f"source {name} gave 1000 held-out problems in a row")
+
+
+def share_out(weights: Mapping[str, float], count: int, rng) -> list[str]:
+    """`count` names in random order: each name's whole share, the rest drawn by the fractions left over."""
+    total = sum(weights.values())
+    exact = {name: count * weight / total for name, weight in weights.items()}
+    names: list[str] = [name for name, share in exact.items() for _ in range(int(share))]
+    left = {name: share - int(share) for name, share in exact.items()}
+    if len(names) < count:
+        names += rng.choices(list(left), weights=[max(w, 1e-9) for w in left.values()], k=count - len(names))
+    rng.shuffle(names)
+    return names
+
+
+def problem_texts(problems: Sequence[Problem]) -> frozenset[str]:
+    """The texts that training must not see."""
+    return frozenset(problem.prompt for problem in problems)

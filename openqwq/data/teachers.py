@@ -1,0 +1,119 @@
+"""Programmatic teachers: the reasoning chain of a tiny problem, for the cold start only.
+
+`teach(problem)` gives (thinking, answer). Chains compose single facts such as `37+48=85`, which the
+pretraining corpus holds one by one; it never holds the chains.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from random import Random
+
+from openqwq.errors import UserError
+from openqwq.types import Problem
+
+from .facts import LEGS, plural_legs
+from .instructions import Rule, write_text
+from .python_functions import Task
+
+
+def teach(problem: Problem, rng: Random) -> tuple[str, str]:
+    """The thinking and the final answer. Raises UserError for a family that has no teacher."""
+    name = teacher_name(problem)
+    if name not in TEACHERS:
+        raise UserError(
+            f"source `{problem.source}` has no programmatic teacher",
+            hint=f"teachers: {', '.join(sorted(TEACHERS))}; or give `chains_file`",
+        )
+    return TEACHERS[name](problem, rng)
+
+
+def teacher_name(problem: Problem) -> str:
+    """The reasoning-gym data set, or the verifier's name for the other families."""
+    return problem.answer["dataset"] if problem.verifier == "reasoning_gym" else problem.verifier
+
+
+def _boxed(value: object) -> str:
+    return f"\\boxed{{{value}}}"
+
+
+def _chain_sum(problem: Problem, rng: Random) -> tuple[str, str]:
+    tokens = re.findall(r"\d+|[+-]", problem.answer["entry"]["question"].split(":")[1])
+    total, lines = int(tokens[0]), []
+    for operator, number in zip(tokens[1::2], tokens[2::2], strict=True):
+        result = total + int(number) if operator == "+" else total - int(number)
+        lines.append(f"{total}{operator}{number}={result}")
+        total = result
+    return "\n".join(lines), _boxed(total)
+
+
+def _products(problem: Problem, rng: Random) -> tuple[str, str]:
+    a, b = map(int, re.findall(r"\d+", problem.answer["entry"]["question"])[:2])
+    tens, ones = b - b % 10, b % 10
+    if not tens or not ones:
+        return f"{a}*{b}={a * b}", _boxed(a * b)
+    lines = [f"{a}*{tens}={a * tens}", f"{a}*{ones}={a * ones}", f"{a * tens}+{a * ones}={a * b}"]
+    return "\n".join(lines), _boxed(a * b)
+
+
+def _gcd(problem: Problem, rng: Random) -> tuple[str, str]:
+    a, b = problem.answer["entry"]["metadata"]["numbers"]
+    lines = []
+    while b:
+        lines.append(f"{a}%{b}={a % b}")
+        a, b = b, a % b
+    return "\n".join(lines), _boxed(a)
+
+
+def _simple_equations(problem: Problem, rng: Random) -> tuple[str, str]:
+    equation = problem.answer["entry"]["question"].split(":")[1]
+    left, right = equation.split("=")
+    total, coefficient, lines = int(right), 0, []
+    for sign, term in re.findall(r"([+-]?)\s*([\w*]+)", left):
+        factor = -1 if sign == "-" else 1
+        if re.search("[a-z]", term):
+            coefficient = factor * int(term.split("*")[0]) if "*" in term else factor
+            continue
+        moved = f"-{term}" if factor == 1 else f"+{term}"
+        lines.append(f"{total}{moved}={total - factor * int(term)}")
+        total -= factor * int(term)
+    if coefficient != 1:
+        lines.append(f"{total}/{coefficient}={total // coefficient}")
+    return "\n".join(lines), _boxed(total // coefficient)
+
+
+def _leg_counting(problem: Problem, rng: Random) -> tuple[str, str]:
+    animals = problem.answer["entry"]["metadata"]["animals"]
+    total, lines = 0, []
+    for position, (animal, count) in enumerate(animals.items()):
+        legs = count * LEGS[animal]
+        lines.append(f"{plural_legs(animal)}: {count}*{LEGS[animal]}={legs}")
+        if position:
+            lines.append(f"{total}+{legs}={total + legs}")
+        total += legs
+    return "\n".join(lines), _boxed(total)
+
+
+def _code(problem: Problem, rng: Random) -> tuple[str, str]:
+    task = Task(**problem.metadata["task"])
+    condition, expression, gather = task.parts()
+    thinking = f"keep {condition or 'all'}\nchange {expression}\nreturn {gather.format(items='..')}"
+    return thinking, f"```python\n{task.code()}\n```"
+
+
+def _instructions(problem: Problem, rng: Random) -> tuple[str, str]:
+    rules = [Rule(**rule) for rule in problem.metadata["rules"]]
+    notes = "\n".join(rule.sentence.rstrip(".").lower() for rule in rules)
+    return notes, write_text(problem.metadata["topic"], rules, rng)
+
+
+TEACHERS: dict[str, Callable[[Problem, Random], tuple[str, str]]] = {
+    "chain_sum": _chain_sum,
+    "products": _products,
+    "gcd": _gcd,
+    "simple_equations": _simple_equations,
+    "leg_counting": _leg_counting,
+    "code": _code,
+    "instructions": _instructions,
+}
