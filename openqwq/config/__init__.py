@@ -1,5 +1,7 @@
 """Recipes: one frozen, keyword-only dataclass tree, read from TOML."""
 
+from .build import recipe_from_dict, recipe_to_dict
+from .load import load_recipe
 from .recipe import (
     EvalConfig,
     GateConfig,
@@ -28,4 +30,7 @@ __all__ = [
     "Stage",
     "TargetConfig",
     "TokenizerConfig",
+    "load_recipe",
+    "recipe_from_dict",
+    "recipe_to_dict",
 ]

@@ -1,0 +1,250 @@
+"""What a recipe's types cannot say: ranges, and names that must stand elsewhere in it.
+
+Public: check_recipe, check_files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ..errors import UserError
+from .build import suggest
+from .recipe import PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage, SourceConfig, Stage, TargetConfig
+
+Range = tuple[Callable[[float], bool], str]
+
+POSITIVE: Range = (lambda x: x > 0, "above 0")
+AT_LEAST_0: Range = (lambda x: x >= 0, "0 or more")
+AT_LEAST_1: Range = (lambda x: x >= 1, "1 or more")
+SHARE: Range = (lambda x: 0 <= x <= 1, "between 0 and 1")
+BELOW_1: Range = (lambda x: 0 <= x < 1, "at least 0 and below 1")
+OPEN_SHARE: Range = (lambda x: 0 < x < 1, "between 0 and 1, both excluded")
+TOP_K: Range = (lambda x: x >= -1, "a count, or 0 or -1 for off")
+TOP_P: Range = (lambda x: 0 < x <= 1, "above 0 and at most 1")
+
+STAGE_RANGES = {
+    "learning_rate": POSITIVE,
+    "final_learning_rate": SHARE,
+    "warmup_steps": AT_LEAST_0,
+    "weight_decay": AT_LEAST_0,
+    "beta1": BELOW_1,
+    "beta2": BELOW_1,
+    "max_grad_norm": POSITIVE,
+    "tokens_per_microbatch": AT_LEAST_1,
+    "checkpoint_every": AT_LEAST_0,
+    "checkpoint_seconds": AT_LEAST_0,
+}
+KIND_RANGES: dict[type[Stage], dict[str, Range]] = {
+    PretrainStage: {
+        "tokens": AT_LEAST_1,
+        "tokens_per_step": AT_LEAST_1,
+        "sequence_length": (lambda x: x >= 2, "2 or more"),
+    },
+    SFTStage: {"epochs": POSITIVE, "chains_per_step": AT_LEAST_1},
+    RewardModelStage: {"held_out_pairs": AT_LEAST_0, "epochs": POSITIVE, "pairs_per_step": AT_LEAST_1},
+    RLStage: {
+        "steps": AT_LEAST_1,
+        "prompts_per_step": AT_LEAST_1,
+        "updates_per_batch": AT_LEAST_1,
+        "max_completion_tokens": AT_LEAST_1,
+        "temperature": POSITIVE,
+        "clip_low": OPEN_SHARE,
+        "clip_high": POSITIVE,
+        "max_refills": AT_LEAST_0,
+        "reward_model_weight": SHARE,
+    },
+}
+GATE_RANGES = {"max_drop": SHARE, "every": AT_LEAST_1, "problems_per_family": AT_LEAST_1}
+EVAL_RANGES = {
+    "problems_per_family": AT_LEAST_1,
+    "temperature": AT_LEAST_0,
+    "top_p": TOP_P,
+    "top_k": TOP_K,
+    "max_completion_tokens": AT_LEAST_1,
+    "show_problems": AT_LEAST_0,
+}
+# Sources of these types give texts without a question, so only pretraining can draw from them.
+TEXT_TYPES = ("corpus", "text")
+# Names of stages become folders of the run.
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def check_recipe(recipe: Recipe, file: str) -> None:
+    """Raise UserError for the first value that is out of range or names something that is not there."""
+    _check_names(recipe, file)
+    _check_ranges(recipe, {"threads": AT_LEAST_0, "seed": AT_LEAST_0}, file)
+    _check_model(recipe, file)
+    for name, stage in recipe.stage.items():
+        _check_stage(recipe, name, stage, f"[stage.{name}] of {file}")
+    _check_eval(recipe, f"[eval] of {file}")
+    for number, target in enumerate(recipe.target):
+        _check_target(recipe, target, f"[[target]] {number + 1} of {file}")
+
+
+def check_files(recipe: Recipe, file: str) -> None:
+    """Raise UserError for the first local file or folder that the recipe names and that is not there."""
+    named = [("path", "model", recipe.model.path), ("path", "tokenizer", recipe.tokenizer.path)]
+    named += [("path", f"source.{name}", source.path) for name, source in recipe.source.items()]
+    named += [
+        ("chains_file", f"stage.{name}", stage.chains_file)
+        for name, stage in recipe.stage.items()
+        if isinstance(stage, SFTStage)
+    ]
+    for key, table, path in named:
+        if os.path.isabs(path) and not os.path.exists(path):
+            raise UserError(f"`{key}` in [{table}] of {file} is {path}, which does not exist")
+
+
+def _check_names(recipe: Recipe, file: str) -> None:
+    for what, name in [("name", recipe.name), *(("stage", name) for name in recipe.stage)]:
+        if not _FOLDER_NAME.fullmatch(name):
+            raise UserError(
+                f"`{name}` cannot be a {what} in {file}: it names a folder",
+                hint="use letters, digits, `_`, `-` and `.`",
+            )
+    if not recipe.stage:
+        raise UserError(f"{file} has no stages", hint='add a table like [stage.rl] with `kind = "rl"`')
+
+
+def _check_model(recipe: Recipe, file: str) -> None:
+    model, tokenizer = recipe.model, recipe.tokenizer
+    if bool(model.preset) == bool(model.path):
+        given = "both `preset` and `path` are" if model.preset else "neither `preset` nor `path` is"
+        raise UserError(f"{given} set in [model] of {file}", hint='set one of them, e.g. `preset = "tiny"`')
+    _check_ranges(tokenizer, {"vocab_size": AT_LEAST_1, "train_characters": AT_LEAST_1}, f"[tokenizer] of {file}")
+
+
+def _check_stage(recipe: Recipe, name: str, stage: Stage, where: str) -> None:
+    _check_ranges(stage, STAGE_RANGES, where)
+    _check_ranges(stage, KIND_RANGES[type(stage)], where)
+    if isinstance(stage, PretrainStage):
+        _check_shares(recipe, stage.mix, where)
+    elif isinstance(stage, SFTStage):
+        if bool(stage.chains) == bool(stage.chains_file):
+            both = "both `chains` and `chains_file` are" if stage.chains else "neither `chains` nor `chains_file` is"
+            raise UserError(f"{both} set in {where}", hint="set one of them")
+        _check_counts(recipe, "chains", stage.chains, where)
+    elif isinstance(stage, RewardModelStage):
+        if not stage.pairs:
+            raise UserError(f"`pairs` is empty in {where}", hint="add a count for a source: `pairs = {words = 2000}`")
+        _check_counts(recipe, "pairs", stage.pairs, where)
+    elif isinstance(stage, RLStage):
+        _check_rl(recipe, name, stage, where)
+
+
+def _check_rl(recipe: Recipe, name: str, stage: RLStage, where: str) -> None:
+    if stage.samples_per_prompt < 2:
+        raise UserError(
+            f"`samples_per_prompt` is {stage.samples_per_prompt} in {where}, but group advantages need at least 2",
+            hint="set `samples_per_prompt = 8`",
+        )
+    if stage.max_staleness != 0:
+        raise UserError(
+            f"`max_staleness` is {stage.max_staleness} in {where}, but rollouts are always of the current policy",
+            hint="set `max_staleness = 0`",
+        )
+    if stage.updates_per_batch > stage.prompts_per_step:
+        raise UserError(
+            f"`updates_per_batch` is {stage.updates_per_batch} in {where}, but a batch has only "
+            f"{stage.prompts_per_step} groups to share out",
+            hint="set `updates_per_batch = 1`, or raise `prompts_per_step`",
+        )
+    _check_shares(recipe, stage.mix, where)
+    _check_problem_sources(recipe, "mix", stage.mix, where)
+    _check_ranges(stage.gate, GATE_RANGES, where.replace("]", ".gate]", 1))
+    _check_reward_model(recipe, name, stage, where)
+
+
+def _check_reward_model(recipe: Recipe, name: str, stage: RLStage, where: str) -> None:
+    if not stage.reward_model:
+        if stage.reward_model_weight or stage.reward_model_sources:
+            raise UserError(
+                f"a weight or sources of a reward model are set in {where}, but `reward_model` is empty",
+                hint='name the stage, as in `reward_model = "reward_model"`, or set the weight to 0 and the sources to []',
+            )
+        return
+    earlier = list(recipe.stage)[: list(recipe.stage).index(name)]
+    makers = [other for other in earlier if isinstance(recipe.stage[other], RewardModelStage)]
+    if stage.reward_model not in makers:
+        raise UserError(
+            f"`reward_model` is {stage.reward_model!r} in {where}, but no earlier reward-model stage has that name",
+            hint=suggest(stage.reward_model, makers) if makers else 'add a stage of `kind = "reward_model"` before it',
+        )
+    _check_known("reward_model_sources", stage.reward_model_sources, stage.mix, "a source of `mix`", where)
+
+
+def _check_eval(recipe: Recipe, where: str) -> None:
+    config = recipe.eval
+    _check_ranges(config, EVAL_RANGES, where)
+    _check_known("families", config.families, recipe.source, "a source", where)
+    _check_problem_sources(recipe, "families", config.families, where)
+    _check_known("after", config.after, recipe.stage, "a stage", where)
+    _check_known("greedy_after", config.greedy_after, _evaluated_stages(recipe), "a stage that is evaluated", where)
+
+
+def _evaluated_stages(recipe: Recipe) -> list[str]:
+    changing = [name for name, stage in recipe.stage.items() if not isinstance(stage, RewardModelStage)]
+    return list(recipe.eval.after) or changing
+
+
+def _check_target(recipe: Recipe, target: TargetConfig, where: str) -> None:
+    evaluated = _evaluated_stages(recipe)
+    _check_known("stage", [target.stage], recipe.stage, "a stage", where)
+    _check_known("over", [target.over], recipe.stage, "a stage", where)
+    _check_known("stage", [target.stage], evaluated, "a stage that is evaluated", where)
+    _check_known("over", [target.over], evaluated, "a stage that is evaluated", where)
+    _check_known("families", target.families, recipe.eval.families, "one of `families` in [eval]", where)
+    order = list(recipe.stage)
+    if order.index(target.over) >= order.index(target.stage):
+        raise UserError(
+            f"`over` is {target.over!r} in {where}, but that stage is not before `stage`, {target.stage!r}",
+            hint="`over` is the earlier stage of the two",
+        )
+    if not target.kinds:
+        raise UserError(f"`kinds` is empty in {where}", hint='name at least one, e.g. `kinds = ["math"]`')
+
+
+def _check_shares(recipe: Recipe, mix: Mapping[str, float], where: str) -> None:
+    if not any(mix.values()):
+        raise UserError(f"`mix` is empty in {where}", hint="add a source and its share: `mix = {chain_sum = 1.0}`")
+    _check_known("mix", mix, recipe.source, "a source", where)
+    _check_values("mix", mix, AT_LEAST_0, where)
+
+
+def _check_counts(recipe: Recipe, key: str, counts: Mapping[str, int], where: str) -> None:
+    _check_known(key, counts, recipe.source, "a source", where)
+    _check_values(key, counts, AT_LEAST_1, where)
+    _check_problem_sources(recipe, key, counts, where)
+
+
+def _check_problem_sources(recipe: Recipe, key: str, names: Iterable[str], where: str) -> None:
+    for name in names:
+        source: SourceConfig = recipe.source[name]
+        if source.type in TEXT_TYPES:
+            raise UserError(
+                f"`{key}` names the source `{name}` in {where}, but a source of type {source.type!r} has no problems",
+                hint="only pretraining draws from texts",
+            )
+
+
+def _check_known(key: str, names: Iterable[str], known: Iterable[str], what: str, where: str) -> None:
+    options: Sequence[str] = list(known)
+    for name in names:
+        if name not in options:
+            hint = suggest(name, options) if options else "there are none in this recipe"
+            raise UserError(f"`{key}` names `{name}` in {where}, which is not {what}", hint=hint)
+
+
+def _check_ranges(config: Any, ranges: Mapping[str, Range], where: str) -> None:
+    _check_values("", {key: getattr(config, key) for key in ranges}, ranges, where)
+
+
+def _check_values(table: str, values: Mapping[str, float], ranges: Range | Mapping[str, Range], where: str) -> None:
+    for key, value in values.items():
+        fits, allowed = ranges[key] if isinstance(ranges, Mapping) else ranges
+        if not fits(value):
+            name = f"{table}.{key}" if table else key
+            raise UserError(f"`{name}` is {value} in {where}, but it must be {allowed}")

@@ -1,0 +1,153 @@
+"""A recipe from its TOML file: parents merged, overrides applied, every field typed and cross-checked.
+
+    extends = "tiny.toml"        # start from another recipe; relative to this file
+    [stage.rl]
+    reward = "random"            # tables merge key by key; lists and values replace
+    [stage]
+    rl_general = false           # removes a stage (or a source, or a share of a mix)
+
+A stage table with another `kind` than its parent's replaces it whole. Relative paths in a recipe are relative to
+the recipe's own folder, those given as overrides to the working directory. A recipe without a `name` is named
+after its file.
+
+Public: load_recipe.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .build import build_recipe, suggest
+from .checks import check_files, check_recipe
+from .recipe import Recipe
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The checked recipe of a TOML file, with overrides such as "stage.rl.learning_rate=3e-6" applied.
+
+    An override's value is read as TOML, or as plain text where it is none. Raises UserError for anything that
+    is missing, unknown, of another type or out of range, before any work begins.
+    """
+    tables = _read_with_parents(Path(path), ())
+    tables = _merge(tables, _resolve_paths(_parse_overrides(overrides, tables), Path.cwd()))
+    recipe = build_recipe(tables, str(path))
+    check_recipe(recipe, str(path))
+    check_files(recipe, str(path))
+    return recipe
+
+
+def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    resolved = path.resolve()
+    if resolved in children:
+        raise UserError(f"{path} extends itself", hint="remove one `extends` of the circle")
+    tables = _read_toml(path, children)
+    parent = tables.pop("extends", None)
+    # a control arm must not write into its parent's run folder, so the name is never inherited
+    tables = {"name": path.stem, **_resolve_paths(tables, path.parent)}
+    if parent is None:
+        return tables
+    if not isinstance(parent, str):
+        raise UserError(f"`extends` is {parent!r} in {path}, but it must be the path of one recipe")
+    return _merge(_read_with_parents(path.parent / parent, (*children, resolved)), tables)
+
+
+def _read_toml(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}", hint="texts need quotes, tables [brackets]") from error
+    except OSError as error:
+        by = f", which {children[-1].name} extends" if children else ""
+        raise UserError(f"cannot read the recipe {path}{by}: {error.strerror}") from error
+
+
+def _merge(parent: Mapping[str, Any], child: Mapping[str, Any], under: str = "") -> dict[str, Any]:
+    """Tables merged key by key; where not both hold a table, the child's value counts.
+
+    under: the name of the table that is merged; in "stage", another `kind` replaces the whole entry.
+    """
+    merged = dict(parent)
+    for key, value in child.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            replaces = under == "stage" and value.get("kind", old.get("kind")) != old.get("kind")
+            value = dict(value) if replaces else _merge(old, value, key)
+        merged[key] = value
+    return merged
+
+
+def _parse_overrides(overrides: Sequence[str], tables: Mapping[str, Any]) -> dict[str, Any]:
+    parsed: dict[str, Any] = {}
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        keys = [key.strip() for key in name.split(".")]
+        if not equals or not all(keys):
+            raise UserError(
+                f"`--set {override}` is no assignment", hint="write it as --set stage.rl.learning_rate=3e-6"
+            )
+        if len(keys) > 2 and keys[0] in ("stage", "source") and keys[1] not in tables.get(keys[0], {}):
+            known = tables.get(keys[0], {})
+            raise UserError(f"`--set {override}` names a {keys[0]} that is not there", hint=suggest(keys[1], known))
+        parsed = _merge(parsed, _nest(keys, _parse_value(text), _merge(tables, parsed)))
+    return parsed
+
+
+def _nest(keys: Sequence[str], value: Any, tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables that hold one value. A number in the keys points into a list that the recipe has, e.g. target.0."""
+    first, rest = keys[0], keys[1:]
+    if not rest:
+        return {first: value}
+    below = tables.get(first, {})
+    if isinstance(below, list):
+        return {first: _replace_in_list(below, first, rest, value)}
+    return {first: _nest(rest, value, below if isinstance(below, Mapping) else {})}
+
+
+def _replace_in_list(items: list[Any], name: str, keys: Sequence[str], value: Any) -> list[Any]:
+    if not keys[0].isdecimal() or int(keys[0]) >= len(items):
+        raise UserError(f"`{name}` has {len(items)} entries, there is no `{name}.{keys[0]}`")
+    position = int(keys[0])
+    table = {"entry": items[position]}
+    changed = _merge(table, _nest(["entry", *keys[1:]], value, table))["entry"]
+    return [*items[:position], changed, *items[position + 1 :]]
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _resolve_paths(tables: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The tables with their relative paths made absolute; hub names stay."""
+
+    def resolved(table: Any, key: str, may_be_hub_name: bool = False) -> Any:
+        value = table.get(key) if isinstance(table, Mapping) else None
+        if not isinstance(value, str) or not value:
+            return table
+        full = os.path.abspath(folder / os.path.expanduser(value))
+        if may_be_hub_name and _HUB_NAME.fullmatch(value) and not os.path.exists(full):
+            return table
+        return {**table, key: full}
+
+    def each(name: str, key: str) -> Any:
+        entries = tables[name]
+        return {n: resolved(t, key) for n, t in entries.items()} if isinstance(entries, Mapping) else entries
+
+    result = dict(tables)
+    for name, key in (("model", "path"), ("tokenizer", "path")):
+        if name in tables:
+            result[name] = resolved(tables[name], key, may_be_hub_name=True)
+    for name, key in (("source", "path"), ("stage", "chains_file")):
+        if name in tables:
+            result[name] = each(name, key)
+    return result
