@@ -1,0 +1,90 @@
+"""The report as Markdown: the same tables and examples, for terminals and code review."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+
+from openqwq.eval.families import Mark
+from openqwq.eval.report import content
+from openqwq.eval.report.run_folder import RunFolder
+
+
+def render_markdown(run: RunFolder) -> str:
+    """The report's text; the curves are in `report.html` only."""
+    parts = [f"# {_plain(str(run.recipe.get('name', run.path.name)))}", content.summary(run)]
+    if run.results["targets"]:
+        parts += ["## Targets", _targets(run)]
+    parts += ["## Held-out problems, before and after", _NOTE, _scores(run)]
+    if examples := content.examples(run, content.example_count(run)):
+        parts += ["## The same problems before and after reinforcement learning"]
+        parts += [_example(example) for example in examples]
+    times = [(row["stage"], row["duration"], row["share"]) for row in content.time_rows(run)]
+    parts += ["## Where the time went", _table(("stage", "time", "share"), times, left=1)]
+    parts += ["## How it was made", _table(("what", "value"), content.provenance(run).items(), left=2)]
+    parts += ["## The resolved recipe", fence(json.dumps(run.recipe, indent=2, ensure_ascii=False), "json")]
+    return "\n\n".join(parts) + "\n"
+
+
+_NOTE = (
+    "Percent correct: strict score with its 95% interval, then the format-free score "
+    "(an answer found anywhere), then greedy decoding's strict score where it was measured."
+)
+
+
+def fence(text: str, language: str = "") -> str:
+    """A code block that no run of backticks inside the text can close."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    ticks = "`" * max(3, longest + 1)
+    return f"{ticks}{language}\n{text}\n{ticks}"
+
+
+def _targets(run: RunFolder) -> str:
+    rows = [
+        (target["what"], target["goal"], content.points_text(target), "yes" if target["met"] else "NO")
+        for target in run.results["targets"]
+    ]
+    return _table(("target", "goal", "measured, in points", "met"), rows, left=2)
+
+
+def _scores(run: RunFolder) -> str:
+    rows = [
+        (row.family, row.kind, str(row.n), *(_cell(cell) for cell in row.cells)) for row in content.family_rows(run)
+    ]
+    for kind, means in content.kind_means(run).items():
+        rows.append((f"mean of {kind}", kind, "", *(content.percent(mean) for mean in means)))
+    return _table(("family", "kind", "problems", *run.evaluated_stages), rows, left=2)
+
+
+def _cell(cell: content.Cell) -> str:
+    text = f"{content.percent(cell.strict.mean)} ({content.percent_range(cell.strict)})"
+    text += f" / {content.percent(cell.format_free.mean)}"
+    return text if cell.greedy.mean != cell.greedy.mean else f"{text} / {content.percent(cell.greedy.mean)}"
+
+
+def _example(example: content.Example) -> str:
+    parts = [f"### {_plain(example.family)} · {_plain(example.id)}", fence(example.prompt)]
+    for answer in (example.before, example.after):
+        done = answer.completion
+        free = done.format_free.status
+        parts.append(f"**{_plain(answer.stage)}**: {_mark(done.strict)}; format-free {free}; {done.tokens} tokens")
+        parts.append(fence(done.text))
+    return "\n\n".join(parts)
+
+
+def _mark(mark: Mark) -> str:
+    return f"{mark.status} ({_plain(mark.reason)})" if mark.reason else mark.status
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int) -> str:
+    """A Markdown table whose first `left` columns are aligned left, the others right."""
+    lines = ["| " + " | ".join(_plain(cell) for cell in head) + " |"]
+    lines.append("|" + "|".join(":---" if i < left else "---:" for i in range(len(head))) + "|")
+    lines += ["| " + " | ".join(_plain(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """One line of text that starts no Markdown or HTML of its own."""
+    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", " ".join(text.split()))
