@@ -1,0 +1,121 @@
+r"""Finding the final answer in a completion, and reading plain numbers exactly.
+
+Public: `final_answer` (strict: the last `\boxed{}` of the answer part; format-free: an answer anywhere),
+`last_boxed`, `plain_number`. Pure Python, microseconds: the tiny models' thousands of verdicts a step use it.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+
+from openqwq.verifiers.base import THINK_CLOSE, answer_part
+
+MAX_ANSWER_CHARACTERS = 4000
+"""Longer "answers" are runaway text; grading them is how others froze a training run."""
+
+_BOXED = re.compile(r"\\boxed\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_ANSWER_IS = re.compile(r"answer\s*(?:is|=|:)\s*:?\s*([^\n]+)", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
+_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?|[-+]?\.\d+")
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
+_QUOTIENT = re.compile(r"([+-]?)([0-9]+)\s*/\s*([0-9]+)")
+_LATEX_FRACTION = re.compile(
+    r"([+-]?)\s*\\[dt]?frac\s*(?:\{\s*([+-]?[0-9]+)\s*\}|([0-9]))\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))"
+)
+_LATEX_SPACE = re.compile(r"\\[!,;: ]|\{,\}|~|\\(?:left|right)(?![a-zA-Z])")
+
+
+def final_answer(completion: str, *, format_free: bool) -> str | None:
+    r"""The text of the final answer, or None when there is none.
+
+    Strict: the thinking is closed, and the last `\boxed{` of the answer part has its closing brace.
+    Format-free: in the answer part, else in the whole text: the last box, else what follows "answer is",
+    else the last number.
+    """
+    if not format_free:
+        answer = answer_part(completion)
+        return None if answer is None else last_boxed(answer)
+    _, closed, answer = completion.rpartition(THINK_CLOSE)
+    found = _find_anywhere(answer)
+    return _find_anywhere(completion) if found is None and closed else found
+
+
+def last_boxed(text: str) -> str | None:
+    r"""What stands in the last `\boxed{...}`; None when there is none or the last one is never closed.
+
+    An unterminated last box is no answer: falling back to an earlier one would pay for a box that the
+    candidate did not end on.
+    """
+    start = text.rfind("\\boxed")
+    if start < 0:
+        return None
+    opening = _BOXED.match(text, start)
+    if opening is None:
+        return None
+    depth, position = 1, opening.end()
+    for brace in _BRACE.finditer(text, position):
+        kind = brace.group()
+        if kind == "{":
+            depth += 1
+        elif kind == "}":
+            depth -= 1
+            if depth == 0:
+                return text[position : brace.start()].strip()
+    return None
+
+
+def _find_anywhere(text: str) -> str | None:
+    boxed = last_boxed(text)
+    if boxed:
+        return boxed
+    stated = _ANSWER_IS.findall(text)
+    if stated:
+        claim = _SENTENCE_END.split(stated[-1].strip().strip("*$ "), maxsplit=1)[0].strip().strip("*$ ")
+        number = _NUMBER.match(claim)
+        return (number.group() if number else claim) or None
+    numbers = _NUMBER.findall(text)
+    return numbers[-1] if numbers else None
+
+
+@lru_cache(maxsize=65536)
+def plain_number(text: str) -> Fraction | None:
+    r"""The exact value of an integer, a decimal (`1.5`, `1.5e3`), `a/b` or `\frac{a}{b}`; None for anything else.
+
+    Thousands separators, LaTeX spaces, dollar signs around and one full stop at the end are noise.
+    """
+    text = text.strip()
+    if len(text) > MAX_ANSWER_CHARACTERS:
+        return None
+    if _INTEGER.fullmatch(text):
+        return Fraction(int(text))
+    text = strip_noise(text)
+    if _DECIMAL.fullmatch(text):
+        return Fraction(text)
+    if _GROUPED.fullmatch(text):
+        return Fraction(text.replace(",", ""))
+    if match := _QUOTIENT.fullmatch(text):
+        return _quotient(match[1], match[2], match[3])
+    if match := _LATEX_FRACTION.fullmatch(text):
+        return _quotient(match[1], match[2] or match[3], match[4] or match[5])
+    return None
+
+
+def strip_noise(text: str) -> str:
+    """The text without LaTeX spacing, surrounding dollars and a final full stop."""
+    text = _LATEX_SPACE.sub("", text).replace("−", "-").strip().strip("$").strip()
+    if text.endswith(".") and not text.endswith("\\."):
+        text = text[:-1].rstrip()
+    return text
+
+
+def _quotient(sign: str, numerator: str, denominator: str) -> Fraction | None:
+    if int(denominator) == 0:
+        return None
+    value = Fraction(int(numerator), int(denominator))
+    return -value if sign == "-" else value
