@@ -1,0 +1,79 @@
+"""Supervised fine-tuning: next-token loss on completions only, every completion token weighing the same.
+
+Departures from common practice: packed without padding, each chain attending only to itself, and the
+loss divided by the completion tokens of the whole step instead of a mean of micro-batch means.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from openqwq.config import SFTStage
+from openqwq.errors import UserError
+
+from .losses import sample_weights
+from .optimizer import build_optimizer, learning_rate
+from .packing import Sample, completion_sample, pack
+from .stage import StageContext, StageRun
+from .update import next_token_objective, update
+
+Chain = tuple[Sequence[int], Sequence[int]]
+"""Prompt ids and completion ids (the end token included)."""
+
+
+def run_sft(stage: SFTStage, *, model: nn.Module, chains: Sequence[Chain], ctx: StageContext) -> None:
+    """Train the model in place on the chains for `stage.epochs` passes. Raises UserError for an empty set."""
+    if not chains:
+        raise UserError(f"stage `{ctx.name}` has no chains to train on", hint="name some under `chains`")
+    steps = max(1, round(stage.epochs * len(chains) / stage.chains_per_step))
+    optimizer = build_optimizer(model, stage)
+    with StageRun(ctx, stage, model, optimizer, steps=steps) as run:
+        for step in run.remaining_steps():
+            indices = epoch_indices(len(chains), stage.chains_per_step, step, ctx)
+            samples = [completion_sample(*chains[i]) for i in indices]
+            with run.uninterrupted():
+                run.finish(train_on_samples(run, samples, step))
+
+
+def train_on_samples(run: StageRun, samples: Sequence[Sample], step: int) -> dict[str, object]:
+    """One optimiser step of next-token loss on the samples; gives the step's metrics row."""
+    started, stage = time.perf_counter(), run.stage
+    rate = learning_rate(stage, step, run.steps)
+    weights = sample_weights([s.trained_tokens for s in samples], aggregation="token")
+    device = next(run.model.parameters()).device
+    batches = pack(samples, weights, tokens_per_microbatch=stage.tokens_per_microbatch, device=device)
+    result = update(
+        run.model,
+        run.optimizer,
+        batches,
+        next_token_objective,
+        learning_rate=rate,
+        max_grad_norm=stage.max_grad_norm,
+    )
+    return {
+        "stage": run.ctx.name,
+        "step": step,
+        "loss": result.loss,
+        "entropy": float(result.tokens["entropy"].mean()),
+        "grad_norm": result.grad_norm,
+        "learning_rate": rate,
+        "sequences": len(samples),
+        "tokens_train": sum(len(s.token_ids) for s in samples),
+        "tokens_loss": sum(s.trained_tokens for s in samples),
+        "seconds_train": time.perf_counter() - started,
+    }
+
+
+def epoch_indices(count: int, per_step: int, step: int, ctx: StageContext) -> list[int]:
+    """The items of one step: consecutive items of endless epochs, each a fresh permutation of all items."""
+    positions = range(step * per_step, (step + 1) * per_step)
+    orders = {epoch: _permutation(count, ctx.seed_for("epoch", epoch)) for epoch in {p // count for p in positions}}
+    return [orders[p // count][p % count] for p in positions]
+
+
+def _permutation(count: int, seed: int) -> list[int]:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()

@@ -1,0 +1,92 @@
+"""One optimiser step from packed micro-batches, blind to the algorithm that made them.
+
+Everything an algorithm has to say is in the batch (advantages, weights with global denominators) and
+in an objective: a pure function from log-probs to a loss per trained token.
+Letters: M trained tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from openqwq.errors import UserError
+
+from .losses import chunked_logprobs
+from .optimizer import clip_gradients
+from .packing import PackedBatch
+
+Objective = Callable[[Tensor, PackedBatch], tuple[Tensor, dict[str, Tensor]]]
+"""(policy log-probs [M], batch) -> loss of each token [M], and named observations of each token [M]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateResult:
+    """What one step did. tokens: observations of every trained token, `entropy` (nats) among them."""
+
+    loss: float
+    grad_norm: float
+    tokens: dict[str, Tensor]
+
+
+def policy_logprobs(model: nn.Module, batch: PackedBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probs of the batch's trained tokens, with gradient, and entropies: two [M] tensors.
+
+    Only positions that predict a trained token reach the output head.
+    """
+    hidden = model.hidden_states(batch.input_ids, cu_seqlens=batch.cu_seqlens)  # [N, H]
+    predictors = hidden[batch.positions - 1]  # [M, H]
+    return chunked_logprobs(predictors, model.head_weight, batch.targets, temperature=temperature)
+
+
+def next_token_objective(logprobs: Tensor, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of each trained token."""
+    return -logprobs, {}
+
+
+def update(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[PackedBatch],
+    objective: Objective,
+    *,
+    learning_rate: float,
+    max_grad_norm: float,
+    temperature: float = 1.0,
+) -> UpdateResult:
+    """Make one optimiser step on the weighted sum of the objective over all micro-batches.
+
+    Raises UserError, before touching the weights, when the gradient is not finite.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    observed: list[dict[str, Tensor]] = []
+    loss = 0.0
+    for batch in batches:
+        logprobs, entropy = policy_logprobs(model, batch, temperature=temperature)
+        losses, observations = objective(logprobs, batch)
+        weighted = (losses * batch.weights).sum()
+        weighted.backward()
+        loss += float(weighted.detach())
+        observed.append({"entropy": entropy, **{k: v.detach() for k, v in observations.items()}})
+    grad_norm = step_optimizer(model, optimizer, learning_rate=learning_rate, max_grad_norm=max_grad_norm)
+    tokens = {name: torch.cat([row[name] for row in observed]) for name in observed[0]}
+    return UpdateResult(loss=loss, grad_norm=grad_norm, tokens=tokens)
+
+
+def step_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, *, learning_rate: float, max_grad_norm: float
+) -> float:
+    """Clip the gradients, step at this learning rate, and give the norm before clipping."""
+    grad_norm = clip_gradients(model.parameters(), max_grad_norm)
+    if not torch.isfinite(torch.tensor(grad_norm)):
+        raise UserError(
+            f"the gradient's norm is {grad_norm}: training has diverged",
+            hint="lower `learning_rate` or `max_grad_norm`; the last checkpoint stands",
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    return grad_norm
