@@ -1,0 +1,30 @@
+"""The Qwen2 decoder with Hugging Face names: QwQ-32B, Qwen2.5 and everything smaller."""
+
+from .attention import AttentionContext, DecodeAttention, ExtendAttention, PackedAttention, PrefillAttention
+from .config import Qwen2Config, YarnScaling
+from .kv_cache import KVCache
+from .load import create_model, init_weights, load_model, load_weights, read_config, resolve_folder
+from .presets import HUB_NAMES, PRESETS, preset
+from .qwen2 import Qwen2ForCausalLM, convert_swish_beta
+
+__all__ = [
+    "HUB_NAMES",
+    "PRESETS",
+    "AttentionContext",
+    "DecodeAttention",
+    "ExtendAttention",
+    "KVCache",
+    "PackedAttention",
+    "PrefillAttention",
+    "Qwen2Config",
+    "Qwen2ForCausalLM",
+    "YarnScaling",
+    "convert_swish_beta",
+    "create_model",
+    "init_weights",
+    "load_model",
+    "load_weights",
+    "preset",
+    "read_config",
+    "resolve_folder",
+]

@@ -1,0 +1,199 @@
+"""The shape of a Qwen2 decoder, with Hugging Face's field names, read from and written to config.json.
+
+Public: `Qwen2Config`, `YarnScaling`. What would change the computation and is not built here
+(sliding windows, other activations, quantised weights, other rope scalings) is refused, never ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from ..errors import UserError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YarnScaling:
+    """Static YaRN (arXiv:2309.00071): the same frequencies and the same mscale at every length.
+
+    factor:           context grows by this factor over `original_max_position_embeddings`.
+    beta_fast, -slow: rotations over the original context that bound the interpolation ramp.
+    attention_factor: multiplies cos and sin; None means 0.1 ln(factor) + 1.
+    """
+
+    factor: float
+    original_max_position_embeddings: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.factor >= 1, "rope_scaling.factor", self.factor, "at least 1")
+        original = self.original_max_position_embeddings
+        _require(original >= 1, "rope_scaling.original_max_position_embeddings", original, "at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block under both spellings of its kind: `type` (older readers) and `rope_type`."""
+        block = {key: value for key, value in asdict(self).items() if value is not None}
+        return {"type": "yarn", "rope_type": "yarn", **block}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Qwen2Config:
+    """Everything that the decoder's shape and arithmetic depend on.
+
+    swish_beta:  b in the gate x * sigmoid(b x); 1 is SiLU and the only value other readers of config.json know.
+    torch_dtype: the type that the weights are stored in.
+    head_dim:    derived, hidden_size / num_attention_heads.
+    sliding_window, max_window_layers, use_sliding_window: kept for the file; a layer that would slide is refused.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    max_position_embeddings: int = 32768
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    rope_scaling: YarnScaling | None = None
+    tie_word_embeddings: bool = False
+    swish_beta: float = 1.0
+    initializer_range: float = 0.02
+    torch_dtype: str = "float32"
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+    use_sliding_window: bool = False
+    sliding_window: int | None = None
+    max_window_layers: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        _require(self.hidden_size % heads == 0, "hidden_size", self.hidden_size, f"a multiple of {heads} heads")
+        _require(self.head_dim % 2 == 0, "hidden_size / num_attention_heads", self.head_dim, "even, for rotary pairs")
+        _require(heads % kv_heads == 0, "num_key_value_heads", kv_heads, f"a divisor of {heads} heads")
+        _require(self.swish_beta > 0, "swish_beta", self.swish_beta, "above 0")
+        _require(self.rope_theta > 1, "rope_theta", self.rope_theta, "above 1")
+        _require(self.torch_dtype in DTYPES, "torch_dtype", self.torch_dtype, f"one of {', '.join(DTYPES)}")
+        if self.use_sliding_window and (self.max_window_layers or 0) < self.num_hidden_layers:
+            raise UserError(
+                "`use_sliding_window` is true, but sliding-window attention is not supported",
+                hint="set `use_sliding_window` to false: every layer then attends to the whole context",
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def max_context(self) -> int:
+        """Longest position that the rotary embedding is meant for, in tokens; YaRN extends it."""
+        if self.rope_scaling is None:
+            return self.max_position_embeddings
+        extended = int(self.rope_scaling.factor * self.rope_scaling.original_max_position_embeddings)
+        return max(self.max_position_embeddings, extended)
+
+    def replace(self, **changes: Any) -> Qwen2Config:
+        return replace(self, **changes)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Qwen2Config:
+        """The config that a Hugging Face config.json describes, of transformers 4 or 5.
+
+        Bookkeeping keys are ignored. Raises UserError for another model type and for whatever would make
+        this decoder compute something else than the file means.
+        """
+        _refuse_foreign(raw)
+        known = {field.name for field in fields(cls)}
+        values = {key: value for key, value in raw.items() if key in known}
+        values["rope_theta"], values["rope_scaling"] = _read_rope(raw)
+        values["torch_dtype"] = str(raw.get("torch_dtype") or raw.get("dtype") or "float32").removeprefix("torch.")
+        values.setdefault("num_key_value_heads", raw.get("num_attention_heads"))
+        if isinstance(values.get("eos_token_id"), list):
+            values["eos_token_id"] = tuple(values["eos_token_id"])
+        missing = [name for name in _COUNTS if values.get(name) is None]
+        if missing:
+            raise UserError(f"config.json lacks {', '.join(f'`{name}`' for name in missing)}")
+        config = cls(**values)
+        if raw.get("head_dim") not in (None, config.head_dim):
+            raise UserError(f"`head_dim` is {raw['head_dim']}, but only {config.head_dim} fits hidden size and heads")
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """A config.json that transformers 4 and 5, vLLM and llama.cpp's converter open.
+
+        `swish_beta` is written only where it is not 1: those readers do not know it.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["rope_scaling"] = self.rope_scaling.to_dict() if self.rope_scaling else None
+        values["eos_token_id"] = list(self.eos_token_id) if isinstance(self.eos_token_id, tuple) else self.eos_token_id
+        values["max_window_layers"] = self.max_window_layers or self.num_hidden_layers
+        if self.swish_beta == 1:
+            del values["swish_beta"]
+        values |= {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu"}
+        values |= {"attention_dropout": 0.0, "use_cache": True}
+        return {key: value for key, value in sorted(values.items()) if value is not None}
+
+
+_COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+)
+_YARN_KEYS = {"factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"}
+
+
+def _require(good: bool, name: str, value: object, allowed: str) -> None:
+    if not good:
+        raise UserError(f"`{name}` is {value} in the model's config, but must be {allowed}")
+
+
+def _refuse_foreign(raw: Mapping[str, Any]) -> None:
+    if raw.get("model_type") != "qwen2":
+        raise UserError(
+            f"`model_type` is {raw.get('model_type')!r} in config.json, but only 'qwen2' is supported",
+            hint="QwQ-32B and the Qwen2.5 text models are of this type",
+        )
+    if raw.get("hidden_act", "silu") != "silu":
+        raise UserError(f"`hidden_act` is {raw['hidden_act']!r} in config.json, but only 'silu' is supported")
+    if raw.get("attention_dropout"):
+        raise UserError(f"`attention_dropout` is {raw['attention_dropout']} in config.json, but must be 0")
+    if raw.get("quantization_config"):
+        method = raw["quantization_config"].get("quant_method", "unknown")
+        raise UserError(
+            f"the weights are quantised ({method}), which this loader cannot read",
+            hint="use the folder with the bfloat16 weights",
+        )
+
+
+def _read_rope(raw: Mapping[str, Any]) -> tuple[float, YarnScaling | None]:
+    """Base and scaling from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4)."""
+    block = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    theta = float(block.pop("rope_theta", raw.get("rope_theta", 10000.0)))
+    kinds = {block.pop("rope_type", None), block.pop("type", None)} - {None, "default"}
+    if not kinds:
+        return theta, None
+    if kinds != {"yarn"}:
+        raise UserError(
+            f"rope scaling {'/'.join(sorted(kinds))!r} is not supported; only 'yarn' is",
+            hint='use {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}',
+        )
+    if block.pop("truncate", True) is not True or set(block) - _YARN_KEYS:
+        raise UserError(f"YaRN with {sorted(set(block) - _YARN_KEYS) or 'truncate = false'} is not supported")
+    if block.get("original_max_position_embeddings") is None or "factor" not in block:
+        raise UserError(
+            "the YaRN block of config.json lacks `factor` or `original_max_position_embeddings`",
+            hint="QwQ-32B and Qwen2.5 were trained at 32768 positions: name it, for readers do not agree on a default",
+        )
+    return theta, YarnScaling(**block)

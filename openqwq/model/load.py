@@ -1,0 +1,182 @@
+"""Models from Hugging Face folders, from the hub, or from a seed.
+
+Public: `load_model`, `create_model`, `init_weights`, `resolve_folder`, `read_config`.
+
+Weights are read tensor by tensor from memory-mapped safetensors into parameters that are allocated once, in
+their final dtype and place: the peak is one copy of the weights. Pickled weights are never read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import UserError
+from .config import Qwen2Config
+from .presets import HUB_NAMES, PRESETS, preset
+from .qwen2 import Qwen2ForCausalLM
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
+
+
+def load_model(
+    source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, seed: int = 0
+) -> Qwen2ForCausalLM:
+    """The model in a folder, of a hub name ("Qwen/QwQ-32B"), or of a preset.
+
+    A preset with published weights means those; `tiny` has none and starts from random weights of `seed`.
+    dtype: None keeps the one that config.json names.
+    Raises UserError for a source that does not exist, an unsupported config, and for missing, truncated,
+    unexpected or wrongly shaped weights.
+    """
+    if str(source) in PRESETS and str(source) not in HUB_NAMES and not Path(source).exists():
+        return create_model(preset(str(source)), seed=seed, device=device, dtype=dtype)
+    folder = resolve_folder(source)
+    model = _allocate(read_config(folder), device, dtype)
+    load_weights(model, folder)
+    return model
+
+
+def create_model(
+    config: Qwen2Config, *, seed: int, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Qwen2ForCausalLM:
+    """A model with random weights of the seed: the same ones on every device."""
+    model = _allocate(config, device, dtype)
+    init_weights(model, seed)
+    return model
+
+
+@torch.no_grad()
+def init_weights(model: Qwen2ForCausalLM, seed: int) -> None:
+    """Matrices normal with the config's `initializer_range`, biases 0, norms 1; drawn on the CPU in float32."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
+        else:
+            drawn = torch.empty(parameter.shape, dtype=torch.float32)
+            parameter.copy_(drawn.normal_(0.0, model.config.initializer_range, generator=generator))
+
+
+def resolve_folder(source: str | Path) -> Path:
+    """The local folder of a path, a hub name or a preset's hub name; downloads when it is not in the cache.
+
+    Raises UserError when there is no such folder and no such download.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    name = HUB_NAMES.get(str(source), str(source))
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UserError(
+            f"`{source}` is neither a model folder, nor a hub name, nor a preset",
+            hint=f"give a folder with config.json, a name such as Qwen/QwQ-32B, or one of {', '.join(PRESETS)}",
+        )
+    return _download(name)
+
+
+def read_config(folder: Path) -> Qwen2Config:
+    """The config in a folder's config.json. Raises UserError when it is absent, unreadable or unsupported."""
+    return Qwen2Config.from_dict(_read_json(Path(folder) / "config.json"))
+
+
+@torch.no_grad()
+def load_weights(model: Qwen2ForCausalLM, folder: str | Path) -> None:
+    """Copy a folder's safetensors into the model's parameters. Raises UserError unless they match one to one."""
+    folder = Path(folder)
+    parameters = dict(model.named_parameters())
+    missing = set(parameters)
+    tied_head = None
+    for shard, name, tensor in iter_weights(folder):
+        if name == "lm_head.weight" and model.lm_head is None:
+            tied_head = tensor.clone()
+            continue
+        if name not in parameters:
+            raise UserError(
+                f"{shard} holds an unexpected tensor `{name}`",
+                hint="config.json and the weights are of different models",
+            )
+        _check_shape(shard, name, tensor, parameters[name])
+        parameters[name].copy_(tensor)
+        missing.discard(name)
+    if missing:
+        first = ", ".join(f"`{name}`" for name in sorted(missing)[:3])
+        raise UserError(f"{folder} lacks {len(missing)} tensors, among them {first}", hint="download the folder again")
+    if tied_head is not None and not torch.equal(tied_head.to(model.dtype), model.model.embed_tokens.weight.cpu()):
+        raise UserError(
+            f"config.json in {folder} ties the head to the embedding, but `lm_head.weight` differs from it",
+            hint="set `tie_word_embeddings` to false",
+        )
+
+
+def iter_weights(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
+    """(shard, name, tensor) of every tensor in a folder, one at a time, on the CPU, in shard order."""
+    for shard in _shards(folder):
+        try:
+            with safe_open(shard, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                    yield shard, name, file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{shard} cannot be read, it may be truncated: {error}", hint="download or copy it again"
+            ) from error
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / INDEX_NAME
+    sharded = index.exists()
+    names = sorted(set(_read_json(index).get("weight_map", {}).values())) if sharded else [SINGLE_NAME]
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent or not names:
+        raise UserError(
+            f"{folder} lacks {', '.join(absent) or 'any shard in its index'}",
+            hint="copy or download the missing files; weights must be safetensors",
+        )
+    return [folder / name for name in names]
+
+
+def _allocate(config: Qwen2Config, device: torch.device | str, dtype: torch.dtype | None) -> Qwen2ForCausalLM:
+    with torch.device("meta"):
+        model = Qwen2ForCausalLM(config)
+    model = model.to(getattr(torch, config.torch_dtype) if dtype is None else dtype)
+    return model.to_empty(device=device)
+
+
+def _check_shape(shard: Path, name: str, tensor: Tensor, parameter: Tensor) -> None:
+    if tensor.shape != parameter.shape:
+        raise UserError(
+            f"`{name}` in {shard} has shape {list(tensor.shape)}, but config.json asks for {list(parameter.shape)}",
+            hint="config.json and the weights are of different models",
+        )
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist", hint="a model folder holds config.json and safetensors") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return value
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_PATTERNS))
+    except Exception as error:  # the hub client raises its own, its HTTP library's and the system's errors
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"`{name}` is no local folder and could not be downloaded: {reason}",
+            hint="check the name and the network, or give a folder on this machine",
+        ) from error

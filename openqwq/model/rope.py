@@ -1,0 +1,76 @@
+"""Rotary position embedding (arXiv:2104.09864), rotate-half form, with static YaRN (arXiv:2309.00071).
+
+Letters: N tokens, H heads, D head dim.
+
+Angles are computed from the positions at every forward pass instead of being read from a table: no bound on the
+length, no buffer that a dtype cast could damage, and the layers share one pair of cos and sin.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .config import Qwen2Config, YarnScaling
+
+
+def inverse_frequencies(config: Qwen2Config) -> list[float]:
+    """Radians per position of each of the D/2 rotary pairs, YaRN applied."""
+    dim = config.head_dim
+    plain = [config.rope_theta ** (-2 * i / dim) for i in range(dim // 2)]
+    yarn = config.rope_scaling
+    if yarn is None:
+        return plain
+    low, high = _ramp_bounds(config, yarn)
+    kept = [1 - min(max((i - low) / (high - low), 0.0), 1.0) for i in range(dim // 2)]
+    return [keep * f + (1 - keep) * f / yarn.factor for f, keep in zip(plain, kept, strict=True)]
+
+
+def attention_factor(config: Qwen2Config) -> float:
+    """What cos and sin are multiplied by; 1 without YaRN. Attention logits grow by its square."""
+    yarn = config.rope_scaling
+    if yarn is None:
+        return 1.0
+    return 0.1 * math.log(yarn.factor) + 1 if yarn.attention_factor is None else yarn.attention_factor
+
+
+def _ramp_bounds(config: Qwen2Config, yarn: YarnScaling) -> tuple[float, float]:
+    """Pairs below the first bound keep their frequency, pairs above the second are fully interpolated."""
+
+    def pair_with_rotations(rotations: float) -> float:
+        ratio = yarn.original_max_position_embeddings / (rotations * 2 * math.pi)
+        return config.head_dim * math.log(ratio) / (2 * math.log(config.rope_theta))
+
+    low = max(math.floor(pair_with_rotations(yarn.beta_fast)), 0)
+    high = min(math.ceil(pair_with_rotations(yarn.beta_slow)), config.head_dim - 1)
+    return low, high if high > low else low + 0.001  # an empty ramp would divide by zero
+
+
+class RotaryEmbedding:
+    """Cos and sin for given positions. Holds no tensor of the module tree: casts and `to_empty` cannot touch it."""
+
+    def __init__(self, config: Qwen2Config):
+        self._frequencies = inverse_frequencies(config)
+        self._factor = attention_factor(config)
+        self._on_device: dict[torch.device, Tensor] = {}
+
+    def __call__(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(cos, signed sin), each [N, 1, D], for positions [N]; the angles are float32 whatever the dtype.
+
+        The sign of rotate-half is folded into the sine: its first half is negated.
+        """
+        angles = positions[:, None].float() * self._frequency_tensor(positions.device)  # [N, D/2]
+        cos, sin = angles.cos() * self._factor, angles.sin() * self._factor
+        return torch.cat((cos, cos), -1)[:, None].to(dtype), torch.cat((-sin, sin), -1)[:, None].to(dtype)
+
+    def _frequency_tensor(self, device: torch.device) -> Tensor:
+        if device not in self._on_device:
+            self._on_device[device] = torch.tensor(self._frequencies, dtype=torch.float32, device=device)
+        return self._on_device[device]
+
+
+def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """x [N, H, D] turned by its position's angles."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
