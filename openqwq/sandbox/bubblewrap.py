@@ -1,0 +1,97 @@
+"""How a jail is started: the arguments for bubblewrap, and the Python that runs inside.
+
+Inside there is a read-only system without /etc, /root, /home, /sys and /usr/local, a private /tmp,
+no network, an empty environment and no capability. Our three files that run inside are copied in, and
+the arguments travel on a descriptor, so that no path of the host shows.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from openqwq.errors import UserError
+
+NOBODY = 65534
+INSIDE = ("codec.py", "driver.py", "zygote.py")
+DEVICES = ("null", "zero", "full", "random", "urandom")
+INTERPRETER_CHECK = "import sys, ctypes, json, socket; assert sys.version_info >= (3, 9)"
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",  # a program's verdict must not depend on the order of a set
+    "PYTHONPATH": "/jail",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """The Python inside: its path, and the folder to bind besides /usr ("" when it lies there)."""
+
+    path: str
+    prefix: str
+
+
+def find_interpreter() -> Interpreter:
+    """The system's Python where it is whole enough (it starts fastest), else the one that runs us."""
+    system = "/usr/bin/python3"
+    if Path(system).exists() and Path(system).resolve().is_relative_to("/usr/bin"):
+        check = subprocess.run([system, "-I", "-S", "-c", INTERPRETER_CHECK], capture_output=True)
+        if check.returncode == 0:
+            return Interpreter(system, "")
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return Interpreter(str(Path(sys.base_prefix) / "bin" / name), sys.base_prefix)
+
+
+def find_bubblewrap() -> str:
+    """The path of `bwrap`. Raises UserError with the package to install."""
+    path = shutil.which("bwrap")
+    if path is None:
+        raise UserError(
+            "the sandbox needs bubblewrap, and `bwrap` is not on the path",
+            hint="`apt-get install bubblewrap` (or the same package of another system)",
+        )
+    return path
+
+
+def jail_arguments(interpreter: Interpreter, *, tmp_mib: int, nested: bool, files: dict[str, int]) -> list[str]:
+    """bubblewrap's arguments; `files` maps names under /jail to descriptors that hold their text.
+
+    nested: the jobs get namespaces of their own, for which the zygote needs /proc (the jobs see none).
+    """
+    args = "--unshare-all --die-with-parent --new-session --cap-drop ALL --clearenv --hostname sandbox".split()
+    args += ["--uid", str(NOBODY), "--gid", str(NOBODY)]
+    args += _system_arguments(interpreter)
+    for device in DEVICES:
+        args += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+    args += ["--symlink", "/tmp", "/dev/shm"]
+    args += ["--proc", "/proc"] if nested else ["--dir", "/proc"]
+    args += ["--size", str(tmp_mib << 20), "--tmpfs", "/tmp"]
+    for name, fd in files.items():
+        args += ["--perms", "0444", "--ro-bind-data", str(fd), f"/jail/openqwq/sandbox/{name}"]
+    args += ["--remount-ro", "/"]
+    for name, value in ENVIRONMENT.items():
+        args += ["--setenv", name, value]
+    return [*args, "--chdir", "/tmp"]
+
+
+def _system_arguments(interpreter: Interpreter) -> list[str]:
+    args = ["--ro-bind", "/usr", "/usr"]
+    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+        folder = Path("/") / name
+        if folder.is_symlink():
+            args += ["--symlink", os.readlink(folder), str(folder)]
+        elif folder.is_dir():
+            args += ["--ro-bind", str(folder), str(folder)]
+    prefix = interpreter.prefix
+    for folder in ("/usr/local", "/usr/src"):
+        if Path(folder).is_dir() and not Path(prefix or "/nowhere").is_relative_to(folder):
+            args += ["--size", "4096", "--tmpfs", folder, "--remount-ro", folder]
+    if prefix and not Path(prefix).is_relative_to("/usr"):
+        args += ["--ro-bind", prefix, prefix]
+    return args

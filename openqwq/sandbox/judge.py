@@ -1,0 +1,188 @@
+"""From how jobs ended to verdicts: the comparison of results with what was expected, outside the jail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from openqwq.sandbox.codec import CodecError, encode
+from openqwq.sandbox.compare import matches
+from openqwq.sandbox.jail import Outcome
+from openqwq.sandbox.spec import JudgeResult, JudgeVerdict, Limits, Mode, RunResult, RunStatus, Submission, TestResult
+
+Execute = Callable[[dict[str, Any], Limits, int], Outcome]
+"""Runs a job (its frames counted) in some jail; raises JailError."""
+
+
+class UnreadableTests(ValueError):
+    """The tests themselves cannot be judged by: never the candidate's fault."""
+
+
+def read_outcome(outcome: Outcome, limits: Limits) -> RunResult:
+    """The result of a program that ran as a script."""
+    status, reason = _status(outcome, limits)
+    return RunResult(
+        status=status,
+        stdout=outcome.out[: limits.output_bytes].decode("utf-8", "replace"),
+        stderr=outcome.err[: limits.output_bytes].decode("utf-8", "replace"),
+        exit_code=outcome.exit_code,
+        wall_s=outcome.wall_s,
+        cpu_s=outcome.cpu_s,
+        memory_mib=outcome.memory_mib,
+        reason=reason,
+    )
+
+
+def _status(outcome: Outcome, limits: Limits) -> tuple[RunStatus, str]:
+    if outcome.end == "lost":
+        return "infra_error", "the jail died under the program"
+    if outcome.end == "timeout":
+        return "timeout", f"no end within {limits.wall_s:g} s"
+    if outcome.end == "output_limit":
+        return "output_limit", f"more than {limits.output_bytes} bytes of output"
+    if outcome.exit_code == 0:
+        return "ok", ""
+    if outcome.out_of_memory or b"MemoryError" in outcome.err[-200:]:
+        return "memory", f"more than {limits.memory_mib} MiB of memory"
+    if outcome.exit_code == -9:
+        if outcome.cpu_s >= limits.cpu_s:
+            return "timeout", f"more than {limits.cpu_s:g} s of processor time"
+        return "killed", "killed by a signal 9 that was not ours"
+    if outcome.exit_code is not None and outcome.exit_code < 0:
+        return "runtime_error", f"ended by signal {-outcome.exit_code}"
+    return "runtime_error", f"exit code {outcome.exit_code}"
+
+
+def judge(submission: Submission, execute: Execute) -> JudgeResult:
+    """Run the submission's tests and compare. Raises UnreadableTests, or JailError from `execute`."""
+    if not submission.tests:
+        raise UnreadableTests("there are no tests")
+    judge_mode = {"function": _judge_function, "stdio": _judge_stdio}.get(submission.mode)
+    if judge_mode is None:
+        raise UnreadableTests(f"mode {submission.mode!r} is not one of function, stdio")
+    tests = judge_mode(submission, execute)
+    first = next((test for test in tests if test.verdict != "passed"), None)
+    return JudgeResult(
+        verdict=first.verdict if first else "passed", tests=tuple(tests), reason=first.reason if first else ""
+    )
+
+
+def _judge_function(submission: Submission, execute: Execute) -> list[TestResult]:
+    calls = [_encode_call(test) for test in submission.tests]
+    expected = [test["expected"] for test in submission.tests]
+    results: list[TestResult] = []
+    while len(results) < len(calls):
+        left = calls[len(results) :]
+        job = {
+            "kind": "calls",
+            "code": submission.code,
+            "entry_point": submission.entry_point,
+            "calls": left,
+        }
+        outcome = execute(job, submission.limits, 1 + len(left))
+        judged = _judge_frames(outcome, expected[len(results) :], submission.limits)
+        if not (submission.restart and len(judged) > 1 and judged[-1].reason.startswith(UNREACHED)):
+            return results + judged
+        reached = [test for test in judged if not test.reason.startswith(UNREACHED)]
+        results += reached
+    return results
+
+
+UNREACHED = "not reached: "
+
+
+def _encode_call(test: Any) -> Any:
+    try:
+        arguments = encode(list(test["args"]))
+        encode(test["expected"])
+    except (KeyError, TypeError, CodecError) as error:
+        raise UnreadableTests(f"not a test of a function: {error!r}") from None
+    return arguments
+
+
+def _judge_frames(outcome: Outcome, expected: Sequence[Any], limits: Limits) -> list[TestResult]:
+    """One result a test from the lines that the program's process sent."""
+    lines = bytes(outcome.out).split(b"\n")
+    frames = lines[:-1][: 1 + len(expected)]
+    intact = len(lines) <= 2 + len(expected) and not lines[-1]
+    if frames and frames[0] != b'["loaded"]':
+        reason = _error_text(_parse(frames[0]))
+        return [TestResult(verdict=_error_verdict(_parse(frames[0])), reason=reason)] * len(expected)
+    tests = [
+        _judge_frame(frame, wanted, end - begin)
+        for frame, wanted, begin, end in zip(
+            frames[1:], expected, outcome.frame_times, outcome.frame_times[1:], strict=False
+        )
+    ]
+    if len(tests) == len(expected):
+        if intact and outcome.end == "exit":
+            return tests
+        reason = "more than the results came out of the program"
+        return [TestResult(verdict="wrong_answer", reason=reason)] * len(expected)
+    status, reason = _status(outcome, limits)
+    if status == "ok":
+        status, reason = "runtime_error", "the program ended before it answered"
+    death = TestResult(verdict=_as_verdict(status), reason=reason, wall_s=outcome.wall_s)
+    unreached = TestResult(verdict=_as_verdict(status), reason=UNREACHED + reason)
+    return [*tests, death, *[unreached] * (len(expected) - len(tests) - 1)]
+
+
+def _judge_frame(frame: bytes, expected: Any, wall_s: float) -> TestResult:
+    content = _parse(frame)
+    if isinstance(content, list) and len(content) == 2 and content[0] == "value":
+        if matches(expected, content[1]):
+            return TestResult(verdict="passed", wall_s=wall_s)
+        return TestResult(verdict="wrong_answer", wall_s=wall_s, reason="another value than expected")
+    return TestResult(verdict=_error_verdict(content), wall_s=wall_s, reason=_error_text(content))
+
+
+def _parse(frame: bytes) -> Any:
+    try:
+        return json.loads(frame)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _error_verdict(content: Any) -> JudgeVerdict:
+    if isinstance(content, list) and len(content) == 3 and content[0] == "error":
+        if content[1] == "MemoryError":
+            return "memory"
+        return "wrong_answer" if content[1] == "CodecError" else "runtime_error"
+    return "wrong_answer"
+
+
+def _error_text(content: Any) -> str:
+    if isinstance(content, list) and len(content) == 3 and content[0] == "error":
+        return f"{content[1]}: {content[2]}"[:400]
+    return "unreadable result"
+
+
+def _judge_stdio(submission: Submission, execute: Execute) -> list[TestResult]:
+    for test in submission.tests:
+        if not (isinstance(test, dict) and isinstance(test.get("stdin"), str) and isinstance(test.get("stdout"), str)):
+            raise UnreadableTests("a stdio test needs the texts `stdin` and `stdout`")
+    results: list[TestResult] = []
+    for test in submission.tests:
+        job = {"kind": "run", "code": submission.code, "stdin": test["stdin"]}
+        run = read_outcome(execute(job, submission.limits, 0), submission.limits)
+        if run.status != "ok":
+            results.append(TestResult(verdict=_as_verdict(run.status), wall_s=run.wall_s, reason=run.reason))
+        elif _lines(run.stdout) != _lines(test["stdout"]):
+            results.append(TestResult(verdict="wrong_answer", wall_s=run.wall_s, reason="another output than expected"))
+        else:
+            results.append(TestResult(verdict="passed", wall_s=run.wall_s))
+        if run.status in ("timeout", "infra_error") and not submission.restart:
+            unreached = TestResult(verdict=results[-1].verdict, reason=UNREACHED + run.reason)
+            results += [unreached] * (len(submission.tests) - len(results))
+            break
+    return results
+
+
+def _lines(text: str) -> list[str]:
+    """The lines without blanks at their ends and without blank lines at the end."""
+    return [line.rstrip() for line in text.rstrip().split("\n")]
+
+
+def _as_verdict(status: RunStatus) -> JudgeVerdict:
+    return "passed" if status == "ok" else status

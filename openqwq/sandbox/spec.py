@@ -1,0 +1,86 @@
+"""What a sandbox is asked and what it answers: limits, submissions, results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+RunStatus = Literal["ok", "runtime_error", "timeout", "memory", "output_limit", "killed", "infra_error"]
+JudgeVerdict = Literal[
+    "passed", "wrong_answer", "runtime_error", "timeout", "memory", "output_limit", "killed", "infra_error"
+]
+Mode = Literal["function", "stdio", "asserts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one program may use. A program that needs more ends with the limit's own verdict."""
+
+    wall_s: float = 5.0
+    """Seconds for loading, and again for each test."""
+    cpu_s: float = 20.0
+    """Processor seconds of one process over all its tests, rounded up to whole seconds."""
+    memory_mib: int = 256
+    """Memory of the whole process tree with cgroups, else address space of each process."""
+    processes: int = 32
+    """Processes and threads at one time."""
+    output_bytes: int = 1 << 20
+    """stdout and stderr together, or all results of a function."""
+    tmp_mib: int = 16
+    """Size of the private /tmp, the only place that can be written to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """How a program ended. status "ok": exit code 0; "runtime_error": another code or a signal (negative code)."""
+
+    status: RunStatus
+    stdout: str
+    stderr: str
+    exit_code: int | None
+    wall_s: float
+    cpu_s: float
+    memory_mib: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestResult:
+    """How one test ended. Tests that a dead program never reached carry the verdict of its death."""
+
+    __test__ = False  # the name is the field's; pytest must not collect it
+    verdict: JudgeVerdict
+    wall_s: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeResult:
+    """ "passed" when every test passed, else the verdict of the first test that did not."""
+
+    verdict: JudgeVerdict
+    tests: tuple[TestResult, ...] = ()
+    reason: str = ""
+
+    @property
+    def num_passed(self) -> int:
+        return sum(test.verdict == "passed" for test in self.tests)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A program and the tests it must pass.
+
+    mode "function": tests `{"args": [...], "expected": value}`; the entry point is called with each.
+    mode "stdio":    tests `{"stdin": text, "stdout": text}`; the program runs once for each.
+    mode "asserts":  tests are Python texts that call the entry point, e.g. "assert f(1) == 2".
+    restart:         after a test that ends the program, go on with the next in a new process.
+    """
+
+    code: str
+    mode: Mode = "function"
+    entry_point: str = ""
+    tests: Sequence[Any] = field(default_factory=tuple)
+    limits: Limits = field(default_factory=Limits)
+    restart: bool = False
