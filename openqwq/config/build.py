@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import types
 import typing
@@ -16,7 +17,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal, Union
 
-from ..errors import UserError
+from openqwq.errors import UserError
+
 from .recipe import PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage, Stage
 
 STAGE_CLASSES: dict[str, type[Stage]] = {c.kind: c for c in (PretrainStage, SFTStage, RewardModelStage, RLStage)}
@@ -140,6 +142,10 @@ def _convert_table(value: Any, declared: Any, place: _Place) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise _wrong(value, place, "a table")
     if declared is Any:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise _wrong(value, place, "made of texts, finite numbers, true, false, lists and tables") from error
         return dict(value)
     return {key: _convert(item, declared, place / key) for key, item in value.items() if item is not False}
 

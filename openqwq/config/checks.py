@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..errors import UserError
+from openqwq.errors import UserError
+
 from .build import suggest
-from .recipe import PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage, SourceConfig, Stage, TargetConfig
+from .recipe import PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage, Stage, TargetConfig
 
 Range = tuple[Callable[[float], bool], str]
 
@@ -66,7 +67,7 @@ EVAL_RANGES = {
     "max_completion_tokens": AT_LEAST_1,
     "show_problems": AT_LEAST_0,
 }
-# Sources of these types give texts without a question, so only pretraining can draw from them.
+# Sources of these types give texts without a question: pretraining draws from them, and nothing else does.
 TEXT_TYPES = ("corpus", "text")
 # Names of stages become folders of the run.
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -122,6 +123,7 @@ def _check_stage(recipe: Recipe, name: str, stage: Stage, where: str) -> None:
     _check_ranges(stage, KIND_RANGES[type(stage)], where)
     if isinstance(stage, PretrainStage):
         _check_shares(recipe, stage.mix, where)
+        _check_text_sources(recipe, stage.mix, where)
     elif isinstance(stage, SFTStage):
         if bool(stage.chains) == bool(stage.chains_file):
             both = "both `chains` and `chains_file` are" if stage.chains else "neither `chains` nor `chains_file` is"
@@ -163,7 +165,7 @@ def _check_reward_model(recipe: Recipe, name: str, stage: RLStage, where: str) -
         if stage.reward_model_weight or stage.reward_model_sources:
             raise UserError(
                 f"a weight or sources of a reward model are set in {where}, but `reward_model` is empty",
-                hint='name the stage, as in `reward_model = "reward_model"`, or set the weight to 0 and the sources to []',
+                hint='set `reward_model = "NAME"`, or the weight to 0 and the sources to []',
             )
         return
     earlier = list(recipe.stage)[: list(recipe.stage).index(name)]
@@ -220,12 +222,22 @@ def _check_counts(recipe: Recipe, key: str, counts: Mapping[str, int], where: st
     _check_problem_sources(recipe, key, counts, where)
 
 
+def _check_text_sources(recipe: Recipe, names: Iterable[str], where: str) -> None:
+    for name in names:
+        kind = recipe.source[name].type
+        if kind not in TEXT_TYPES:
+            raise UserError(
+                f"`mix` names the source `{name}` in {where}, but a source of type {kind!r} has no texts",
+                hint=f"pretraining draws from sources of type {' or '.join(TEXT_TYPES)}",
+            )
+
+
 def _check_problem_sources(recipe: Recipe, key: str, names: Iterable[str], where: str) -> None:
     for name in names:
-        source: SourceConfig = recipe.source[name]
-        if source.type in TEXT_TYPES:
+        kind = recipe.source[name].type
+        if kind in TEXT_TYPES:
             raise UserError(
-                f"`{key}` names the source `{name}` in {where}, but a source of type {source.type!r} has no problems",
+                f"`{key}` names the source `{name}` in {where}, but a source of type {kind!r} has no problems",
                 hint="only pretraining draws from texts",
             )
 

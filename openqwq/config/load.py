@@ -22,7 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from openqwq.errors import UserError
+
 from .build import build_recipe, suggest
 from .checks import check_files, check_recipe
 from .recipe import Recipe

@@ -18,8 +18,9 @@ import jinja2
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ..errors import UserError
-from ..types import Message
+from openqwq.errors import UserError
+from openqwq.types import Message
+
 from .special_tokens import END_OF_TURN, THINK_START
 
 ROLES = ("system", "user", "assistant", "tool")

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..types import ToolCall
+from openqwq.types import ToolCall
+
 from .special_tokens import THINK_END, THINK_START, TOOL_CALL_END, TOOL_CALL_START
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import tokenizers
 
-from ..errors import UserError
-from ..log import write_text_atomic
-from ..types import Message
+from openqwq.errors import UserError
+from openqwq.log import write_text_atomic
+from openqwq.types import Message
+
 from .chat import load_default_template, render_chat
 from .special_tokens import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, THINK_END, THINK_START
 

@@ -11,8 +11,9 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from ..errors import UserError
-from ..types import Message
+from openqwq.errors import UserError
+from openqwq.types import Message
+
 from .special_tokens import END_OF_TURN, SPECIAL_TOKENS, TAG_TOKENS, THINK_END
 from .tokenizer import Tokenizer
 

@@ -1,0 +1,146 @@
+"""Check that this machine can run openqwq: versions, threads, memory, the jail for untrusted code.
+
+Exit code 1 if something that is needed is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from openqwq.errors import UserError
+
+from ._options import add_json_argument, print_json
+
+# The tiny recipe's peak is far below; less than this and torch itself hardly starts.
+LEAST_MEMORY_GIB = 1.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found. "warn": works, but slower or with less."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    text: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    findings = [check() for check in CHECKS]
+    passed = all(finding.status != "fail" for finding in findings)
+    if args.json:
+        print_json({"ok": passed, "checks": [asdict(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            print(f"{finding.status:<4}  {finding.name:<10}  {finding.text}")
+    return 0 if passed else 1
+
+
+def check_python() -> Finding:
+    version, needed = sys.version_info[:2], ((3, 11), (3, 14))
+    status = "ok" if needed[0] <= version < needed[1] else "fail"
+    return Finding("python", status, f"{platform.python_version()} (needs 3.11 to 3.13)")
+
+
+def check_packages() -> Finding:
+    """Every package that openqwq itself requires, at a version that it allows."""
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(line) for line in importlib.metadata.requires("openqwq") or ()]
+    wrong = []
+    for need in wanted:
+        if need.marker and not need.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(need.name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{need} is missing")
+            continue
+        if not need.specifier.contains(version, prereleases=True):
+            wrong.append(f"{need} is wanted, {version} is there")
+    return Finding("packages", "fail" if wrong else "ok", "; ".join(wrong) or "all there")
+
+
+def check_torch() -> Finding:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Finding("torch", "fail", f"cannot be imported: {error}")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return Finding("torch", "ok", f"{torch.__version__} on {device}, {torch.get_num_threads()} threads")
+
+
+def check_tokenizers() -> Finding:
+    """Learns a tokenizer from one line and reads the line back."""
+    from openqwq.tokenizer import train_tokenizer
+
+    line = "12 + 30 = 42, naïve"
+    tokenizer = train_tokenizer([line], 282)
+    works = tokenizer.decode(tokenizer.encode(line)) == line
+    version = importlib.metadata.version("tokenizers")
+    return Finding("tokenizers", "ok" if works else "fail", f"{version}, {'works' if works else 'garbles text'}")
+
+
+def check_threads() -> Finding:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    text = f"{usable} usable cores" + (f", OMP_NUM_THREADS={limit}" if limit else "")
+    crowded = limit.isdecimal() and int(limit) > usable
+    return Finding("threads", "warn" if crowded else "ok", text)
+
+
+def check_memory() -> Finding:
+    free = available_memory_gib()
+    if free is None:
+        return Finding("memory", "warn", "this system does not say how much is free")
+    text = f"{free:.1f} GiB free"
+    return Finding("memory", "ok" if free >= LEAST_MEMORY_GIB else "warn", text)
+
+
+def available_memory_gib(root: str = "/") -> float | None:
+    """Memory that can still be taken: the machine's or the control group's, whichever is less; None if unknown."""
+    free = []
+    try:
+        with open(os.path.join(root, "proc/meminfo"), encoding="ascii") as file:
+            rows = dict(line.split(":", 1) for line in file)
+        free.append(int(rows["MemAvailable"].split()[0]) * 1024)
+        group = os.path.join(root, "sys/fs/cgroup/memory.")
+        with open(group + "max", encoding="ascii") as limit, open(group + "current", encoding="ascii") as used:
+            free.append(int(limit.read()) - int(used.read()))
+    except (OSError, KeyError, ValueError):
+        pass  # not Linux, or no limit is set ("max"): what was read so far counts
+    return min(free) / 2**30 if free else None
+
+
+def check_jail() -> Finding:
+    """Runs a program in the jail that code verifiers use."""
+    from openqwq.sandbox.probe import find_options
+
+    try:
+        options = find_options()
+    except UserError as error:
+        return Finding("jail", "fail", f"{error.message} ({error.hint})")
+    if not options.nested:
+        return Finding("jail", "warn", "bubblewrap works, without namespaces inside: a fifth of the speed")
+    return Finding("jail", "ok", "bubblewrap works" + ("" if options.cgroup else ", memory bounded by rlimits"))
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    check_python,
+    check_packages,
+    check_torch,
+    check_tokenizers,
+    check_threads,
+    check_memory,
+    check_jail,
+)
