@@ -11,6 +11,7 @@ from array import array
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from openqwq.errors import UserError
 from openqwq.types import Completion, FinishReason, SamplingParams
 
 NO_SLOT = -1
@@ -105,3 +106,24 @@ def noise_key(seed: int, index: int, prompt_ids: tuple[int, ...]) -> int:
     """
     data = f"{seed}/{index}/".encode() + array("q", prompt_ids).tobytes()
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+
+
+def failed_completion(error: str) -> Completion:
+    """The record of a sample that never ran, and why."""
+    return Completion(text="", token_ids=(), logprobs=(), policy_versions=(), finish_reason="abort", error=error)
+
+
+def check_params(params: SamplingParams) -> None:
+    """Raises UserError naming the first value that is out of range."""
+    rules = (
+        ("n", params.n >= 1, "at least 1"),
+        ("temperature", 0 <= params.temperature < float("inf"), "0 (greedy) or above"),
+        ("top_p", 0 < params.top_p <= 1, "above 0 and at most 1"),
+        ("top_k", params.top_k >= -1, "1 or more; 0 or -1 for off"),
+        ("min_p", 0 <= params.min_p <= 1, "between 0 and 1"),
+        ("max_tokens", params.max_tokens >= 1, "at least 1"),
+        ("stop", all(params.stop), "strings that are not empty"),
+    )
+    for name, good, allowed in rules:
+        if not good:
+            raise UserError(f"`{name}` is {getattr(params, name)!r}, but must be {allowed}")

@@ -1,0 +1,6 @@
+"""Problem and policy to rollouts. Knows a policy only as `openqwq.types.Policy`; never imports torch."""
+
+from .agent import make_rollout, render_problem
+from .group import sample_groups
+
+__all__ = ["make_rollout", "render_problem", "sample_groups"]

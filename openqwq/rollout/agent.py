@@ -1,0 +1,39 @@
+"""The single-turn agent: a problem's conversation becomes a prompt, a completion becomes a rollout.
+
+Token in, token out: the rollout keeps the ids that were sampled, and no text is tokenised again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from openqwq.types import Completion, Message, Problem, Prompt, Rollout
+
+
+class ChatEncoder(Protocol):
+    """The part of a tokenizer that rendering needs."""
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]: ...
+
+
+def render_problem(tokenizer: ChatEncoder, problem: Problem) -> Prompt:
+    """The problem's conversation under the chat template, up to the opened assistant turn."""
+    return Prompt(token_ids=tuple(tokenizer.encode_chat(problem.messages)), messages=problem.messages)
+
+
+def make_rollout(problem: Problem, prompt: Prompt, completion: Completion) -> Rollout:
+    """The record of one completion; one that was given up is a rollout with status "error"."""
+    failed = completion.finish_reason == "abort"
+    return Rollout(
+        problem=problem,
+        prompt_ids=prompt.token_ids,
+        completion_ids=completion.token_ids,
+        loss_mask=(1,) * len(completion.token_ids),
+        rollout_logprobs=completion.logprobs,
+        policy_versions=completion.policy_versions,
+        text=completion.text,
+        finish_reason=completion.finish_reason,
+        status="error" if failed else "ok",
+        error=(completion.error or "the policy gave the completion up") if failed else "",
+    )
