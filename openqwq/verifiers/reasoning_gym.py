@@ -1,0 +1,121 @@
+r"""Answers to problems of the `reasoning-gym` library, judged all or nothing.
+
+Public: `ReasoningGymVerifier`, `require_supported`. `problem.answer` is
+`{"dataset": name, "entry": {question, answer, metadata}}`. The answer is read as in `math`: strict from the last
+`\boxed{}` of the answer part; format-free also from "answer is ..." and the last number or line.
+`gym_rules.py` says how each data set is judged; the library itself is only loaded in worker processes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from openqwq.errors import UserError
+from openqwq.types import Problem, Verdict
+from openqwq.verifiers.answers import MAX_ANSWER_CHARACTERS, final_answer, last_boxed
+from openqwq.verifiers.base import Verifier, answer_part
+from openqwq.verifiers.gym_rules import LIBRARY, REFUSED, RULES, TaskError, same_number
+from openqwq.verifiers.workers import Outcome, fault_verdict, shared_pool
+
+WORKER = "openqwq.verifiers.gym_worker:judge"
+
+_STATED = re.compile(r"answer\s*(?:is|:)\s*:?\s*([^\n]+)", re.IGNORECASE)
+
+
+class ReasoningGymVerifier(Verifier):
+    """Judges the final answer by the data set's rule; score 1 or 0.
+
+    deadline_s:  CPU seconds of the worker for data sets that the library scores.
+    num_workers: processes for those; 0: one a core, at most 8.
+    """
+
+    name: ClassVar[str] = "reasoning_gym"
+
+    def __init__(self, *, format_free: bool = False, deadline_s: float = 5.0, num_workers: int = 0):
+        super().__init__(format_free=format_free)
+        self.deadline_s = deadline_s
+        self.num_workers = num_workers
+
+    def __call__(self, problem: Problem, completion: str) -> Verdict:
+        return self.verify_many([(problem, completion)])[0]
+
+    def verify_many(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        verdicts: dict[int, Verdict] = {}
+        jobs: dict[int, list[Any]] = {}
+        for i, (problem, completion) in enumerate(pairs):
+            judged = self._judge_here(problem.answer, completion)
+            if isinstance(judged, Verdict):
+                verdicts[i] = judged
+            else:
+                jobs[i] = judged
+        if jobs:
+            pool = shared_pool(WORKER, deadline_s=self.deadline_s, num_workers=self.num_workers)
+            for (i, job), outcome in zip(jobs.items(), pool.run(list(jobs.values())), strict=True):
+                verdicts[i] = _library_verdict(outcome, job[2])
+        return [verdicts[i] for i in range(len(pairs))]
+
+    def _judge_here(self, task: Any, completion: str) -> Verdict | list[Any]:
+        """The verdict, or the job (data set, entry, extracted) for the library's scorer."""
+        try:
+            dataset, entry = task["dataset"], task["entry"]
+            rule, gold = RULES.get(dataset), entry["answer"]
+        except (TypeError, KeyError):
+            return Verdict.unjudged("unreadable task")
+        if rule is None and dataset not in LIBRARY:
+            return Verdict.unjudged(f"data set {dataset} is not supported")
+        if gold == "":
+            return Verdict.unjudged("unreadable gold answer: it is empty")
+        extracted = self._extract(completion, is_number=rule is same_number)
+        if not extracted:
+            return Verdict.wrong("no answer")
+        if len(extracted) > max(MAX_ANSWER_CHARACTERS, 2 * len(str(gold))):
+            return Verdict.wrong("answer too long", extracted=extracted[:200])
+        if rule is None:
+            well_formed = re.fullmatch(LIBRARY[dataset], extracted, re.DOTALL)
+            return [dataset, entry, extracted] if well_formed else _different(extracted)
+        try:
+            equal = rule(extracted, entry)
+        except TaskError as error:
+            return Verdict.unjudged(f"unreadable gold answer: {error}", extracted=extracted)
+        return Verdict.correct(extracted=extracted) if equal else _different(extracted)
+
+    def _extract(self, completion: str, *, is_number: bool) -> str | None:
+        if is_number or not self.format_free:
+            return final_answer(completion, format_free=self.format_free)
+        text = answer_part(completion, format_free=True) or ""
+        boxed = last_boxed(text)
+        if boxed:
+            return boxed
+        stated = _STATED.findall(text)
+        if stated:
+            return stated[-1].strip().strip("*$ ").removesuffix(".")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return lines[-1] if lines else None
+
+
+def _different(extracted: str) -> Verdict:
+    return Verdict.wrong("wrong answer", extracted=extracted)
+
+
+def _library_verdict(outcome: Outcome, extracted: str) -> Verdict:
+    if outcome.how != "ok":
+        return fault_verdict(outcome, extracted)
+    if outcome.result == "unreadable gold":
+        return Verdict.unjudged("unreadable gold answer", extracted=extracted)
+    return Verdict.correct(extracted=extracted) if outcome.result == "equal" else _different(extracted)
+
+
+def require_supported(dataset: str) -> None:
+    """Raise UserError for a data set that this verifier refuses or does not know."""
+    if dataset in REFUSED:
+        raise UserError(f"the reasoning-gym data set `{dataset}` is refused: {REFUSED[dataset]}")
+    known = sorted([*RULES, *LIBRARY])
+    if dataset not in known:
+        nearest = difflib.get_close_matches(dataset, known, n=3)
+        raise UserError(
+            f"no rule to judge the reasoning-gym data set `{dataset}`",
+            hint=f"did you mean {', '.join(nearest)}?" if nearest else f"judged data sets: {', '.join(known)}",
+        )
