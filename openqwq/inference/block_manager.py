@@ -27,7 +27,7 @@ class SlotTable:
     def active(self) -> list[Sequence]:
         """The sequences in slot order; only while there are no holes."""
         assert not self.holes
-        return self.rows  # type: ignore[return-value]
+        return [sequence for sequence in self.rows if sequence is not None]
 
     def take(self, sequence: Sequence) -> None:
         """Give the lowest free slot to a sequence."""

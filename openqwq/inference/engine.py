@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from openqwq.errors import UserError
@@ -185,9 +184,7 @@ class Engine:
                 sample.finish("abort", "the model's logits are not finite")
                 continue
             sample.append(token, logprob, self.version)
-            if token in request.stop_token_ids:
-                sample.finish("stop")
-            elif request.params.stop and self._stops_at_string(sample):
+            if token in request.stop_token_ids or (request.params.stop and self._stops_at_string(sample)):
                 sample.finish("stop")
             elif len(sample.token_ids) >= request.max_new_tokens:
                 sample.finish("length")
