@@ -267,8 +267,8 @@ RULES: dict[str, Rule] = {
         _names(
             "aiw basic_arithmetic binary_alternation chain_sum circuit_logic count_bits count_primes "
             "decimal_arithmetic decimal_chain_sum dice gcd gsm_symbolic largest_island lcm leg_counting "
-            "letter_counting maze number_sequence products rectangle_count rotten_oranges self_reference simple_equations "
-            "simple_geometry"
+            "letter_counting maze number_sequence products rectangle_count rotten_oranges self_reference "
+            "simple_equations simple_geometry"
         ),
         same_number,
     ),
