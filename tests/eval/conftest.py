@@ -52,7 +52,7 @@ def make_run_folder(path, problems=40, stages=tuple(STAGES)):
 def _completion(stage, family, kind, number, draw):
     right = draw.random() < SCORE[stage]
     mark = Mark("correct", 1.0) if right else Mark("wrong", 0.0, f"12 is not {HOSTILE}")
-    free = mark if right else Mark("correct" if draw.random() < 0.2 else "wrong", 1.0)
+    free = Mark("correct", 1.0) if right or draw.random() < 0.2 else Mark("wrong", 0.0)
     text = f"{number}+48={number + 48}\n</think>\n\n\\boxed{{{number + 48}}}"
     if number == 0:
         text, mark = f"{HOSTILE}\n</think>\n\n{HOSTILE}", Mark("unjudged", 0.0, "deadline")
@@ -76,9 +76,9 @@ def _metrics(stage, step, draw):
     if STAGES[stage] == "rl":
         row |= {
             "reward": 0.35 + 0.4 * step / 60 + draw.gauss(0, 0.05),
-            "completion_tokens": 30 + step / 3 + draw.gauss(0, 2),
+            "completion_tokens_mean": 30 + step / 3 + draw.gauss(0, 2),
             "entropy": 0.6 - step / 200 + draw.gauss(0, 0.02),
-            "max_logprob_diff": 3e-6 + abs(draw.gauss(0, 1e-6)),
+            "mismatch_max": 3e-6 + abs(draw.gauss(0, 1e-6)),
         }
     return row
 

@@ -153,11 +153,10 @@ def _bin(points: Sequence[Point]) -> list[Point]:
 
 
 def _running_mean(points: Sequence[Point]) -> list[Point]:
-    """Centred means over a window of a tenth of the points; shorter at both ends."""
+    """Means over a window of a tenth of the points, centred, cut off at both ends."""
     half = len(points) // 20
     means = []
     for i, (x, _) in enumerate(points):
-        reach = min(half, i, len(points) - 1 - i)
-        window = points[i - reach : i + reach + 1]
+        window = points[max(0, i - half) : i + half + 1]
         means.append((x, sum(y for _, y in window) / len(window)))
     return means

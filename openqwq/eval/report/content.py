@@ -16,9 +16,10 @@ CURVES: dict[str, tuple[str, float | None]] = {
     "loss": ("Loss (nats per token)", None),
     "reward": ("Reward", 0.0),
     "accuracy": ("Accuracy on training problems", 0.0),
-    "completion_tokens": ("Completion length (tokens)", 0.0),
+    "completion_tokens_mean": ("Completion length (tokens)", 0.0),
     "entropy": ("Entropy (nats per token)", 0.0),
-    "max_logprob_diff": ("Largest |rollout − policy| log-prob difference", 0.0),
+    "mismatch_max": ("Largest |rollout − policy| log-prob difference", 0.0),
+    "groups_with_signal": ("Share of groups with signal", 0.0),
     "grad_norm": ("Gradient norm", 0.0),
 }
 """Metrics that are drawn, with their titles and the value that the vertical axis reaches down to."""
