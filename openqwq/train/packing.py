@@ -48,13 +48,13 @@ class Sample:
 class PackedBatch:
     """One micro-batch.
 
-    input_ids:  [N]; cu_seqlens: [S + 1] int32, where each sequence starts, and N.
+    input_ids:  [N]; lengths: of the S sequences that lie end to end in it.
     positions:  [M] places in input_ids of the trained tokens; each is predicted from the place before.
     targets:    [M] the trained tokens; weights, rollout_logprobs, advantages: [M] (zeros where not given).
     """
 
     input_ids: Tensor
-    cu_seqlens: Tensor
+    lengths: list[int]
     positions: Tensor
     targets: Tensor
     weights: Tensor
@@ -118,7 +118,6 @@ def pack(
 
 
 def _pack_one(samples: Sequence[tuple[Sample, float]], device: torch.device | str) -> PackedBatch:
-    lengths = torch.tensor([0] + [len(s.token_ids) for s, _ in samples])
     input_ids = _concatenate([s.token_ids for s, _ in samples], torch.long)
     positions = _concatenate([s.loss_mask for s, _ in samples], torch.bool).nonzero()[:, 0]  # [M]
     trained = torch.tensor([s.trained_tokens for s, _ in samples])
@@ -129,7 +128,7 @@ def _pack_one(samples: Sequence[tuple[Sample, float]], device: torch.device | st
 
     return PackedBatch(
         input_ids=input_ids.to(device),
-        cu_seqlens=lengths.cumsum(0).to(device, torch.int32),
+        lengths=[len(s.token_ids) for s, _ in samples],
         positions=positions.to(device),
         targets=input_ids[positions].to(device),
         weights=torch.tensor([w for _, w in samples]).repeat_interleave(trained).to(device),

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from torch import nn
-
 from openqwq.config import PretrainStage
 from openqwq.errors import UserError
+from openqwq.model import Qwen2ForCausalLM
 
 from .optimizer import build_optimizer
 from .packing import Sample, document_sample
@@ -19,7 +18,7 @@ Documents = Callable[[int], Iterator[Sequence[int]]]
 """Token ids of endless documents from number n on: `documents(n)` continues where a resumed run stands."""
 
 
-def run_pretrain(stage: PretrainStage, *, model: nn.Module, documents: Documents, ctx: StageContext) -> None:
+def run_pretrain(stage: PretrainStage, *, model: Qwen2ForCausalLM, documents: Documents, ctx: StageContext) -> None:
     """Train the model in place on `stage.tokens` tokens, `tokens_per_step` (and a document's rest) a step."""
     optimizer = build_optimizer(model, stage)
     steps = math.ceil(stage.tokens / stage.tokens_per_step)

@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from openqwq.config import SFTStage
 from openqwq.errors import UserError
+from openqwq.model import Qwen2ForCausalLM
 
 from .losses import sample_weights
 from .optimizer import build_optimizer, learning_rate
@@ -25,7 +25,7 @@ Chain = tuple[Sequence[int], Sequence[int]]
 """Prompt ids and completion ids (the end token included)."""
 
 
-def run_sft(stage: SFTStage, *, model: nn.Module, chains: Sequence[Chain], ctx: StageContext) -> None:
+def run_sft(stage: SFTStage, *, model: Qwen2ForCausalLM, chains: Sequence[Chain], ctx: StageContext) -> None:
     """Train the model in place on the chains for `stage.epochs` passes. Raises UserError for an empty set."""
     if not chains:
         raise UserError(f"stage `{ctx.name}` has no chains to train on", hint="name some under `chains`")

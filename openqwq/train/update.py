@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from openqwq.errors import UserError
+from openqwq.model import Qwen2ForCausalLM
 
 from .losses import chunked_logprobs
 from .optimizer import clip_gradients
@@ -32,14 +33,15 @@ class UpdateResult:
     tokens: dict[str, Tensor]
 
 
-def policy_logprobs(model: nn.Module, batch: PackedBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def policy_logprobs(model: Qwen2ForCausalLM, batch: PackedBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-probs of the batch's trained tokens, with gradient, and entropies: two [M] tensors.
 
     Only positions that predict a trained token reach the output head.
     """
-    hidden = model.hidden_states(batch.input_ids, cu_seqlens=batch.cu_seqlens)  # [N, H]
+    hidden = model.hidden_states(batch.input_ids, lengths=batch.lengths)  # [N, H]
     predictors = hidden[batch.positions - 1]  # [M, H]
-    return chunked_logprobs(predictors, model.head_weight, batch.targets, temperature=temperature)
+    head = model.model.embed_tokens if model.lm_head is None else model.lm_head
+    return chunked_logprobs(predictors, head.weight, batch.targets, temperature=temperature)
 
 
 def next_token_objective(logprobs: Tensor, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -48,7 +50,7 @@ def next_token_objective(logprobs: Tensor, batch: PackedBatch) -> tuple[Tensor, 
 
 
 def update(
-    model: nn.Module,
+    model: Qwen2ForCausalLM,
     optimizer: torch.optim.Optimizer,
     batches: Sequence[PackedBatch],
     objective: Objective,

@@ -1,0 +1,142 @@
+"""The first half of a reinforcement-learning step: problems in, groups with rewards and advantages out.
+
+Zero-variance groups (all rewards equal) teach nothing; they are replaced by groups of new problems for a
+bounded number of rounds (DAPO's dynamic sampling, arXiv:2503.14476, section 3.2).
+Letters: P problems, G rollouts per problem.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from openqwq.config import RLStage
+from openqwq.rollout import sample_groups
+from openqwq.types import Policy, Problem, Rollout, SamplingParams, Verdict
+from openqwq.verifiers import Verifier, verify_all
+
+from .advantages import group_advantages
+from .rewards import RewardScorer, coin_rewards, verdict_rewards
+from .stage import StageContext
+
+
+class ProblemMixture(Protocol):
+    """Problems as a pure function of the step and the refill round."""
+
+    def batch(self, step: int, count: int, refill: int = 0) -> list[Problem]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A rollout with what became of it. reward: NaN where it could not be judged."""
+
+    rollout: Rollout
+    verdict: Verdict
+    reward: float
+    advantage: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Experience:
+    """Everything one step sampled. groups: P lists of G attempts, refills included."""
+
+    groups: list[list[Attempt]] = field(default_factory=list)
+    refills: int = 0
+    seconds_generate: float = 0.0
+    seconds_verify: float = 0.0
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        return [attempt for group in self.groups for attempt in group]
+
+    @property
+    def useful_groups(self) -> list[list[Attempt]]:
+        """Groups in which some rollout has an advantage."""
+        return [group for group in self.groups if any(a.advantage for a in group)]
+
+
+class Collector:
+    """Samples and judges one step's groups."""
+
+    def __init__(
+        self,
+        stage: RLStage,
+        ctx: StageContext,
+        *,
+        policy: Policy,
+        tokenizer: Any,
+        mixture: ProblemMixture,
+        verifiers: Mapping[str, Verifier],
+        reward_scorer: RewardScorer | None,
+    ):
+        self.stage, self.ctx, self.policy, self.tokenizer = stage, ctx, policy, tokenizer
+        self.mixture, self.verifiers, self.reward_scorer = mixture, verifiers, reward_scorer
+
+    def collect(self, step: int) -> Experience:
+        """Groups until `prompts_per_step` of them have signal, or the refill rounds are used up.
+
+        What is missing then stays missing: the step goes on with the groups that there are.
+        """
+        experience = Experience()
+        for refill in range(self.stage.max_refills + 1):
+            missing = self.stage.prompts_per_step - len(experience.useful_groups)
+            if missing <= 0:
+                break
+            experience.refills = refill
+            experience.groups += self._round(self.mixture.batch(step, missing, refill), step, refill, experience)
+        return experience
+
+    def _round(
+        self, problems: Sequence[Problem], step: int, refill: int, experience: Experience
+    ) -> list[list[Attempt]]:
+        started = time.perf_counter()
+        params = [self._sampling(step, refill, position) for position in range(len(problems))]
+        groups = sample_groups(self.policy, self.tokenizer, problems, self.stage.samples_per_prompt, params)
+        sampled = time.perf_counter()
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        verdicts = judge(rollouts, self.verifiers)
+        if self.stage.reward == "random":
+            rewards = coin_rewards(len(rollouts), self.ctx, step, refill)
+        else:
+            rewards = verdict_rewards(rollouts, verdicts, self.stage, self.reward_scorer)
+        experience.seconds_generate += sampled - started
+        experience.seconds_verify += time.perf_counter() - sampled
+        return self._with_advantages([len(group.rollouts) for group in groups], rollouts, verdicts, rewards)
+
+    def _sampling(self, *place: int) -> SamplingParams:
+        """The policy's own distribution, seeded by the place in the run (step, refill round, problem)."""
+        return SamplingParams(
+            temperature=self.stage.temperature,
+            top_p=1.0,
+            top_k=0,
+            max_tokens=self.stage.max_completion_tokens,
+            seed=self.ctx.seed_for("sampling", *place),
+        )
+
+    def _with_advantages(
+        self, sizes: Sequence[int], rollouts: Sequence[Rollout], verdicts: Sequence[Verdict], rewards: Sequence[float]
+    ) -> list[list[Attempt]]:
+        groups, start = [], 0
+        for size in sizes:
+            part = range(start, start + size)
+            values = torch.tensor([rewards[i] for i in part])
+            advantages = group_advantages(values, scale=self.stage.advantage_scale).tolist()
+            groups.append(
+                [
+                    Attempt(rollout=rollouts[i], verdict=verdicts[i], reward=rewards[i], advantage=advantage)
+                    for i, advantage in zip(part, advantages, strict=True)
+                ]
+            )
+            start += size
+        return groups
+
+
+def judge(rollouts: Sequence[Rollout], verifiers: Mapping[str, Verifier]) -> list[Verdict]:
+    """One verdict for each rollout; a rollout that failed on our side is unjudged without asking a verifier."""
+    whole = [rollout for rollout in rollouts if rollout.status == "ok"]
+    judged = iter(verify_all([(rollout.problem, rollout.text) for rollout in whole], verifiers))
+    return [next(judged) if r.status == "ok" else Verdict.unjudged(f"rollout failed: {r.error}") for r in rollouts]

@@ -1,0 +1,108 @@
+"""A small world for training tests: a decoder of a few thousand parameters, a tokenizer of digits, problems."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from openqwq.checkpoint.run_state import RunStateStore
+from openqwq.inference import Engine
+from openqwq.log import read_jsonl
+from openqwq.model import Qwen2Config, create_model
+from openqwq.train.stage import StageContext
+from openqwq.types import Message, Problem, Verdict
+from openqwq.verifiers import Verifier
+
+torch.set_num_threads(1)
+
+END = 15
+CONFIG = Qwen2Config(
+    vocab_size=16,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    max_position_embeddings=64,
+    tie_word_embeddings=True,
+)
+
+
+class HexTokenizer:
+    """Token i is the i-th hexadecimal digit; f ends a completion."""
+
+    eos_token_ids = (END,)
+
+    def encode_chat(self, messages):
+        return [int(digit, 16) for digit in messages[-1].content]
+
+    def decode(self, ids):
+        return "".join(f"{i:x}" for i in ids)
+
+
+class SameDigit(Verifier):
+    """Correct when the completion starts with the answer; "e" somewhere cannot be judged."""
+
+    name = "same_digit"
+
+    def __call__(self, problem, completion):
+        if "e" in completion:
+            return Verdict.unjudged("an e")
+        return Verdict.correct() if completion.startswith(problem.answer) else Verdict.wrong("another digit")
+
+
+class Digits:
+    """Problems of one digit whose answer is 7, from two sources; a pure function of step and refill."""
+
+    def batch(self, step, count, refill=0):
+        return [self._problem(step * 100 + refill * 10 + i) for i in range(count)]
+
+    def _problem(self, number):
+        source = ("low", "high")[number % 2]
+        prompt = f"{number % 13:x}{number * 7 % 13:x}"
+        return Problem(
+            id=f"{source}/{number}",
+            source=source,
+            kind="math",
+            messages=(Message("user", prompt),),
+            verifier="same_digit",
+            answer="7",
+        )
+
+
+def make_context(folder, name, *, resume=False, **options):
+    """A stage's context in `folder`; resume: continue from the newest checkpoint there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store = RunStateStore(folder)
+    state = store.load_latest() if resume else None
+    return StageContext(name=name, seed=5, checkpoints=store, resume=state, **options)
+
+
+def read_rows(folder, name="metrics.jsonl"):
+    """The rows of a log file without the timings."""
+    return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in read_jsonl(folder / name)]
+
+
+def weights_of(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def same_weights(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def world():
+    return SimpleNamespace(
+        END=END,
+        CONFIG=CONFIG,
+        Digits=Digits,
+        HexTokenizer=HexTokenizer,
+        SameDigit=SameDigit,
+        context=make_context,
+        rows=read_rows,
+        weights=weights_of,
+        same_weights=same_weights,
+        model=lambda seed=0: create_model(CONFIG, seed=seed),
+        engine=lambda model: Engine(model, HexTokenizer(), max_num_seqs=64),
+    )

@@ -1,0 +1,147 @@
+import math
+import random
+
+import pytest
+import torch
+
+from openqwq.config import RLStage
+from openqwq.train.losses import clipped_policy_loss, sample_weights
+from openqwq.train.packing import Sample, completion_sample, document_sample, pack, rollout_sample, split_microbatches
+from openqwq.train.update import next_token_objective, policy_logprobs
+from openqwq.types import Message, Problem, Rollout
+
+
+def random_samples(count=9, seed=0):
+    rng = random.Random(seed)
+    samples = []
+    for _ in range(count):
+        length = rng.randrange(3, 20)
+        samples.append(
+            Sample(
+                token_ids=[rng.randrange(16) for _ in range(length)],
+                loss_mask=[0] + [rng.randrange(2) for _ in range(length - 2)] + [1],
+                rollout_logprobs=[-rng.uniform(2, 3.5) for _ in range(length)],
+                advantages=[rng.uniform(-1, 1)] * length,
+            )
+        )
+    return samples
+
+
+def policy_objective(logprobs, batch):
+    stage = RLStage()
+    losses, _ = clipped_policy_loss(
+        logprobs, batch.rollout_logprobs, batch.advantages, clip_low=stage.clip_low, clip_high=stage.clip_high
+    )
+    return losses, {}
+
+
+def gradient(model, samples, objective, aggregation, tokens_per_microbatch):
+    weights = sample_weights([s.trained_tokens for s in samples], aggregation=aggregation)
+    model.zero_grad()
+    for batch in pack(samples, weights, tokens_per_microbatch=tokens_per_microbatch):
+        logprobs, _ = policy_logprobs(model, batch)
+        (objective(logprobs, batch)[0] * batch.weights).sum().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("aggregation", ["token", "sequence"])
+@pytest.mark.parametrize("objective", [next_token_objective, policy_objective])
+def test_gradient_is_the_same_for_every_microbatch_split_and_packing_order(world, objective, aggregation):
+    model, samples = world.model(), random_samples()
+    whole = gradient(model, samples, objective, aggregation, 10_000)
+    assert max(g.abs().max() for g in whole.values()) > 1e-3
+    for tokens, seed in ((1, 1), (20, 2), (45, 3), (100, 4)):
+        shuffled = random.Random(seed).sample(samples, len(samples))
+        found = gradient(model, shuffled, objective, aggregation, tokens)
+        assert max((found[n] - whole[n]).abs().max() for n in whole) < 1e-6
+
+
+def test_packed_logprobs_are_those_of_each_sequence_alone(world):
+    model, samples = world.model(), random_samples()
+    (batch,) = pack(samples, [1.0] * len(samples), tokens_per_microbatch=10_000)
+    logprobs, entropies = policy_logprobs(model, batch)
+    expected, expected_entropies = [], []
+    for sample in sorted(samples, key=lambda s: -len(s.token_ids)):
+        table = model(torch.tensor([sample.token_ids]))[0].detach().double().log_softmax(-1)
+        for place, (token, trained) in enumerate(zip(sample.token_ids, sample.loss_mask, strict=True)):
+            if trained:
+                expected.append(table[place - 1, token].item())
+                expected_entropies.append(-(table[place - 1].exp() * table[place - 1]).sum().item())
+    assert logprobs.tolist() == pytest.approx(expected, abs=1e-5)
+    assert entropies.tolist() == pytest.approx(expected_entropies, abs=1e-5)
+
+
+def test_streams_stay_aligned_with_their_tokens():
+    first = Sample(
+        token_ids=[3, 4, 5], loss_mask=[0, 1, 0], rollout_logprobs=[0.0, -1.0, 0.0], advantages=[0.5, 0.5, 0.5]
+    )
+    second = Sample(
+        token_ids=[6, 7, 8, 9], loss_mask=[0, 0, 1, 1], rollout_logprobs=[0, 0, -2.0, -3.0], advantages=[0, 0, 1.0, 2.0]
+    )
+    (batch,) = pack([first, second], [0.25, 0.75], tokens_per_microbatch=100)
+    assert batch.input_ids.tolist() == [6, 7, 8, 9, 3, 4, 5]
+    assert batch.lengths == [4, 3]
+    assert batch.positions.tolist() == [2, 3, 5]
+    assert batch.targets.tolist() == [8, 9, 4]
+    assert batch.rollout_logprobs.tolist() == [-2.0, -3.0, -1.0]
+    assert batch.advantages.tolist() == [1.0, 2.0, 0.5]
+    assert batch.weights.tolist() == [0.75, 0.75, 0.25]
+
+
+def test_microbatches_are_filled_longest_first_up_to_the_bound():
+    assert split_microbatches([3, 9, 4, 2, 30, 5], 10) == [[4], [1], [5, 2], [0, 3]]
+
+
+def test_every_sequence_is_in_exactly_one_microbatch():
+    lengths = [random.Random(1).randrange(1, 40) for _ in range(50)]
+    split = split_microbatches(lengths, 64)
+    assert sorted(i for part in split for i in part) == list(range(50))
+    assert all(sum(lengths[i] for i in part) <= 64 for part in split)
+
+
+def test_samples_without_trained_tokens_are_left_out():
+    silent = Sample(token_ids=[1, 2], loss_mask=[0, 0])
+    (batch,) = pack([silent, document_sample([3, 4])], [0.0, 1.0], tokens_per_microbatch=10)
+    assert batch.input_ids.tolist() == [3, 4]
+
+
+def test_only_the_completion_is_trained():
+    assert completion_sample([1, 2], [3, 4, 5]).loss_mask == [0, 0, 1, 1, 1]
+
+
+def test_inserted_tokens_of_a_rollout_are_not_trained():
+    rollout = Rollout(
+        problem=Problem(id="p", source="s", kind="math", messages=(Message("user", "?"),), verifier="v"),
+        prompt_ids=(1, 2),
+        completion_ids=(3, 4, 5),
+        loss_mask=(1, 0, 1),
+        rollout_logprobs=(-1.0, 0.0, -3.0),
+        policy_versions=(7, 7, 8),
+        text="",
+        finish_reason="stop",
+    )
+    sample = rollout_sample(rollout, 0.5)
+    assert sample.token_ids == [1, 2, 3, 4, 5]
+    assert sample.loss_mask == [0, 0, 1, 0, 1]
+    assert sample.rollout_logprobs == [0.0, 0.0, -1.0, 0.0, -3.0]
+    assert sample.policy_versions == [0, 0, 7, 7, 8]
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [
+        {"token_ids": [1, 2], "loss_mask": [1, 1]},
+        {"token_ids": [1, 2], "loss_mask": [0]},
+        {"token_ids": [1, 2], "loss_mask": [0, 1], "advantages": [1.0]},
+        {"token_ids": [], "loss_mask": []},
+    ],
+)
+def test_a_sample_of_unequal_streams_or_a_trained_first_token_is_refused(streams):
+    with pytest.raises(ValueError, match=r"streams of lengths|first token"):
+        Sample(**streams)
+
+
+def test_entropy_of_an_untrained_model_is_near_that_of_the_uniform_distribution(world):
+    samples = [document_sample([1, 2, 3, 4])]
+    _, entropies = policy_logprobs(world.model(), pack(samples, [1.0], tokens_per_microbatch=10)[0])
+    assert entropies.tolist() == pytest.approx([math.log(16)] * 3, abs=0.05)
