@@ -64,8 +64,8 @@ def jail_arguments(interpreter: Interpreter, *, tmp_mib: int, nested: bool, file
 
     nested: the jobs get namespaces of their own, for which the zygote needs /proc (the jobs see none).
     """
-    args = "--unshare-all --die-with-parent --new-session --cap-drop ALL --clearenv --hostname sandbox".split()
-    args += ["--uid", str(NOBODY), "--gid", str(NOBODY)]
+    args = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
+    args += ["--hostname", "sandbox", "--uid", str(NOBODY), "--gid", str(NOBODY)]
     args += _system_arguments(interpreter)
     for device in DEVICES:
         args += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]

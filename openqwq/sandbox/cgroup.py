@@ -142,7 +142,7 @@ def _read_own_groups() -> dict[str, str]:
     groups = {}
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
-        groups |= {controller: path for controller in controllers.split(",")}
+        groups |= dict.fromkeys(controllers.split(","), path)
     return groups
 
 

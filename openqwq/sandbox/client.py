@@ -99,16 +99,7 @@ class Sandbox:
             return read_outcome(self._execute(job, limits, 0), limits)
 
         def fail(reason: str) -> RunResult:
-            return RunResult(
-                status="infra_error",
-                stdout="",
-                stderr="",
-                exit_code=None,
-                wall_s=0,
-                cpu_s=0,
-                memory_mib=0,
-                reason=reason,
-            )
+            return read_outcome(Outcome(end="lost"), limits, reason)
 
         return _attempt(work, lambda result: result.status, fail)
 

@@ -22,10 +22,9 @@ MAX_REASON = 300  # characters of an exception's text that travel out
 
 def run_program(job: dict[str, Any]) -> None:
     """Run the code as a script on file descriptors 0, 1 and 2; ends by returning or SystemExit."""
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    sys.stdin = sys.__stdin__ = _open_stream(0, "r", "surrogateescape")
+    sys.stdout = sys.__stdout__ = _open_stream(1, "w", "surrogateescape")
+    sys.stderr = sys.__stderr__ = _open_stream(2, "w", "backslashreplace")
     sys.argv = [FILE_NAME]
     try:
         _execute(job["code"], "__main__")
@@ -37,6 +36,10 @@ def run_program(job: dict[str, Any]) -> None:
             trace = trace.tb_next
         traceback.print_exception(type(error), error, trace)
         sys.exit(1)
+
+
+def _open_stream(fd: int, mode: str, errors: str) -> Any:
+    return open(fd, mode, buffering=1 if fd == 2 else -1, encoding="utf-8", errors=errors, closefd=False)
 
 
 def answer_calls(job: dict[str, Any], channel: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from openqwq.sandbox.codec import CodecError, encode
 from openqwq.sandbox.compare import matches
 from openqwq.sandbox.jail import Outcome
-from openqwq.sandbox.spec import JudgeResult, JudgeVerdict, Limits, Mode, RunResult, RunStatus, Submission, TestResult
+from openqwq.sandbox.spec import JudgeResult, JudgeVerdict, Limits, RunResult, RunStatus, Submission, TestResult
 
 Execute = Callable[[dict[str, Any], Limits, int], Outcome]
 """Runs a job (its frames counted) in some jail; raises JailError."""
@@ -19,8 +19,8 @@ class UnreadableTests(ValueError):
     """The tests themselves cannot be judged by: never the candidate's fault."""
 
 
-def read_outcome(outcome: Outcome, limits: Limits) -> RunResult:
-    """The result of a program that ran as a script."""
+def read_outcome(outcome: Outcome, limits: Limits, fault: str = "") -> RunResult:
+    """The result of a program that ran as a script; `fault` says what was wrong with its jail."""
     status, reason = _status(outcome, limits)
     return RunResult(
         status=status,
@@ -30,7 +30,7 @@ def read_outcome(outcome: Outcome, limits: Limits) -> RunResult:
         wall_s=outcome.wall_s,
         cpu_s=outcome.cpu_s,
         memory_mib=outcome.memory_mib,
-        reason=reason,
+        reason=fault or reason,
     )
 
 
@@ -46,7 +46,7 @@ def _status(outcome: Outcome, limits: Limits) -> tuple[RunStatus, str]:
     if outcome.out_of_memory or b"MemoryError" in outcome.err[-200:]:
         return "memory", f"more than {limits.memory_mib} MiB of memory"
     if outcome.exit_code == -9:
-        if outcome.cpu_s >= limits.cpu_s:
+        if outcome.cpu_s >= 0.95 * limits.cpu_s:  # the kernel counts in ticks
             return "timeout", f"more than {limits.cpu_s:g} s of processor time"
         return "killed", "killed by a signal 9 that was not ours"
     if outcome.exit_code is not None and outcome.exit_code < 0:
@@ -73,23 +73,23 @@ def _judge_function(submission: Submission, execute: Execute) -> list[TestResult
     expected = [test["expected"] for test in submission.tests]
     results: list[TestResult] = []
     while len(results) < len(calls):
-        left = calls[len(results) :]
-        job = {
-            "kind": "calls",
-            "code": submission.code,
-            "entry_point": submission.entry_point,
-            "calls": left,
-        }
-        outcome = execute(job, submission.limits, 1 + len(left))
-        judged = _judge_frames(outcome, expected[len(results) :], submission.limits)
-        if not (submission.restart and len(judged) > 1 and judged[-1].reason.startswith(UNREACHED)):
-            return results + judged
-        reached = [test for test in judged if not test.reason.startswith(UNREACHED)]
-        results += reached
+        done = len(results)
+        job = {"kind": "calls", "code": submission.code, "entry_point": submission.entry_point, "calls": calls[done:]}
+        outcome = execute(job, submission.limits, 1 + len(calls) - done)
+        answered, death = _judge_frames(outcome, expected[done:], submission.limits)
+        results += answered
+        if death is not None:
+            results.append(death)
+            if not (submission.restart and answered):
+                return _pad(results, len(calls))
     return results
 
 
-UNREACHED = "not reached: "
+def _pad(results: list[TestResult], count: int) -> list[TestResult]:
+    """The results, the last one standing for the tests that were not reached any more."""
+    last = results[-1]
+    unreached = TestResult(verdict=last.verdict, reason=f"not reached: {last.reason}")
+    return results + [unreached] * (count - len(results))
 
 
 def _encode_call(test: Any) -> Any:
@@ -101,31 +101,27 @@ def _encode_call(test: Any) -> Any:
     return arguments
 
 
-def _judge_frames(outcome: Outcome, expected: Sequence[Any], limits: Limits) -> list[TestResult]:
-    """One result a test from the lines that the program's process sent."""
-    lines = bytes(outcome.out).split(b"\n")
-    frames = lines[:-1][: 1 + len(expected)]
-    intact = len(lines) <= 2 + len(expected) and not lines[-1]
-    if frames and frames[0] != b'["loaded"]':
-        reason = _error_text(_parse(frames[0]))
-        return [TestResult(verdict=_error_verdict(_parse(frames[0])), reason=reason)] * len(expected)
-    tests = [
-        _judge_frame(frame, wanted, end - begin)
-        for frame, wanted, begin, end in zip(
-            frames[1:], expected, outcome.frame_times, outcome.frame_times[1:], strict=False
-        )
+def _judge_frames(
+    outcome: Outcome, expected: Sequence[Any], limits: Limits
+) -> tuple[list[TestResult], TestResult | None]:
+    """The tests that the program answered, and, when it did not answer them all, how it ended."""
+    *lines, rest = bytes(outcome.out).split(b"\n")
+    if lines and lines[0] != b'["loaded"]':
+        content = _parse(lines[0])
+        return [], TestResult(verdict=_error_verdict(content), reason=_error_text(content), wall_s=outcome.wall_s)
+    times = outcome.frame_times
+    answered = [
+        _judge_frame(line, wanted, end - begin)
+        for line, wanted, begin, end in zip(lines[1:], expected, times, times[1:], strict=False)
     ]
-    if len(tests) == len(expected):
-        if intact and outcome.end == "exit":
-            return tests
-        reason = "more than the results came out of the program"
-        return [TestResult(verdict="wrong_answer", reason=reason)] * len(expected)
-    status, reason = _status(outcome, limits)
-    if status == "ok":
-        status, reason = "runtime_error", "the program ended before it answered"
-    death = TestResult(verdict=_as_verdict(status), reason=reason, wall_s=outcome.wall_s)
-    unreached = TestResult(verdict=_as_verdict(status), reason=UNREACHED + reason)
-    return [*tests, death, *[unreached] * (len(expected) - len(tests) - 1)]
+    if len(answered) < len(expected):
+        status, reason = _status(outcome, limits)
+        if status == "ok":
+            status, reason = "runtime_error", "the program ended before it answered"
+        return answered, TestResult(verdict=_as_verdict(status), reason=reason, wall_s=outcome.wall_s)
+    if len(lines) > 1 + len(expected) or rest or outcome.end != "exit":
+        return [], TestResult(verdict="wrong_answer", reason="something else than the results came out of the program")
+    return answered, None
 
 
 def _judge_frame(frame: bytes, expected: Any, wall_s: float) -> TestResult:
@@ -172,10 +168,8 @@ def _judge_stdio(submission: Submission, execute: Execute) -> list[TestResult]:
             results.append(TestResult(verdict="wrong_answer", wall_s=run.wall_s, reason="another output than expected"))
         else:
             results.append(TestResult(verdict="passed", wall_s=run.wall_s))
-        if run.status in ("timeout", "infra_error") and not submission.restart:
-            unreached = TestResult(verdict=results[-1].verdict, reason=UNREACHED + run.reason)
-            results += [unreached] * (len(submission.tests) - len(results))
-            break
+        if run.status == "infra_error" or (run.status == "timeout" and not submission.restart):
+            return _pad(results, len(submission.tests))
     return results
 
 

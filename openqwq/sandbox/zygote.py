@@ -10,6 +10,7 @@ Runs with the standard library of any Python from 3.9 on; imports of ours: codec
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -21,14 +22,18 @@ import select
 import signal
 import socket
 import sys
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from openqwq.sandbox import driver
 
+# fmt: off
 PRELOADED = (
-    "abc array bisect collections copy dataclasses datetime decimal enum fractions functools heapq io itertools "
-    "math operator random re statistics string textwrap time traceback typing"
-).split()
+    "abc", "array", "bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions",
+    "functools", "heapq", "io", "itertools", "math", "operator", "random", "re", "statistics", "string",
+    "textwrap", "time", "traceback", "typing",
+)
+# fmt: on
 CHANNEL_FD = 100  # where the result channel lies, away from 0, 1 and 2
 NUM_FILES = 128  # open files a process
 STACK_BYTES = 64 << 20  # deep recursion is honest
@@ -89,10 +94,8 @@ def _supervise(control: socket.socket, request: dict[str, Any], fds: list[int]) 
 
 
 def _kill_group(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # the child may not lead a group yet
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:  # the child died before it led a group
-        pass
 
 
 def _confine(control: socket.socket, request: dict[str, Any], fds: list[int]) -> Callable[[], None]:
