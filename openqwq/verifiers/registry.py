@@ -34,15 +34,17 @@ def verifier_names() -> list[str]:
 def get_verifier(name: str, **options: Any) -> Verifier:
     """The verifier of that name with these options.
 
-    Raises UserError, naming the nearest, for an unknown name or option and for a value of another type.
+    Raises UserError, naming the nearest, for an unknown name or option, a value of another type, a missing option.
     """
     verifier_class = _find(name)
     hints = typing.get_type_hints(verifier_class.__init__)
-    parameters = [p for p in inspect.signature(verifier_class).parameters if p != "self"]
+    parameters = inspect.signature(verifier_class).parameters
     for option, value in options.items():
         if option not in parameters:
-            raise _unknown(f"option of verifier `{name}`", option, parameters)
+            raise _unknown(f"option of verifier `{name}`", option, list(parameters))
         _check_type(f"option `{option}` of verifier `{name}`", value, hints.get(option))
+    if missing := [n for n, p in parameters.items() if p.default is p.empty and n not in options]:
+        raise UserError(f"verifier `{name}` needs the option `{missing[0]}`")
     return verifier_class(**options)
 
 

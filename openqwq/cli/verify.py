@@ -1,0 +1,225 @@
+"""Judge a file of completions with a verifier.
+
+FILE.jsonl has one JSON object a line: {"problem": {...}, "completion": "..."} with a whole problem, or
+{"answer": ..., "completion": "..."} with what the verifier needs as `answer`. With --output the verdicts are
+appended as they come, in the input's order, and a run that was stopped goes on where it was.
+
+  openqwq verify math answers.jsonl --output verdicts.jsonl
+  openqwq verify instructions answers.jsonl --option loose=true --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openqwq.errors import UserError
+from openqwq.log import logger, read_jsonl, write_text_atomic
+from openqwq.types import Message, Problem, Verdict
+from openqwq.verifiers import Verifier, get_verifier
+
+from ._options import add_json_argument, print_json
+
+ROWS_PER_BATCH = 256
+"""Judged together, then written: enough to keep the workers busy, little to do again after a kill."""
+SHOWN_REJECTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A readable line of the input; `key` tells whether an old verdict belongs to it."""
+
+    line: int
+    key: str
+    problem: Problem
+    completion: str
+
+
+@dataclass(slots=True)
+class Summary:
+    """What the run found; `rejects` are lines that hold no judgeable row."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    score_sum: float = 0.0
+    skipped: int = 0
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, record: dict[str, Any]) -> None:
+        self.statuses[record["status"]] += 1
+        if record["reason"]:
+            self.reasons[f"{record['status']}: {record['reason']}"] += 1
+        if record["status"] != "unjudged":
+            self.score_sum += record["score"]
+
+    def to_dict(self, verifier: Verifier) -> dict[str, Any]:
+        judged = self.statuses["correct"] + self.statuses["wrong"]
+        return {
+            "verifier": verifier.name,
+            "version": verifier.version,
+            "rows": self.statuses.total(),
+            "correct": self.statuses["correct"],
+            "wrong": self.statuses["wrong"],
+            "unjudged": self.statuses["unjudged"],
+            "mean_score": self.score_sum / judged if judged else None,
+            "reasons": dict(self.reasons.most_common()),
+            "skipped": self.skipped,
+            "rejects": self.rejects,
+        }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("verifier", metavar="NAME", help="math, code, reasoning_gym, instructions, format, ...")
+    parser.add_argument("file", metavar="FILE.jsonl", type=Path, help="problems or answers with completions")
+    parser.add_argument("--output", type=Path, metavar="OUT.jsonl", help="append one verdict a row to this file")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="K=V", help="an option of the verifier; may be repeated"
+    )
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    verifier = get_verifier(args.verifier, **_options(args.option))
+    if not args.file.is_file():
+        raise UserError(f"there is no file {args.file}")
+    summary = Summary()
+    rows = list(_read_rows(args.file, verifier.name, summary))
+    done = _read_done(args.output, verifier, rows, summary) if args.output else set()
+    _judge([row for row in rows if row.line not in done], verifier, args.output, summary)
+    if args.json:
+        print_json(summary.to_dict(verifier))
+    else:
+        _print_summary(summary.to_dict(verifier))
+    return 0
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """`k=v` pairs; a value that is JSON (a number, true, a list) is read as such, anything else is text."""
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UserError(f"--option {pair} is not of the form NAME=VALUE")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def _read_rows(file: Path, verifier: str, summary: Summary) -> Iterator[Row]:
+    """The readable rows in order; the others go to `summary.rejects` with their line and the reason."""
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                yield _read_row(number, line, verifier)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                why = f"lacks `{error.args[0]}`" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+                summary.rejects.append({"line": number, "why": why})
+
+
+def _read_row(number: int, line: bytes, verifier: str) -> Row:
+    row = json.loads(line)
+    completion = row["completion"]
+    if not isinstance(completion, str):
+        raise TypeError("`completion` is not a text")
+    if "problem" in row:
+        problem = Problem.from_dict(row["problem"])
+    else:
+        answer, prompt = row["answer"], str(row.get("prompt", ""))
+        problem = Problem(
+            id=str(row.get("id", number)),
+            source=str(row.get("source", "")),
+            kind=str(row.get("kind", "")),
+            messages=(Message("user", prompt),),
+            verifier=verifier,
+            answer=answer,
+        )
+    return Row(number, hashlib.sha256(line.strip()).hexdigest()[:16], problem, completion)
+
+
+def _read_done(output: Path, verifier: Verifier, rows: list[Row], summary: Summary) -> set[int]:
+    """Lines whose verdict is already in the output; a torn last line is cut off the file."""
+    if not output.exists():
+        return set()
+    text = output.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        write_text_atomic(output, whole)
+    keys = {row.line: row.key for row in rows}
+    done = set()
+    for record in read_jsonl(output):
+        expected = (verifier.name, verifier.version, keys.get(record.get("line")))
+        if (record.get("verifier"), record.get("version"), record.get("key")) != expected:
+            raise UserError(
+                f"{output} holds verdicts on another input or of another verifier (line {record.get('line')})",
+                hint="give another --output, or remove the file",
+            )
+        done.add(record["line"])
+        summary.add(record)
+    summary.skipped = len(done)
+    return done
+
+
+def _judge(rows: list[Row], verifier: Verifier, output: Path | None, summary: Summary) -> None:
+    start = time.monotonic()
+    for first in range(0, len(rows), ROWS_PER_BATCH):
+        batch = rows[first : first + ROWS_PER_BATCH]
+        verdicts = verifier.verify_many([(row.problem, row.completion) for row in batch])
+        records = [_record(row, verdict, verifier) for row, verdict in zip(batch, verdicts, strict=True)]
+        if output:
+            with open(output, "a", encoding="utf-8") as file:
+                file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        for record in records:
+            summary.add(record)
+        _show_progress(first + len(batch), len(rows), time.monotonic() - start)
+
+
+def _record(row: Row, verdict: Verdict, verifier: Verifier) -> dict[str, Any]:
+    return {
+        "line": row.line,
+        "key": row.key,
+        "id": row.problem.id,
+        "verifier": verifier.name,
+        "version": verifier.version,
+        "status": verdict.status,
+        "score": verdict.score,
+        "reason": verdict.reason,
+        "extracted": verdict.extracted,
+        "details": dict(verdict.details),
+    }
+
+
+def _show_progress(done: int, total: int, seconds: float) -> None:
+    """One line on a terminal, rewritten; otherwise one log line at the end."""
+    rate = done / max(seconds, 1e-9)
+    text = f"judged {done}/{total}, {rate:.0f}/s, {(total - done) / rate:.0f} s left"
+    if sys.stderr.isatty():
+        print(f"\r{text}\033[K", end="" if done < total else "\n", file=sys.stderr, flush=True)
+    elif done == total:
+        logger.info(text)
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    mean = "-" if summary["mean_score"] is None else f"{summary['mean_score']:.4f}"
+    print(f"{summary['verifier']} (version {summary['version']}): {summary['rows']} rows, mean score {mean}")
+    for status in ("correct", "wrong", "unjudged"):
+        print(f"  {status:<9} {summary[status]}")
+    for reason, count in summary["reasons"].items():
+        print(f"    {count:>6}  {reason}")
+    if summary["skipped"]:
+        print(f"  {summary['skipped']} of them were in the output already")
+    if summary["rejects"]:
+        print(f"  {len(summary['rejects'])} lines could not be read")
+        for reject in summary["rejects"][:SHOWN_REJECTS]:
+            print(f"    line {reject['line']}: {reject['why']}")

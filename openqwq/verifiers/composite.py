@@ -1,0 +1,64 @@
+"""Several verifiers as one: a weighted mean, and gates that must hold for the rest to count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from openqwq.errors import UserError
+from openqwq.types import Problem, Verdict
+from openqwq.verifiers.base import Verifier
+from openqwq.verifiers.registry import get_verifier
+
+
+class CompositeVerifier(Verifier):
+    """The weighted mean of the parts' scores; correct when every part is.
+
+    weights: verifier name (or instance's own name) -> weight, positive.
+    gates:   names that must be correct, or the score is 0; they need no weight.
+    parts:   instances by name, for those that take options; the others are made by name.
+    A part that cannot judge makes the whole unjudged, unless a gate is wrong already: then the score is 0 whatever
+    the part would have said. `details["parts"]` holds each part's status, score and reason.
+    """
+
+    name: ClassVar[str] = "composite"
+
+    def __init__(
+        self,
+        *,
+        weights: Mapping[str, float],
+        gates: Sequence[str] = (),
+        parts: Mapping[str, Verifier] | None = None,
+        format_free: bool = False,
+    ):
+        super().__init__(format_free=format_free)
+        if not weights or any(not weight > 0 for weight in weights.values()):
+            raise UserError("`weights` of verifier `composite` must name at least one part, each with a weight above 0")
+        given = dict(parts or {})
+        self.weights = dict(weights)
+        self.gates = tuple(gates)
+        self.parts = {name: given.get(name) or get_verifier(name) for name in dict.fromkeys([*weights, *gates])}
+
+    def __call__(self, problem: Problem, completion: str) -> Verdict:
+        return self.verify_many([(problem, completion)])[0]
+
+    def verify_many(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        by_part = {name: part.verify_many(pairs) for name, part in self.parts.items()}
+        return [self._combine({name: verdicts[i] for name, verdicts in by_part.items()}) for i in range(len(pairs))]
+
+    def _combine(self, verdicts: Mapping[str, Verdict]) -> Verdict:
+        details = {
+            "parts": {n: {"status": v.status, "score": v.score, "reason": v.reason} for n, v in verdicts.items()}
+        }
+        extracted = next((v.extracted for n, v in verdicts.items() if n in self.weights and v.extracted), None)
+        for gate in self.gates:
+            if verdicts[gate].status == "wrong":
+                return Verdict.wrong(f"{gate}: {verdicts[gate].reason}", extracted=extracted, details=details)
+        for name, verdict in verdicts.items():
+            if verdict.status == "unjudged":
+                return Verdict.unjudged(f"{name}: {verdict.reason}", extracted=extracted, details=details)
+        score = sum(w * verdicts[n].score for n, w in self.weights.items()) / sum(self.weights.values())
+        wrong = [f"{n}: {v.reason}" for n, v in verdicts.items() if v.status == "wrong"]
+        if wrong:
+            return Verdict.wrong("; ".join(wrong), score=score, extracted=extracted, details=details)
+        return Verdict.correct(score=score, extracted=extracted, details=details)

@@ -1,0 +1,9 @@
+"""Rule-based instruction following: IFEval's kinds, judged by small pure functions.
+
+`checks.py` has the kinds, `text.py` the counting, `verifier.py` the verdict.
+"""
+
+from openqwq.verifiers.instructions.checks import CHECKS
+from openqwq.verifiers.instructions.verifier import InstructionsVerifier, require_supported
+
+__all__ = ["CHECKS", "InstructionsVerifier", "require_supported"]

@@ -1,0 +1,75 @@
+"""One language throughout: the share of letters in the target language's script, code and maths left out.
+
+Scripts, not a statistical detector: detectors call "因此 the answer 是" plain English, and answer at random on
+short texts. Languages that share a script cannot be told apart this way, and are not offered as targets.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+from typing import ClassVar
+
+from openqwq.errors import UserError
+from openqwq.types import Problem, Verdict
+from openqwq.verifiers.base import Verifier, answer_part
+
+SCRIPTS = {
+    "latin": ("LATIN",),
+    "han": ("CJK",),
+    "japanese": ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"),
+    "hangul": ("HANGUL",),
+    "cyrillic": ("CYRILLIC",),
+    "greek": ("GREEK",),
+    "arabic": ("ARABIC",),
+    "hebrew": ("HEBREW",),
+    "devanagari": ("DEVANAGARI",),
+    "thai": ("THAI",),
+}
+"""Each target with the first words of its letters' Unicode names."""
+
+_FENCE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
+_MATHS = re.compile(r"\$\$[^$]*\$\$|\$[^$\n]*\$|\\\([^\\\n]*(?:\\[^()\n][^\\\n]*)*\\\)|\\[A-Za-z]+")
+
+
+class LanguageVerifier(Verifier):
+    """Correct when at least `min_share` of the letters are in the target script.
+
+    script:    one of `SCRIPTS`.
+    min_share: in [0, 1]; loan words and names are to be expected.
+    part:      "all" judges thinking and answer, "answer" the answer part alone.
+    Texts without letters are right. `details["share"]` holds the measured share.
+    """
+
+    name: ClassVar[str] = "language"
+
+    def __init__(self, *, script: str = "latin", min_share: float = 0.95, part: str = "all"):
+        super().__init__()
+        if script not in SCRIPTS:
+            raise UserError(f"unknown script `{script}`", hint=f"known: {', '.join(SCRIPTS)}")
+        if part not in ("all", "answer"):
+            raise UserError(f"option `part` of verifier `language` is {part!r}", hint="it takes `all` or `answer`")
+        self.script = script
+        self.min_share = min_share
+        self.part = part
+
+    def __call__(self, problem: Problem, completion: str) -> Verdict:
+        text = completion if self.part == "all" else answer_part(completion)
+        if text is None:
+            return Verdict.wrong("no answer")
+        share = script_share(text, self.script)
+        details = {"share": share}
+        return Verdict.correct(details=details) if share >= self.min_share else Verdict.wrong("script", details=details)
+
+
+def script_share(text: str, script: str) -> float:
+    """The share of the text's letters that belong to the script, outside code and maths; 1 without letters."""
+    prose = _MATHS.sub(" ", _FENCE.sub(" ", text))
+    letters = [c for c in prose if c.isalpha()]
+    return sum(_letter_script(c) in SCRIPTS[script] for c in letters) / len(letters) if letters else 1.0
+
+
+@lru_cache(maxsize=8192)
+def _letter_script(letter: str) -> str:
+    return unicodedata.name(letter, "UNNAMED").split()[0]
