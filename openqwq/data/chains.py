@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -56,7 +56,7 @@ class Manifest:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"total": sum(self.kept.values())}
+        return {"kept": dict(self.kept), "dropped": dict(self.dropped), "total": sum(self.kept.values())}
 
 
 def build_chains(
