@@ -1,0 +1,208 @@
+"""The run folder on the writing side: who may write into it, where things lie, and `results.json`.
+
+OUT/recipe.json  results.json  metrics.jsonl  samples.jsonl  report.html  report.md
+OUT/checkpoints/<stage>/  OUT/final/      Hugging Face folders
+OUT/eval/<stage>.jsonl                    every evaluated completion with its marks
+OUT/tokenizer/  chains/  run_state/       what a resumed run needs again
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import openqwq
+from openqwq.config import Recipe, recipe_to_dict
+from openqwq.errors import UserError
+from openqwq.eval.families import ScoredCompletion, strict_scores, summarise
+from openqwq.eval.targets import TargetResult, check_targets
+from openqwq.log import logger, read_jsonl, write_text_atomic
+
+LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors", "reasoning-gym", "math-verify")
+
+
+class RunFolder:
+    """An opened run folder: locked against a second writer until the process ends."""
+
+    def __init__(self, path: Path, recipe: Recipe):
+        self.path = path
+        self.recipe = recipe
+        self.checkpoints = path / "checkpoints"
+        self.final = path / "final"
+        self._gate_file = path / "gates.json"
+        self._lock = _lock(path)
+
+    def evaluation_file(self, stage: str) -> Path:
+        return self.path / "eval" / f"{stage}.jsonl"
+
+    def read_evaluation(self, stage: str) -> list[ScoredCompletion] | None:
+        """The stage's evaluation, or None while it has none."""
+        file = self.evaluation_file(stage)
+        return [ScoredCompletion.from_row(row) for row in read_jsonl(file)] if file.exists() else None
+
+    def write_evaluation(self, stage: str, rows: list[ScoredCompletion]) -> None:
+        file = self.evaluation_file(stage)
+        file.parent.mkdir(exist_ok=True)
+        lines = (json.dumps(row.to_row(), ensure_ascii=False) for row in rows)
+        write_text_atomic(file, "".join(f"{line}\n" for line in lines))
+
+    def write_gate(self, stage: str, steps: int, fell: str) -> None:
+        """Note that the stage's regression gate closed after so many steps, and what fell."""
+        write_text_atomic(self._gate_file, json.dumps({**self.read_gates(), stage: {"steps": steps, "fell": fell}}))
+
+    def read_gates(self) -> dict[str, dict[str, Any]]:
+        """Stage -> what its closed gate says; empty when every gate stayed open."""
+        return json.loads(self._gate_file.read_text()) if self._gate_file.exists() else {}
+
+    def write_results(self, seconds: Mapping[str, float], threads: int) -> list[TargetResult]:
+        """`results.json` from the evaluations that are there; the targets that can be judged so far."""
+        evaluations = {name: self.read_evaluation(name) for name in self.recipe.stage}
+        done = {name: rows for name, rows in evaluations.items() if rows is not None}
+        kinds = {row.family: row.kind for rows in done.values() for row in rows}
+        targets = check_targets(self.recipe.target, {name: strict_scores(rows) for name, rows in done.items()}, kinds)
+        results = {
+            "name": self.recipe.name,
+            "seed": self.recipe.seed,
+            "stages": [
+                {
+                    "name": name,
+                    "kind": self.recipe.stage[name].kind,
+                    "families": {family: result.to_dict() for family, result in summarise(rows).items()},
+                }
+                for name, rows in done.items()
+            ],
+            "gates": self.read_gates(),
+            "seconds": {name: round(s, 3) for name, s in seconds.items()},
+            "versions": {**versions(), "threads": threads},
+            "targets": [target.to_dict() for target in targets],
+        }
+        write_text_atomic(self.path / "results.json", json.dumps(_json(results), indent=2, ensure_ascii=False) + "\n")
+        return targets
+
+
+class StageClock:
+    """Seconds by stage, kept over interruptions in `seconds.json`; what a kill loses is at most a few seconds."""
+
+    WRITE_EVERY_S = 5.0
+
+    def __init__(self, path: Path):
+        self._file = path / "seconds.json"
+        self.seconds: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self._stage = ""
+        self._since = self._written = time.monotonic()
+
+    def start(self, stage: str) -> None:
+        """Count for this stage from now on."""
+        self.tick(write=True)
+        self._stage = stage
+
+    def tick(self, *, write: bool = False) -> None:
+        """Add the time since the last call; write it now and then, or at once."""
+        now = time.monotonic()
+        if self._stage:
+            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
+        self._since = now
+        if write or now - self._written > self.WRITE_EVERY_S:
+            write_text_atomic(self._file, json.dumps(self.seconds))
+            self._written = now
+
+
+def open_run_folder(path: str | Path, recipe: Recipe, *, resume: bool) -> RunFolder:
+    """The folder, made or found again, with `recipe.json` in it.
+
+    Raises UserError when it holds something else, a run without `resume`, a run of another recipe, or is
+    being written by another process.
+    """
+    path = Path(path)
+    saved = path / "recipe.json"
+    resolved = json.loads(json.dumps(recipe_to_dict(recipe)))
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, and a run needs a folder", hint="choose another `--out`")
+    if saved.exists():
+        _check_same_run(path, json.loads(saved.read_text(encoding="utf-8")), resolved, resume)
+        return RunFolder(path, recipe)
+    if path.exists() and any(entry.name != ".lock" and not entry.name.endswith(".tmp") for entry in path.iterdir()):
+        raise UserError(f"{path} is not empty and holds no run", hint="choose another `--out`, or empty it")
+    if resume:
+        logger.info("nothing to resume in %s: the run starts at its beginning", path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the run folder {path}: {error.strerror}", hint="choose another `--out`"
+        ) from error
+    folder = RunFolder(path, recipe)
+    write_text_atomic(saved, json.dumps(resolved, indent=2, ensure_ascii=False) + "\n")
+    return folder
+
+
+def differing_keys(saved: Any, given: Any, prefix: str = "") -> list[str]:
+    """Dotted names of the values in which two resolved recipes differ."""
+    if isinstance(saved, Mapping) and isinstance(given, Mapping):
+        keys = list(dict.fromkeys([*saved, *given]))
+        return [
+            name
+            for key in keys
+            for name in differing_keys(saved.get(key), given.get(key), f"{prefix}.{key}" if prefix else str(key))
+        ]
+    return [] if saved == given else [prefix]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made a run."""
+    found = {"openqwq": openqwq.__version__, "python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return {
+        **found,
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}",
+    }
+
+
+def _check_same_run(path: Path, saved: dict[str, Any], given: dict[str, Any], resume: bool) -> None:
+    if not resume:
+        raise UserError(
+            f"{path} already holds a run", hint="continue it with `--resume`, or choose another folder with `--out`"
+        )
+    differing = differing_keys(saved, given)
+    if differing:
+        shown = ", ".join(f"`{key}`" for key in differing[:8]) + (" ..." if len(differing) > 8 else "")
+        raise UserError(
+            f"{path} was started with another recipe; it differs in {shown}",
+            hint="resume with the same recipe and `--set` values, or start anew with another `--out`",
+        )
+    if list(saved.get("stage", {})) != list(given.get("stage", {})):
+        raise UserError(f"{path} was started with its stages in another order", hint="resume with the same recipe")
+
+
+def _lock(path: Path) -> int:
+    """An exclusive lock that the system drops when the process ends, however it ends."""
+    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(
+            f"another process is writing to {path}", hint="wait for it, or choose another `--out`"
+        ) from None
+    return descriptor
+
+
+def _json(value: Any) -> Any:
+    """The value with what JSON cannot say (NaN, infinity) as null."""
+    if isinstance(value, Mapping):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

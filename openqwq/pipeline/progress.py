@@ -1,0 +1,146 @@
+"""What a person sees while a run goes on: a bar on a terminal, else one line a step, both on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from openqwq.eval.families import FamilyResult
+from openqwq.eval.report.content import duration
+from openqwq.log import logger
+
+SHOWN = {
+    "loss": "loss {:.3f}",
+    "reward": "reward {:.3f}",
+    "accuracy": "accuracy {:.3f}",
+    "completion_tokens_mean": "length {:.1f}",
+    "entropy": "entropy {:.3f}",
+    "mismatch_max": "mismatch {:.1e}",
+}
+"""The metrics of a step that people see, in this order, with the same numbers as in `metrics.jsonl`."""
+TIMED = ("seconds_generate", "seconds_verify", "seconds_train")
+
+
+class Display(Protocol):
+    """Something that shows how far a run is."""
+
+    def stage(self, name: str) -> None: ...
+    def step(self, row: Mapping[str, Any], done: int, total: int) -> None: ...
+    def note(self, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class Countdown:
+    """Seconds left in a stage, from the steps made since this process began it."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._first: int | None = None
+
+    def left(self, done: int, total: int) -> float | None:
+        """None until a step has been timed."""
+        if self._first is None:
+            self._first = done - 1
+        made = done - self._first
+        return (time.monotonic() - self._since) / made * (total - done) if made > 0 else None
+
+
+class LineDisplay:
+    """One line a step through the package's log."""
+
+    def __init__(self) -> None:
+        self._countdown = Countdown()
+
+    def stage(self, name: str) -> None:
+        self._countdown = Countdown()
+        logger.info("stage %s", name)
+
+    def step(self, row: Mapping[str, Any], done: int, total: int) -> None:
+        left = self._countdown.left(done, total)
+        remaining = "" if left is None else f"  {duration(left)} left"
+        logger.info("%s %d/%d  %s%s", row["stage"], done, total, describe_step(row), remaining)
+
+    def note(self, text: str) -> None:
+        logger.info("%s", text)
+
+    def close(self) -> None:
+        pass
+
+
+class BarDisplay:
+    """A bar for the stage that runs, with its last step's numbers beneath the finished stages' lines."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=Console(stderr=True),
+        )
+        self._progress.start()
+        self._task: Any = None
+        self._countdown = Countdown()
+
+    def stage(self, name: str) -> None:
+        self._countdown = Countdown()
+        if self._task is not None:
+            self._progress.stop_task(self._task)
+        self._task = self._progress.add_task(name, total=None, numbers="")
+
+    def step(self, row: Mapping[str, Any], done: int, total: int) -> None:
+        left = self._countdown.left(done, total)
+        numbers = describe_step(row) + ("" if left is None else f"  {duration(left)} left")
+        self._progress.update(self._task, completed=done, total=total, numbers=numbers)
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def open_display() -> Display:
+    """A bar where stderr is a terminal, lines elsewhere."""
+    return BarDisplay() if sys.stderr.isatty() else LineDisplay()
+
+
+def describe_step(row: Mapping[str, Any]) -> str:
+    """A step's numbers in words, with the seconds of its parts."""
+    parts = [text.format(row[key]) for key, text in SHOWN.items() if isinstance(row.get(key), int | float)]
+    seconds = [f"{key.removeprefix('seconds_')} {row[key]:.2f}s" for key in TIMED if key in row]
+    return "  ".join([*parts, *seconds])
+
+
+def describe_results(stage: str, results: Mapping[str, FamilyResult]) -> str:
+    """One line of a stage's evaluation: the strict percentage of every family."""
+    scores = "  ".join(f"{family} {100 * result.strict.mean:.1f}" for family, result in results.items())
+    return f"{stage} on held-out problems, strict %: {scores}"
+
+
+def results_table(results: Mapping[str, Mapping[str, FamilyResult]], stages: Sequence[str]) -> str:
+    """The closing table: for each family and stage the strict percentage with its interval and the format-free one.
+
+    The last stage's greedy score stands at the end of the row where there is one.
+    """
+    last = results[stages[-1]]
+    rows = [["family", *stages, "greedy"], ["", *("strict (95% interval) / format-free" for _ in stages), "strict"]]
+    for family, result in last.items():
+        greedy = "" if result.greedy is None else f"{100 * result.greedy.mean:.1f}"
+        rows.append([family, *(_cell(results[stage].get(family)) for stage in stages), greedy])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(result: FamilyResult | None) -> str:
+    if result is None:
+        return "-"
+    strict, free = result.strict, result.format_free
+    return f"{100 * strict.mean:5.1f} ({100 * strict.low:.1f} to {100 * strict.high:.1f}) / {100 * free.mean:.1f}"

@@ -1,0 +1,212 @@
+"""A recipe from its first stage to its report: stages in order, an evaluation after each, resumable anywhere.
+
+What is done is known from the run folder alone: the newest resumable checkpoint names the stage that it belongs to,
+and every stage before that one is finished and evaluated. A finished stage that is entered again makes no
+step; its evaluation is read back from the folder, and only its log rows are written again.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from openqwq.checkpoint.huggingface import save_model
+from openqwq.checkpoint.run_state import RunState, RunStateStore
+from openqwq.config import PretrainStage, Recipe, RewardModelStage
+from openqwq.errors import TargetMissed, UserError
+from openqwq.eval.evaluate import evaluate
+from openqwq.eval.families import FamilyResult, ScoredCompletion, summarise
+from openqwq.eval.report import write_report
+from openqwq.eval.targets import TargetResult
+from openqwq.inference import Engine
+from openqwq.log import append_jsonl
+from openqwq.model import Qwen2ForCausalLM, load_model
+from openqwq.train.reward_model import RewardModel
+from openqwq.types import SamplingParams
+
+from .folder import RunFolder, StageClock, open_run_folder
+from .materials import Materials
+from .progress import describe_results, open_display
+from .stages import StageRunner
+from .threads import set_threads
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+GENERATION_DEFAULTS = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 40, "repetition_penalty": 1.0}
+"""QwQ-32B's generation_config.json but for its token ids."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """A finished run: its folder, the results of every evaluated stage in order, and the targets."""
+
+    folder: Path
+    results: Mapping[str, Mapping[str, FamilyResult]]
+    targets: list[TargetResult]
+
+    def raise_if_missed(self) -> None:
+        """Raises TargetMissed naming every target that the run missed."""
+        missed = [t for t in self.targets if not t.met]
+        if missed:
+            texts = (
+                f"{t.what}: {t.got.mean:+.1f} ({t.got.low:+.1f} to {t.got.high:+.1f}), goal {t.goal}" for t in missed
+            )
+            raise TargetMissed("; ".join(texts))
+
+
+def run(recipe: Recipe, out: str | Path, *, resume: bool = False) -> RunOutcome:
+    """Run the recipe into the folder `out`, or continue there what was interrupted.
+
+    Raises UserError for what the user can mend (a folder with another run, a full disk, missing files);
+    KeyboardInterrupt passes through after the state was saved.
+    """
+    threads = set_threads(recipe.threads)
+    folder = open_run_folder(out, recipe, resume=resume)
+    try:
+        pipeline = Pipeline(recipe, folder, threads)
+        return pipeline.run()
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise UserError(
+            f"the disk of {folder.path} is full: {error}", hint="make room and continue with `--resume`"
+        ) from error
+
+
+class Pipeline:
+    """One run in progress."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, threads: int):
+        self.recipe, self.folder, self.threads = recipe, folder, threads
+        self.materials = Materials(recipe, folder.path)
+        self.store = RunStateStore(folder.path)
+        self.clock = StageClock(folder.path)
+        self.display = open_display()
+        self.results: dict[str, dict[str, FamilyResult]] = {}
+
+    def run(self) -> RunOutcome:
+        """Every stage that is not done yet, then `final/` and the report."""
+        try:
+            return self._run()
+        finally:
+            self.clock.tick(write=True)
+            self.display.close()
+
+    def _run(self) -> RunOutcome:
+        self.display.note(f"run folder: {self.folder.path}, {self.threads} threads, seed {self.recipe.seed}")
+        state = self.store.load_latest()
+        if state is None:
+            self.store.rewind_logs(RunState(stage="", step=0, model={}))
+        names = list(self.recipe.stage)
+        first = names.index(state.stage) if state else 0
+        stages = self._stage_runner(names[:first])
+        for name in names[:first]:
+            self._read_back(name)
+        for name in names[first:]:
+            self.clock.start(name)
+            self.display.stage(name)
+            outcome = stages.run(name, resume=state if state and state.stage == name else None)
+            if outcome and outcome.gate_fell:
+                self.folder.write_gate(name, outcome.steps, outcome.gate_fell)
+            self._save_stage(name, stages)
+            if name in self.evaluated_stages():
+                self._evaluate(name, stages)
+            self.clock.tick(write=True)
+        save_policy(stages.model, self.folder.final, self.materials)
+        targets = self.folder.write_results(self.clock.seconds, self.threads)
+        write_report(self.folder.path)
+        return RunOutcome(folder=self.folder.path, results=self.results, targets=targets)
+
+    def evaluated_stages(self) -> list[str]:
+        """The stages after which held-out problems are answered."""
+        if not self.recipe.eval.families:
+            return []
+        changing = [name for name, stage in self.recipe.stage.items() if not isinstance(stage, RewardModelStage)]
+        return list(self.recipe.eval.after) or changing
+
+    def _stage_runner(self, done: list[str]) -> StageRunner:
+        """The trainer's side, with the policy and the reward models as the finished stages left them."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        policies = [name for name in done if not isinstance(self.recipe.stage[name], RewardModelStage)]
+        if policies:
+            model = load_model(self.folder.checkpoints / policies[-1], device=device)
+        else:
+            model = self.materials.new_model(device)
+        engine = Engine(model, self.materials.tokenizer, seed=self.recipe.seed)
+        stages = StageRunner(self.recipe, self.materials, self.store, model, engine, self._progress)
+        for name in done:
+            if isinstance(self.recipe.stage[name], RewardModelStage):
+                stages.reward_models[name] = RewardModel.load(self.folder.checkpoints / name)
+        return stages
+
+    def _progress(self, row, done: int, total: int) -> None:
+        self.clock.tick()
+        self.display.step(row, done, total)
+
+    def _save_stage(self, name: str, stages: StageRunner) -> None:
+        folder = self.folder.checkpoints / name
+        if name in stages.reward_models:
+            stages.reward_models[name].save(folder, tokenizer_files=self.materials.tokenizer_files)
+        else:
+            save_policy(stages.model, folder, self.materials)
+
+    def _read_back(self, name: str) -> None:
+        rows = self.folder.read_evaluation(name)
+        if rows is not None:
+            self.results[name] = summarise(rows)
+
+    def _evaluate(self, name: str, stages: StageRunner) -> None:
+        """The stage's evaluation, from the folder where it was made before; its rows and `results.json`."""
+        rows = self.folder.read_evaluation(name)
+        if rows is None:
+            rows = self._sample_and_judge(name, stages)
+            self.folder.write_evaluation(name, rows)
+        self.results[name] = summarise(rows)
+        for row in evaluation_rows(name, self.results[name]):
+            append_jsonl(self.folder.path / "metrics.jsonl", row)
+        self.clock.tick(write=True)
+        self.folder.write_results(self.clock.seconds, self.threads)
+        self.display.note(describe_results(name, self.results[name]))
+
+    def _sample_and_judge(self, name: str, stages: StageRunner) -> list[ScoredCompletion]:
+        config = self.recipe.eval
+        return evaluate(
+            stages.engine,
+            self.materials.tokenizer,
+            self.materials.families,
+            SamplingParams(
+                temperature=config.temperature,
+                top_p=config.top_p,
+                top_k=config.top_k,
+                max_tokens=config.max_completion_tokens,
+            ),
+            self.materials.judge,
+            seed=self.recipe.seed,
+            greedy=name in config.greedy_after,
+            template="plain" if isinstance(self.recipe.stage[name], PretrainStage) else "chat",
+        )
+
+
+def save_policy(model: Qwen2ForCausalLM, folder: Path, materials: Materials) -> None:
+    """A Hugging Face folder of the policy with its tokenizer and QwQ's sampling."""
+    ids = {"eos_token_id": list(materials.tokenizer.eos_token_ids), "pad_token_id": materials.tokenizer.pad_token_id}
+    save_model(
+        model, folder, tokenizer_files=materials.tokenizer_files, generation_config={**GENERATION_DEFAULTS, **ids}
+    )
+
+
+def evaluation_rows(stage: str, results: Mapping[str, FamilyResult]) -> list[dict[str, object]]:
+    """A stage's evaluation as rows of `metrics.jsonl`, one a family."""
+    rows = []
+    for family, result in results.items():
+        flat = {"stage": stage, "event": "evaluation", "family": family, "kind": result.kind, "n": result.n}
+        for which in ("strict", "format_free", "greedy"):
+            interval = getattr(result, which)
+            if interval is not None:
+                flat |= {which: interval.mean, f"{which}_low": interval.low, f"{which}_high": interval.high}
+        rest = {"mean_tokens": result.mean_tokens, "truncated": result.truncated, "unjudged": result.unjudged}
+        rows.append({**flat, **rest})
+    return rows

@@ -1,0 +1,154 @@
+"""Each kind of stage with what it needs from the recipe, called in `openqwq.train`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from openqwq.checkpoint.run_state import RunState, RunStateStore
+from openqwq.config import PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage
+from openqwq.data import PreferencePair
+from openqwq.eval.evaluate import evaluate, mean_by_kind
+from openqwq.inference import Engine
+from openqwq.model import Qwen2ForCausalLM
+from openqwq.tokenizer import Tokenizer, render_training_turn
+from openqwq.train.pretrain import run_pretrain
+from openqwq.train.reward_model import RewardModel, run_reward_model
+from openqwq.train.rl import RLOutcome, run_rl
+from openqwq.train.sft import run_sft
+from openqwq.train.stage import Progress, StageContext
+from openqwq.types import Problem, SamplingParams
+
+from .materials import Materials
+
+
+class StageRunner:
+    """Runs stages on one model that they change in place, one after the other.
+
+    engine:        samples from that very model.
+    reward_models: those that the reward-model stages so far have made, by stage name.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        materials: Materials,
+        store: RunStateStore,
+        model: Qwen2ForCausalLM,
+        engine: Engine,
+        progress: Progress,
+    ):
+        self.recipe, self.materials, self.store = recipe, materials, store
+        self.model, self.engine, self.progress = model, engine, progress
+        self.reward_models: dict[str, RewardModel] = {}
+
+    def run(self, name: str, *, resume: RunState | None) -> RLOutcome | None:
+        """The stage of that name, from its beginning or from a saved state; how an RL stage ended."""
+        stage = self.recipe.stage[name]
+        ctx = StageContext(
+            name=name,
+            seed=self.recipe.seed,
+            checkpoints=self.store,
+            resume=resume,
+            describe_model=None if isinstance(stage, RewardModelStage) else self._describe_model,
+            progress=self.progress,
+        )
+        match stage:
+            case PretrainStage():
+                run_pretrain(stage, model=self.model, documents=partial(self.materials.documents, stage), ctx=ctx)
+            case SFTStage():
+                run_sft(stage, model=self.model, chains=self.materials.chains(name, stage), ctx=ctx)
+            case RewardModelStage():
+                self.reward_models[name] = self._run_reward_model(stage, ctx)
+            case RLStage():
+                return self._run_rl(stage, ctx)
+            case _:
+                raise ValueError(f"no stage of kind {stage.kind!r}")
+        return None
+
+    def _run_reward_model(self, stage: RewardModelStage, ctx: StageContext) -> RewardModel:
+        tokenizer = self.materials.tokenizer
+        return run_reward_model(
+            stage,
+            model=self.model,
+            pairs=[pair_ids(tokenizer, pair) for pair in self.materials.pairs(stage, is_held_out=False)],
+            held_out=[pair_ids(tokenizer, pair) for pair in self.materials.pairs(stage, is_held_out=True)],
+            ctx=ctx,
+        )
+
+    def _run_rl(self, stage: RLStage, ctx: StageContext) -> RLOutcome:
+        scorer = (
+            AnswerScorer(self.reward_models[stage.reward_model], self.materials.tokenizer)
+            if stage.reward_model
+            else None
+        )
+        return run_rl(
+            stage,
+            model=self.model,
+            policy=self.engine,
+            tokenizer=self.materials.tokenizer,
+            mixture=self.materials.mixture(ctx.name, stage),
+            verifiers=self.materials.judge.strict,
+            ctx=ctx,
+            reward_scorer=scorer,
+            gate_evaluate=partial(self._gate_scores, self.materials.gate_families(stage)) if stage.gate.kinds else None,
+        )
+
+    def _gate_scores(self, families: Mapping[str, Sequence[Problem]]) -> Mapping[str, float]:
+        """Held-out scores by kind, sampled as the recipe's evaluation samples, on the gate's own problems."""
+        config = self.recipe.eval
+        params = SamplingParams(
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            max_tokens=config.max_completion_tokens,
+        )
+        tokenizer, judge = self.materials.tokenizer, self.materials.judge
+        rows = evaluate(self.engine, tokenizer, families, params, judge, seed=self.recipe.seed)
+        return mean_by_kind(rows)
+
+    def _describe_model(self, folder: Path) -> None:
+        """Beside a resumable checkpoint's weights: what makes the folder a model that other tools open."""
+        config = self.model.config.replace(torch_dtype=str(self.model.dtype).removeprefix("torch."))
+        (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+        for file in self.materials.tokenizer_files:
+            shutil.copyfile(file, folder / file.name)
+
+
+class AnswerScorer:
+    """A reward model's scores of rollouts, read as its training pairs are: the answer without the thinking.
+
+    (DeepSeek-R1 likewise judges helpfulness on the final summary only, arXiv:2501.12948, section 2.3.4.)
+    """
+
+    def __init__(self, reward_model: RewardModel, tokenizer: Tokenizer):
+        self._model = reward_model
+        self._open, self._close = tokenizer.think_start_id, tokenizer.think_end_id
+        self._between = tokenizer.encode("\n")
+
+    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        return self._model.score([self.without_thinking(sequence) for sequence in sequences])
+
+    def without_thinking(self, ids: Sequence[int]) -> list[int]:
+        """Prompt and answer with an empty thinking block; a sequence whose thinking is not closed as it is."""
+        ids = list(ids)
+        if self._open not in ids or self._close not in ids:
+            return ids
+        close = len(ids) - 1 - ids[::-1].index(self._close)
+        opens = [i for i, token in enumerate(ids[:close]) if token == self._open]
+        if not opens:
+            return ids
+        return [*ids[: opens[-1] + 1], *self._between, *self._between, *ids[close:]]
+
+
+def pair_ids(tokenizer: Tokenizer, pair: PreferencePair) -> tuple[list[int], list[int]]:
+    """A preference pair's token ids, both answers after an empty thinking block."""
+    return _turn(tokenizer, pair, pair.chosen), _turn(tokenizer, pair, pair.rejected)
+
+
+def _turn(tokenizer: Tokenizer, pair: PreferencePair, answer: str) -> list[int]:
+    prompt_ids, completion_ids = render_training_turn(tokenizer, pair.problem.messages, "", answer)
+    return [*prompt_ids, *completion_ids]
