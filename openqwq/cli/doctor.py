@@ -47,9 +47,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_python() -> Finding:
-    version, needed = sys.version_info[:2], ((3, 11), (3, 14))
-    status = "ok" if needed[0] <= version < needed[1] else "fail"
-    return Finding("python", status, f"{platform.python_version()} (needs 3.11 to 3.13)")
+    fits = (3, 11) <= sys.version_info[:2] < (3, 14)
+    return Finding("python", "ok" if fits else "fail", f"{platform.python_version()} (needs 3.11 to 3.13)")
 
 
 def check_packages() -> Finding:

@@ -112,7 +112,7 @@ def _convert(value: Any, declared: Any, place: _Place) -> Any:
         return value
     if declared is Stage:
         return _build_stage(value, place)
-    if dataclasses.is_dataclass(declared):
+    if isinstance(declared, type) and dataclasses.is_dataclass(declared):
         return _build(declared, value, place)
     if origin is Literal:
         return _convert_choice(value, typing.get_args(declared), place)
