@@ -1,0 +1,60 @@
+# make demo    install into .venv, then train the tiny recipe through every stage (CPU, two cores)
+# make test    install into .venv with the development tools, then run the tests
+# make lint    style and types
+# make clean   remove .venv; runs/ stays
+#
+# Another Python: `PYTHON=python3.12 make test` (used when .venv is made). Some of the tests: `make test ARGS="-k sandbox"`.
+
+PYTHON ?= python3
+RECIPE ?= recipes/tiny.toml
+VENV   := .venv
+BIN    := $(VENV)/bin
+# pip takes torch by itself first: resolved together with the other packages, a CPU build may lose to a far larger one.
+TORCH  := $(shell sed -n 's/^ *"\(torch[><=][^"]*\)",.*/\1/p' pyproject.toml)
+
+.PHONY: demo test lint clean jail
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed jail
+	$(BIN)/openqwq train $(RECIPE) $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy openqwq
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.torch: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo 'error: $(PYTHON) is not Python 3.11 to 3.13' >&2; \
+	    echo 'hint: name another one, as in `PYTHON=python3.12 make test`' >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+# Programs that a model wrote run in bubblewrap, or not at all.
+jail:
+	@command -v bwrap >/dev/null && exit 0; \
+	  if ! command -v apt-get >/dev/null; then sudo=none; \
+	  elif [ "$$(id -u)" = 0 ]; then sudo=; \
+	  elif sudo -n true 2>/dev/null; then sudo=sudo; \
+	  else sudo=none; fi; \
+	  if [ "$$sudo" = none ]; then \
+	    echo 'error: bubblewrap, which jails the programs that the model writes, is missing' >&2; \
+	    echo 'hint: install it, as in `sudo apt-get install bubblewrap`, and run make again' >&2; exit 2; \
+	  fi; \
+	  echo 'installing bubblewrap'; \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq bubblewrap
