@@ -1,27 +1,81 @@
-"""AdamW over named parameters, its learning rate, and its state as plain tensors."""
+"""AdamW (and Muon for pretraining) over named parameters, the learning rate, and the state as plain tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from openqwq.config import Stage
+from openqwq.config import PretrainStage, Stage
+
+from .muon import Muon
 
 
-def build_optimizer(model: nn.Module, stage: Stage) -> torch.optim.AdamW:
+class Optimizers:
+    """Several optimizers over different parameters, used as one.
+
+    Each group's `lr_ratio` says how its rate follows the stage's: see `set_learning_rate`.
+    """
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]):
+        self.parts = list(parts)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def state_of(self, parameter: nn.Parameter) -> dict[str, Any]:
+        """The entries that the parameter's own optimizer keeps; they can be written to."""
+        owner = next((o for o in self.parts for g in o.param_groups for p in g["params"] if p is parameter), None)
+        return {} if owner is None else owner.state[parameter]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none=set_to_none)
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+
+def build_optimizer(model: nn.Module, stage: Stage) -> Optimizers:
     """AdamW (arXiv:1711.05101) over the parameters that require a gradient; matrices decay, vectors do not.
 
+    A pretraining stage with `muon_learning_rate` gives the hidden matrices to Muon.
     Fused: one pass over each tensor, 2.8x faster than the plain loop on one CPU core at 1.3M parameters.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    rate = stage.muon_learning_rate if isinstance(stage, PretrainStage) else 0.0
+    hidden = [p for name, p in trained.items() if rate and p.ndim == 2 and not _is_embedding(name)]
+    taken = {id(p) for p in hidden}
+    rest = [p for p in trained.values() if id(p) not in taken]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": stage.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": stage.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(stage.beta1, stage.beta2), fused=True)
+    parts: list[torch.optim.Optimizer] = []
+    if groups:
+        betas = (stage.beta1, stage.beta2)
+        parts.append(torch.optim.AdamW(groups, lr=stage.learning_rate, betas=betas, fused=True))
+    if hidden:
+        parts.append(Muon(hidden, lr=rate))
+    optimizers = Optimizers(parts)
+    for group in optimizers.param_groups:
+        group["lr_ratio"] = group["lr"] / stage.learning_rate
+    return optimizers
+
+
+def _is_embedding(name: str) -> bool:
+    return "embed_tokens" in name or name.startswith("lm_head")
+
+
+def set_learning_rate(optimizer: Optimizers, rate: float) -> None:
+    """Give every group the stage's rate times the group's own ratio."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_ratio"]
 
 
 def learning_rate(stage: Stage, step: int, steps: int) -> float:
@@ -41,16 +95,16 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
     return float(nn.utils.clip_grad_norm_(parameters, max_norm))
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(model: nn.Module, optimizer: Optimizers) -> dict[str, Tensor]:
     """The optimizer's state as `PARAMETER:ENTRY` -> tensor, e.g. `lm_head.weight:exp_avg`."""
     return {
         f"{name}:{entry}": value
         for name, parameter in model.named_parameters()
-        for entry, value in optimizer.state.get(parameter, {}).items()
+        for entry, value in optimizer.state_of(parameter).items()
     }
 
 
-def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer_tensors(model: nn.Module, optimizer: Optimizers, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave. Raises ValueError for a parameter that the model lacks."""
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
@@ -58,4 +112,4 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, t
         if name not in parameters:
             raise ValueError(f"optimizer state for `{name}`, which the model does not have")
         device = "cpu" if entry == "step" and value.device.type == "cpu" else parameters[name].device
-        optimizer.state[parameters[name]][entry] = value.to(device, copy=True)
+        optimizer.state_of(parameters[name])[entry] = value.to(device, copy=True)

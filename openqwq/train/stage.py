@@ -61,7 +61,7 @@ class StageRun:
     """
 
     def __init__(
-        self, ctx: StageContext, stage: Stage, model: nn.Module, optimizer: torch.optim.Optimizer, *, steps: int
+        self, ctx: StageContext, stage: Stage, model: nn.Module, optimizer: Optimizers, *, steps: int
     ):
         self.ctx, self.stage, self.model, self.optimizer, self.steps = ctx, stage, model, optimizer, steps
         self.step = 0

@@ -17,7 +17,7 @@ from openqwq.errors import UserError
 from openqwq.model import Qwen2ForCausalLM
 
 from .losses import chunked_logprobs
-from .optimizer import clip_gradients
+from .optimizer import Optimizers, clip_gradients, set_learning_rate
 from .packing import PackedBatch
 
 Objective = Callable[[Tensor, PackedBatch], tuple[Tensor, dict[str, Tensor]]]
@@ -51,7 +51,7 @@ def next_token_objective(logprobs: Tensor, batch: PackedBatch) -> tuple[Tensor, 
 
 def update(
     model: Qwen2ForCausalLM,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizers,
     batches: Sequence[PackedBatch],
     objective: Objective,
     *,
@@ -79,7 +79,7 @@ def update(
 
 
 def step_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, *, learning_rate: float, max_grad_norm: float
+    model: nn.Module, optimizer: Optimizers, *, learning_rate: float, max_grad_norm: float
 ) -> float:
     """Clip the gradients, step at this learning rate, and give the norm before clipping."""
     grad_norm = clip_gradients(model.parameters(), max_grad_norm)
@@ -88,7 +88,6 @@ def step_optimizer(
             f"the gradient's norm is {grad_norm}: training has diverged",
             hint="lower `learning_rate` or `max_grad_norm`; the last checkpoint stands",
         )
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+    set_learning_rate(optimizer, learning_rate)
     optimizer.step()
     return grad_norm
