@@ -143,10 +143,14 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _allocate(config: Qwen2Config, device: torch.device | str, dtype: torch.dtype | None) -> Qwen2ForCausalLM:
-    with torch.device("meta"):
-        model = Qwen2ForCausalLM(config)
-    model = model.to(getattr(torch, config.torch_dtype) if dtype is None else dtype)
-    return model.to_empty(device=device)
+    """An unfilled model in its final dtype and place."""
+    former = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, config.torch_dtype) if dtype is None else dtype)
+    try:
+        with torch.device(device):
+            return Qwen2ForCausalLM(config)
+    finally:
+        torch.set_default_dtype(former)
 
 
 def _check_shape(shard: Path, name: str, tensor: Tensor, parameter: Tensor) -> None:
