@@ -35,8 +35,9 @@ def run(args: argparse.Namespace) -> int:
 
         logger.info("continue with: openqwq train %s --out %s --resume", args.recipe, out)
         raise
+    tuned = [name for name in outcome.results if recipe.stage[name].kind != "pretrain"]
     if outcome.results:
-        print(results_table(outcome.results, list(outcome.results)))
+        print(results_table(outcome.results, tuned or list(outcome.results)))
         print()
     for target in outcome.targets:
         got = f"{target.got.mean:+.1f} ({target.got.low:+.1f} to {target.got.high:+.1f})"

@@ -125,22 +125,25 @@ def describe_results(stage: str, results: Mapping[str, FamilyResult]) -> str:
 
 
 def results_table(results: Mapping[str, Mapping[str, FamilyResult]], stages: Sequence[str]) -> str:
-    """The closing table: for each family and stage the strict percentage with its interval and the format-free one.
+    """The closing table in percent: each family's strict score with its interval, and its format-free one, by stage.
 
-    The last stage's greedy score stands at the end of the row where there is one.
+    The last stage's greedy score ends the row where there is one.
     """
-    last = results[stages[-1]]
-    rows = [["family", *stages, "greedy"], ["", *("strict (95% interval) / format-free" for _ in stages), "strict"]]
-    for family, result in last.items():
-        greedy = "" if result.greedy is None else f"{100 * result.greedy.mean:.1f}"
+    rows = [["family", *stages, "greedy"], ["", *(HEAD for _ in stages), "strict"]]
+    for family, result in results[stages[-1]].items():
+        greedy = "" if result.greedy is None else f"{100 * result.greedy.mean:6.1f}"
         rows.append([family, *(_cell(results[stage].get(family)) for stage in stages), greedy])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)
+
+
+HEAD = "strict  95% interval  free"
 
 
 def _cell(result: FamilyResult | None) -> str:
     if result is None:
         return "-"
-    strict, free = result.strict, result.format_free
-    return f"{100 * strict.mean:5.1f} ({100 * strict.low:.1f} to {100 * strict.high:.1f}) / {100 * free.mean:.1f}"
+    strict, free = (100 * value for value in (result.strict.mean, result.format_free.mean))
+    interval = f"{100 * result.strict.low:.1f}-{100 * result.strict.high:.1f}"
+    return f"{strict:6.1f}  {interval:>12}  {free:4.1f}"
