@@ -5,11 +5,13 @@ Each worker thread owns one jail and starts another when that one is worn out, b
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from openqwq.sandbox.jail import Jail, JailError, Outcome
@@ -41,6 +43,7 @@ class Sandbox:
         self._local = threading.local()
         self._jails: list[Jail] = []
         self._lock = threading.Lock()
+        self._pid = os.getpid()
 
     def capabilities(self) -> dict[str, Any]:
         """What protects programs here, for `openqwq doctor` and for logs."""
@@ -81,7 +84,9 @@ class Sandbox:
         return list(self._pool.map(self._judge, submissions))
 
     def close(self) -> None:
-        """End every jail. Programs that are still waiting are cancelled."""
+        """End every jail. Programs that are still waiting are cancelled; a forked child leaves its parent's alone."""
+        if self._pid != os.getpid():
+            return
         self._pool.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             for jail in self._jails:
@@ -111,30 +116,65 @@ class Sandbox:
             return JudgeResult(verdict="infra_error", reason=reason)
 
         try:
-            return _attempt(lambda: judge(submission, self._execute), lambda result: result.verdict, fail)
+            return _attempt(
+                lambda: judge(submission, self._execute, self._execute_pair), lambda result: result.verdict, fail
+            )
         except UnreadableTests as error:
             return fail(f"unreadable tests: {error}")
 
-    def _execute(self, job: dict[str, Any], limits: Limits, frames: int) -> Outcome:
-        jail = self._own_jail(limits)
+    def _execute(
+        self, job: dict[str, Any], limits: Limits, frames: int, *, links: Sequence[int] = (), jail: Jail | None = None
+    ) -> Outcome:
+        jail = jail or self._own_jail(0, limits)
         try:
-            return jail.execute(job, limits, frames=frames)
+            return jail.execute(job, limits, frames=frames, links=links)
         finally:
             if jail.num_jobs >= self.jobs_per_jail or not jail.alive:
                 self._discard(jail)
 
-    def _own_jail(self, limits: Limits) -> Jail:
-        """This thread's jail, started when there is none (or, without namespaces inside, for these limits)."""
-        jail = getattr(self._local, "jail", None)
+    def _execute_pair(
+        self, program: dict[str, Any], tests: dict[str, Any], limits: Limits, frames: int
+    ) -> tuple[Outcome, Outcome]:
+        """Run a program and its tests in two jails, joined by two pipes; the program ends with the tests."""
+        jail, other = self._own_jail(0, limits), self._own_jail(1, limits)
+        calls_out, calls_in = os.pipe2(os.O_CLOEXEC)
+        answers_out, answers_in = os.pipe2(os.O_CLOEXEC)
+        patient = replace(limits, wall_s=limits.wall_s * (frames + 1))
+        outcomes: list[Outcome | JailError] = []
+
+        def serve() -> None:
+            try:
+                outcomes.append(self._execute(program, patient, 0, links=(calls_out, answers_in), jail=jail))
+            except JailError as error:
+                outcomes.append(error)
+            finally:
+                os.close(calls_out)
+                os.close(answers_in)
+
+        server = threading.Thread(target=serve, name="openqwq-sandbox-pair")
+        server.start()
+        try:
+            judged = self._execute(tests, limits, frames, links=(answers_out, calls_in), jail=other)
+        finally:
+            os.close(calls_in)
+            os.close(answers_out)
+            jail.cancel()
+            server.join()
+        if isinstance(outcomes[0], JailError):
+            raise outcomes[0]
+        return outcomes[0], judged
+
+    def _own_jail(self, slot: int, limits: Limits) -> Jail:
+        """This thread's jail of that slot, started when there is none."""
+        jails: dict[int, Jail] = self._local.__dict__.setdefault("jails", {})
+        jail = jails.get(slot)
         if jail is None or not jail.alive:
-            jail = Jail(self.options, tmp_mib=limits.tmp_mib)
-            self._local.jail = jail
+            jail = jails[slot] = Jail(self.options, tmp_mib=limits.tmp_mib)
             with self._lock:
                 self._jails.append(jail)
         return jail
 
     def _discard(self, jail: Jail) -> None:
-        self._local.jail = None
         jail.kill()
         with self._lock, contextlib.suppress(ValueError):
             self._jails.remove(jail)
@@ -163,4 +203,5 @@ def default_sandbox() -> Sandbox:
     with _default_lock:
         if _default is None or _default[0] != os.getpid():
             _default = (os.getpid(), Sandbox())
+            atexit.register(_default[1].close)
         return _default[1]

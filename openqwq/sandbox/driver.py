@@ -6,15 +6,17 @@ values are outside, and a forged result is worth no more than a computed one.
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import json
 import linecache
 import os
 import sys
 import traceback
 import types
-from typing import Any
+from typing import Any, BinaryIO
 
-from openqwq.sandbox.codec import decode, encode
+from openqwq.sandbox.codec import CodecError, decode, encode
 
 FILE_NAME = "program.py"
 MAX_REASON = 300  # characters of an exception's text that travel out
@@ -44,21 +46,116 @@ def _open_stream(fd: int, mode: str, errors: str) -> Any:
 
 def answer_calls(job: dict[str, Any], channel: int) -> None:
     """Load the code, call its entry point with each of the arguments, write one JSON line for each; never returns."""
+    function = _load(job, channel)
+    for arguments in job["calls"]:
+        _send(channel, _answer(function, arguments, ["d", []]))
+    os._exit(0)
+
+
+def serve_calls(job: dict[str, Any], channel: int, source: int, sink: int) -> None:
+    """Load the code, answer the calls of the other process until it is gone; never returns."""
+    function = _load(job, channel)
+    with open(source, "rb") as calls:
+        for line in calls:
+            _send(sink, _answer(function, *json.loads(line)))
+    os._exit(0)
+
+
+def run_asserts(job: dict[str, Any], channel: int, source: int, sink: int) -> None:
+    """Run each test text with a proxy for the entry point, write one JSON line for each; never returns.
+
+    This is the tests' own process: the candidate's is another one, which only answers calls.
+    """
+    with open(source, "rb") as answers:
+        function = Proxy(answers, sink)
+        namespace = {"__name__": "tests", job["entry_point"]: function}
+        _send(channel, ["loaded"])
+        for text in job["tests"]:
+            _send(channel, _run_assert(text, namespace, function))
+    os._exit(0)
+
+
+class Unreadable(BaseException):
+    """A test that cannot be run: its arguments are not plain data. No `except Exception` of a test catches it."""
+
+
+class Gone(BaseException):
+    """The candidate's process has ended. No `except Exception` of a test catches it."""
+
+
+class Proxy:
+    """Calls the candidate's function in its own process; plain data in, plain data or an exception out.
+
+    raised: the exception that the function itself raised last.
+    fault:  what no test may pass over, even if it catches everything.
+    """
+
+    def __init__(self, answers: BinaryIO, sink: int):
+        self._answers = answers
+        self._sink = sink
+        self.raised: Exception | None = None
+        self.fault: list[Any] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            call = [encode(list(args)), encode(kwargs)]
+        except CodecError as error:
+            self.fault = ["unreadable", str(error)]
+            raise Unreadable from None
+        try:
+            _send(self._sink, call)
+            line = self._answers.readline()
+        except OSError:
+            line = b""
+        if not line:
+            self.fault = ["gone"]
+            raise Gone
+        answer = json.loads(line)
+        if answer[0] == "value":
+            return decode(answer[1])
+        self.raised = _make_exception(str(answer[1]), str(answer[2]))
+        raise self.raised
+
+
+def _make_exception(name: str, text: str) -> Exception:
+    if name == CodecError.__name__:
+        return CodecError(text)
+    kind = getattr(builtins, name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        with contextlib.suppress(TypeError):  # UnicodeDecodeError and its like take other arguments
+            return kind(text)
+    return RuntimeError(f"{name}: {text}")
+
+
+def _run_assert(text: str, namespace: dict[str, Any], function: Proxy) -> list[Any]:
+    function.raised = None
+    result: list[Any] = ["passed"]
     try:
-        namespace = _execute(job["code"], "candidate")
-        function = namespace[job["entry_point"]]
+        program = compile(text, "test.py", "exec")
+    except (SyntaxError, ValueError) as error:
+        return ["unreadable", str(error)]
+    try:
+        exec(program, namespace)
+    except BaseException as error:
+        outcome = "error" if error is function.raised else "failed"
+        result = [outcome, type(error).__name__, _describe(error)]
+    return function.fault or result
+
+
+def _load(job: dict[str, Any], channel: int) -> Any:
+    """The candidate's entry point, reported as loaded; when it cannot be had, that is reported and the process ends."""
+    try:
+        function = _execute(job["code"], "candidate")[job["entry_point"]]
     except BaseException as error:
         _send(channel, ["error", type(error).__name__, _describe(error)])
         os._exit(1)
     _send(channel, ["loaded"])
-    for arguments in job["calls"]:
-        _send(channel, _answer(function, arguments))
-    os._exit(0)
+    return function
 
 
-def _answer(function: Any, arguments: Any) -> list[Any]:
+def _answer(function: Any, args: Any, kwargs: Any) -> list[Any]:
     try:
-        return ["value", encode(function(*decode(arguments)))]
+        return ["value", encode(function(*decode(args), **decode(kwargs)))]
     except BaseException as error:
         return ["error", type(error).__name__, _describe(error)]
 

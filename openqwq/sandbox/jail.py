@@ -127,10 +127,11 @@ class Jail:
             for fd in fds.values():
                 os.close(fd)
 
-    def execute(self, job: dict[str, Any], limits: Limits, *, frames: int = 0) -> Outcome:
+    def execute(self, job: dict[str, Any], limits: Limits, *, frames: int = 0, links: Sequence[int] = ()) -> Outcome:
         """Run one job to its end.
 
         frames: lines that a whole result has; each of them in time gives the next `limits.wall_s` seconds.
+        links:  descriptors from and to the other job of a pair.
         Raises JailError when the child could not be set up.
         """
         self.num_jobs += 1
@@ -144,7 +145,7 @@ class Jail:
         outcome = Outcome()
         try:
             try:
-                self._send_request(limits, [payload, out_inside, err_inside])
+                self._send_request(limits, [payload, out_inside, err_inside, *links])
             finally:
                 for fd in (payload, out_inside, err_inside):
                     os.close(fd)
@@ -158,7 +159,12 @@ class Jail:
         return outcome
 
     def _send_request(self, limits: Limits, fds: Sequence[int]) -> None:
-        request = {"nested": self.options.nested, "tmp_mib": limits.tmp_mib, "rlimits": self._rlimits(limits)}
+        request = {
+            "nested": self.options.nested,
+            "tmp_mib": limits.tmp_mib,
+            "rlimits": self._rlimits(limits),
+            "links": len(fds) - 3,
+        }
         groups = self._group.fds if self._group else []
         try:
             socket.send_fds(self._control, [json.dumps(request).encode()], [*fds, *groups])
@@ -224,10 +230,14 @@ class Jail:
             if outcome.end == "exit":
                 outcome.end = "lost"
 
-    def _stop_job(self) -> dict[str, Any] | None:
-        """Kill the job's whole process tree; its report, or None when the jail died with it."""
+    def cancel(self) -> None:
+        """Kill the running job, from another thread than the one in `execute`; nothing when it has ended."""
         with contextlib.suppress(OSError):
             self._control.send(b"kill")
+
+    def _stop_job(self) -> dict[str, Any] | None:
+        """Kill the job's whole process tree; its report, or None when the jail died with it."""
+        self.cancel()
         report = self._receive_report()
         if not self.options.nested:  # the job may have processes that only the jail's end reaches
             self.kill()

@@ -13,6 +13,8 @@ from openqwq.sandbox.spec import JudgeResult, JudgeVerdict, Limits, RunResult, R
 
 Execute = Callable[[dict[str, Any], Limits, int], Outcome]
 """Runs a job (its frames counted) in some jail; raises JailError."""
+ExecutePair = Callable[[dict[str, Any], dict[str, Any], Limits, int], tuple[Outcome, Outcome]]
+"""Runs a program and its tests in two jails at once; raises JailError."""
 
 
 class UnreadableTests(ValueError):
@@ -54,14 +56,19 @@ def _status(outcome: Outcome, limits: Limits) -> tuple[RunStatus, str]:
     return "runtime_error", f"exit code {outcome.exit_code}"
 
 
-def judge(submission: Submission, execute: Execute) -> JudgeResult:
-    """Run the submission's tests and compare. Raises UnreadableTests, or JailError from `execute`."""
+def judge(submission: Submission, execute: Execute, execute_pair: ExecutePair) -> JudgeResult:
+    """Run the submission's tests and compare. Raises UnreadableTests, or JailError from what executes."""
     if not submission.tests:
         raise UnreadableTests("there are no tests")
-    judge_mode = {"function": _judge_function, "stdio": _judge_stdio}.get(submission.mode)
-    if judge_mode is None:
-        raise UnreadableTests(f"mode {submission.mode!r} is not one of function, stdio")
-    tests = judge_mode(submission, execute)
+    match submission.mode:
+        case "function":
+            tests = _judge_function(submission, execute)
+        case "stdio":
+            tests = _judge_stdio(submission, execute)
+        case "asserts":
+            tests = _judge_asserts(submission, execute_pair)
+        case mode:
+            raise UnreadableTests(f"mode {mode!r} is not one of function, stdio, asserts")
     first = next((test for test in tests if test.verdict != "passed"), None)
     return JudgeResult(
         verdict=first.verdict if first else "passed", tests=tuple(tests), reason=first.reason if first else ""
@@ -152,6 +159,52 @@ def _error_text(content: Any) -> str:
     if isinstance(content, list) and len(content) == 3 and content[0] == "error":
         return f"{content[1]}: {content[2]}"[:400]
     return "unreadable result"
+
+
+def _judge_asserts(submission: Submission, execute_pair: ExecutePair) -> list[TestResult]:
+    if not all(isinstance(test, str) for test in submission.tests):
+        raise UnreadableTests("an assert test is a text")
+    program = {"kind": "serve", "code": submission.code, "entry_point": submission.entry_point}
+    texts = {"kind": "asserts", "tests": list(submission.tests), "entry_point": submission.entry_point}
+    count = len(submission.tests)
+    candidate, tester = execute_pair(program, texts, submission.limits, 1 + count)
+    lines = bytes(tester.out).split(b"\n")[1:-1]
+    results: list[TestResult] = []
+    for line, begin, end in zip(lines, tester.frame_times, tester.frame_times[1:], strict=False):
+        result = _judge_assert(_parse(line), end - begin)
+        if result is None:
+            return _pad([*results, _judge_end(candidate, submission.limits)], count)
+        results.append(result)
+    if len(results) < count:
+        status, reason = _status(tester, submission.limits)
+        verdict = _as_verdict(status) if status != "ok" else "infra_error"
+        return _pad([*results, TestResult(verdict=verdict, reason=reason)], count)
+    return results
+
+
+def _judge_assert(content: Any, wall_s: float) -> TestResult | None:
+    """The result of one test text; None when the program was gone."""
+    match content:
+        case ["passed"]:
+            return TestResult(verdict="passed", wall_s=wall_s)
+        case ["failed", kind, text]:
+            return TestResult(verdict="wrong_answer", wall_s=wall_s, reason=f"{kind}: {text}")
+        case ["error", *_]:
+            return TestResult(verdict=_error_verdict(content), wall_s=wall_s, reason=_error_text(content))
+        case ["gone"]:
+            return None
+    raise UnreadableTests(str(content))
+
+
+def _judge_end(candidate: Outcome, limits: Limits) -> TestResult:
+    """Why a program was gone before its tests had ended."""
+    line = bytes(candidate.out).partition(b"\n")[0]
+    if line and line != b'["loaded"]':
+        return TestResult(verdict=_error_verdict(_parse(line)), reason=_error_text(_parse(line)))
+    status, reason = _status(candidate, limits)
+    if status == "ok":
+        status, reason = "runtime_error", "the program ended before it answered"
+    return TestResult(verdict=_as_verdict(status), reason=reason)
 
 
 def _judge_stdio(submission: Submission, execute: Execute) -> list[TestResult]:

@@ -74,8 +74,9 @@ class Submission:
 
     mode "function": tests `{"args": [...], "expected": value}`; the entry point is called with each.
     mode "stdio":    tests `{"stdin": text, "stdout": text}`; the program runs once for each.
-    mode "asserts":  tests are Python texts that call the entry point, e.g. "assert f(1) == 2".
-    restart:         after a test that ends the program, go on with the next in a new process.
+    mode "asserts":  tests are Python texts that call the entry point, e.g. "assert f(1) == 2"; they run in a
+                     process of their own, and only calls and plain results pass between the two.
+    restart:         after a test that ends the program, go on with the next in a new process (not "asserts").
     """
 
     code: str

@@ -35,6 +35,7 @@ PRELOADED = (
 )
 # fmt: on
 CHANNEL_FD = 100  # where the result channel lies, away from 0, 1 and 2
+LINK_FDS = (101, 102)  # from and to the other process of a pair
 NUM_FILES = 128  # open files a process
 STACK_BYTES = 64 << 20  # deep recursion is honest
 
@@ -100,7 +101,8 @@ def _kill_group(pid: int) -> None:
 
 def _confine(control: socket.socket, request: dict[str, Any], fds: list[int]) -> Callable[[], None]:
     """Give up everything the candidate must not have; the returned work runs the candidate."""
-    payload, out, err, *groups = fds
+    payload, out, err, *others = fds
+    links, groups = others[: request["links"]], others[request["links"] :]
     for group in groups:
         os.write(group, b"0")
     if request["nested"]:
@@ -109,22 +111,26 @@ def _confine(control: socket.socket, request: dict[str, Any], fds: list[int]) ->
     os.setsid()
     with open(payload, "rb", closefd=False) as file:
         job = json.load(file)
-    _place_descriptors(job, out, err)
+    _place_descriptors(job, out, err, links)
     os.chdir("/tmp")
     _limit(request)
     _drop_capabilities()
     control.close()
     os.closerange(3, CHANNEL_FD)
-    os.closerange(CHANNEL_FD + 1, 1 << 16)
+    os.closerange(CHANNEL_FD + 1 + len(links), 1 << 16)
     if job["kind"] == "run":
         os.close(CHANNEL_FD)
         return lambda: driver.run_program(job)
-    return lambda: driver.answer_calls(job, CHANNEL_FD)
+    if job["kind"] == "calls":
+        return lambda: driver.answer_calls(job, CHANNEL_FD)
+    work = driver.run_asserts if job["kind"] == "asserts" else driver.serve_calls
+    return lambda: work(job, CHANNEL_FD, *LINK_FDS)
 
 
-def _place_descriptors(job: dict[str, Any], out: int, err: int) -> None:
+def _place_descriptors(job: dict[str, Any], out: int, err: int, links: list[int]) -> None:
     """0, 1 and 2 as a script has them; for calls they are /dev/null and the results have a place of their own."""
-    os.dup2(out, CHANNEL_FD, inheritable=False)
+    for place, fd in enumerate((out, *links), CHANNEL_FD):  # the channel, then LINK_FDS
+        os.dup2(fd, place, inheritable=False)
     null = os.open("/dev/null", os.O_RDWR)
     if job["kind"] == "run":
         stdin = os.memfd_create("stdin")

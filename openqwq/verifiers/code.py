@@ -1,7 +1,8 @@
 """Programs, judged by hidden tests that run in the sandbox.
 
 Public: `CodeVerifier`, `extract_code`. `problem.answer` is
-`{"mode": "function", "entry_point": "f", "tests": [{"args": [[1, 2]], "expected": 3}, ...]}` or
+`{"mode": "function", "entry_point": "f", "tests": [{"args": [[1, 2]], "expected": 3}, ...]}`,
+`{"mode": "asserts", "entry_point": "f", "tests": ["assert f([1, 2]) == 3", ...]}` or
 `{"mode": "stdio", "tests": [{"stdin": "1 2\\n", "stdout": "3\\n"}, ...]}`.
 """
 
@@ -166,9 +167,9 @@ def _find_fault(answer: Any) -> str:
     if not answer["tests"]:
         return "the problem has zero tests"
     mode = answer.get("mode")
-    if mode not in ("function", "stdio"):
-        return f"the problem's mode is {mode!r}, not function or stdio"
-    if mode == "function" and not str(answer.get("entry_point", "")).isidentifier():
+    if mode not in ("function", "stdio", "asserts"):
+        return f"the problem's mode is {mode!r}, not function, stdio or asserts"
+    if mode != "stdio" and not str(answer.get("entry_point", "")).isidentifier():
         return "the problem names no entry point"
     return ""
 
