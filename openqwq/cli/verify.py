@@ -179,7 +179,7 @@ def _judge(rows: list[Row], verifier: Verifier, output: Path | None, summary: Su
         records = [_record(row, verdict, verifier) for row, verdict in zip(batch, verdicts, strict=True)]
         if output:
             with open(output, "a", encoding="utf-8") as file:
-                file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+                file.writelines(json.dumps(record) + "\n" for record in records)
         for record in records:
             summary.add(record)
         _show_progress(first + len(batch), len(rows), time.monotonic() - start)

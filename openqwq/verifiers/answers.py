@@ -107,11 +107,11 @@ def plain_number(text: str) -> Fraction | None:
 
 
 def strip_noise(text: str) -> str:
-    """The text without LaTeX spacing, surrounding dollars and a final full stop."""
-    text = _LATEX_SPACE.sub("", text).replace("−", "-").strip().strip("$").strip()
+    """The text without LaTeX spacing, a final full stop and surrounding dollars."""
+    text = _LATEX_SPACE.sub("", text).replace("−", "-").strip()
     if text.endswith(".") and not text.endswith("\\."):
         text = text[:-1].rstrip()
-    return text
+    return text.strip("$").strip()
 
 
 def _quotient(sign: str, numerator: str, denominator: str) -> Fraction | None:
