@@ -93,6 +93,8 @@ class PretrainStage(Stage):
     """Tokens of one optimiser step."""
     sequence_length: int = 512
     """Documents longer than this are cut into pieces."""
+    muon_learning_rate: float = 0.0
+    """Peak rate of Muon on the hidden matrices, scheduled as `learning_rate` is; 0: AdamW for all parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)

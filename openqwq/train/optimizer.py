@@ -64,7 +64,7 @@ def build_optimizer(model: nn.Module, stage: Stage) -> Optimizers:
         parts.append(Muon(hidden, lr=rate))
     optimizers = Optimizers(parts)
     for group in optimizers.param_groups:
-        group["lr_ratio"] = group["lr"] / stage.learning_rate
+        group["lr_ratio"] = 1.0 if group["lr"] == stage.learning_rate else group["lr"] / stage.learning_rate
     return optimizers
 
 

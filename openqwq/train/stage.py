@@ -25,7 +25,7 @@ from openqwq.config import Stage
 from openqwq.errors import UserError
 from openqwq.log import append_jsonl, logger
 
-from .optimizer import load_optimizer_tensors, optimizer_tensors
+from .optimizer import Optimizers, load_optimizer_tensors, optimizer_tensors
 
 Progress = Callable[[Mapping[str, Any], int, int], None]
 """(metrics row, steps done, steps in all): called after every step."""
