@@ -126,15 +126,16 @@ def sample(logits: Tensor, table: SamplingTable) -> tuple[Tensor, Tensor]:
         logits.div_(table.temperature[:num_rows, None])
     if table.any_top_k or table.any_top_p or table.any_min_p:
         logits.masked_fill_(logits < cut_thresholds(logits, table), float("-inf"))
-    largest = logits.amax(-1, keepdim=True)
-    cumulative = torch.exp(logits - largest).cumsum(-1)
+    largest, best = logits.max(-1, keepdim=True) if table.any_greedy else (logits.amax(-1, keepdim=True), None)
+    weights = logits.sub_(largest).exp_()
+    cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
     uniform = draw_uniform(table.keys[:num_rows], table.positions[:num_rows])
     target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     tokens = torch.searchsorted(cumulative, target, right=True)  # the first whose cumulative exceeds it
-    if table.any_greedy:
-        tokens = torch.where(table.greedy[:num_rows, None], logits.argmax(-1, keepdim=True), tokens)
     tokens.clamp_(max=logits.shape[-1] - 1)  # only rows of NaN leave the range
-    logprobs = logits.gather(-1, tokens) - largest - total.log()
+    if best is not None:
+        tokens = torch.where(table.greedy[:num_rows, None], best, tokens)
+    logprobs = (weights.gather(-1, tokens) / total).log()
     table.positions[:num_rows] += 1
     return tokens.squeeze(-1), logprobs.squeeze(-1)
