@@ -1,6 +1,6 @@
 """Data: problem sources, mixtures, held-out sets, the pretraining corpus, cold-start chains, preference pairs."""
 
-from .chains import Chain, build_chains
+from .chains import Attempt, Chain, build_chains
 from .corpus import CorpusSource, plain_prompt
 from .mixture import Mixture, problem_texts
 from .pairs import PreferencePair, build_pairs
@@ -8,6 +8,7 @@ from .sources import ProblemSource, build_source, build_sources, held_out
 from .texts import build_documents
 
 __all__ = [
+    "Attempt",
     "Chain",
     "CorpusSource",
     "Mixture",

@@ -97,7 +97,7 @@ def write_text(topic: str, rules: Sequence[Rule], rng: Random) -> str:
     else:
         text = text if count else text[0].upper() + text[1:]
     if "detectable_format:title" in options:
-        text = f"<<{topic}>>\n{text}"
+        text = f"<<{_title(topic, options)}>>\n{text}"
     if "startend:end_checker" in options:
         text = f"{text} {options['startend:end_checker']['end_phrase']}"
     if "startend:quotation" in options:
@@ -107,6 +107,14 @@ def write_text(topic: str, rules: Sequence[Rule], rng: Random) -> str:
     if "change_case:english_capital" in options:
         text = text.upper()
     return text
+
+
+def _title(topic: str, options: dict[str, Any]) -> str:
+    """The topic, or one of its nouns where the topic holds a forbidden word."""
+    banned = options.get("keywords:forbidden_words", {}).get("forbidden_words", [])
+    if not set(topic.split()) & set(banned):
+        return topic
+    return next(noun for noun in TOPICS[topic][0] if noun not in banned)
 
 
 def _sentences(topic: str, options: dict[str, Any], rng: Random, bullets: int, words: dict | None) -> list[str]:
@@ -125,9 +133,11 @@ def _sentences(topic: str, options: dict[str, Any], rng: Random, bullets: int, w
             clauses = [
                 f"the {clause.split()[1]} is {clause.split()[0]} and {rng.choice(adjectives)}" for clause in clauses
             ]
-        return [noun for noun in subjects[:bullets]] if short else clauses
+        return list(subjects[:bullets]) if short else clauses
     if short:
-        return [f"{rng.choice(adjectives)} {subjects[0]}"]
+        ending = options.get("startend:end_checker", {}).get("end_phrase", "")
+        clause = f"{rng.choice(adjectives)} {subjects[0]}"
+        return [clause if len(f"{clause} {ending}".split()) < words["num_words"] else subjects[0]]
     clauses = [f"the {noun} is {rng.choice(adjectives)}" for noun in subjects[: rng.randint(2, 3)]]
     while words and 4 * len(clauses) < words["num_words"]:
         clauses.append(f"the {subjects[len(clauses) % len(subjects)]} is {rng.choice(adjectives)}")

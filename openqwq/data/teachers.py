@@ -49,20 +49,28 @@ def _chain_sum(problem: Problem, rng: Random) -> tuple[str, str]:
 
 
 def _products(problem: Problem, rng: Random) -> tuple[str, str]:
-    a, b = map(int, re.findall(r"\d+", problem.answer["entry"]["question"])[:2])
+    numbers = [int(number) for number in re.findall(r"\d+", problem.answer["entry"]["question"])]
+    total, lines = numbers[0], []
+    for number in numbers[1:]:
+        lines += _multiply(total, number)
+        total *= number
+    return "\n".join(lines), _boxed(total)
+
+
+def _multiply(a: int, b: int) -> list[str]:
     tens, ones = b - b % 10, b % 10
     if not tens or not ones:
-        return f"{a}*{b}={a * b}", _boxed(a * b)
-    lines = [f"{a}*{tens}={a * tens}", f"{a}*{ones}={a * ones}", f"{a * tens}+{a * ones}={a * b}"]
-    return "\n".join(lines), _boxed(a * b)
+        return [f"{a}*{b}={a * b}"]
+    return [f"{a}*{tens}={a * tens}", f"{a}*{ones}={a * ones}", f"{a * tens}+{a * ones}={a * b}"]
 
 
 def _gcd(problem: Problem, rng: Random) -> tuple[str, str]:
-    a, b = problem.answer["entry"]["metadata"]["numbers"]
+    a, *others = problem.answer["entry"]["metadata"]["numbers"]
     lines = []
-    while b:
-        lines.append(f"{a}%{b}={a % b}")
-        a, b = b, a % b
+    for b in others:
+        while b:
+            lines.append(f"{a}%{b}={a % b}")
+            a, b = b, a % b
     return "\n".join(lines), _boxed(a)
 
 
