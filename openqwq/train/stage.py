@@ -60,9 +60,7 @@ class StageRun:
     values, tensors: what the stage itself wants to find again after a resume (JSON; groups of tensors).
     """
 
-    def __init__(
-        self, ctx: StageContext, stage: Stage, model: nn.Module, optimizer: Optimizers, *, steps: int
-    ):
+    def __init__(self, ctx: StageContext, stage: Stage, model: nn.Module, optimizer: Optimizers, *, steps: int):
         self.ctx, self.stage, self.model, self.optimizer, self.steps = ctx, stage, model, optimizer, steps
         self.step = 0
         self.values: dict[str, Any] = {}

@@ -78,9 +78,7 @@ def update(
     return UpdateResult(loss=loss, grad_norm=grad_norm, tokens=tokens)
 
 
-def step_optimizer(
-    model: nn.Module, optimizer: Optimizers, *, learning_rate: float, max_grad_norm: float
-) -> float:
+def step_optimizer(model: nn.Module, optimizer: Optimizers, *, learning_rate: float, max_grad_norm: float) -> float:
     """Clip the gradients, step at this learning rate, and give the norm before clipping."""
     grad_norm = clip_gradients(model.parameters(), max_grad_norm)
     if not torch.isfinite(torch.tensor(grad_norm)):
