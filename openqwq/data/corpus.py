@@ -1,12 +1,14 @@
 """The generated pretraining corpus: the tiny recipe's stand-in for the text that a base model has read.
 
-Documents of five sorts: single arithmetic facts, facts about animals, small pieces of Python with their
-meaning or their output, one-rule instructions with an obeying text, and problem statements with a bare
-answer. No document holds a reasoning chain, a chat turn, or the text of a held-out problem.
+Documents of six sorts: single arithmetic facts and tables, facts about animals, small pieces of Python with
+their meaning or their output, one-rule instructions with an obeying text, lists that are repeated, and
+problem statements with the numbers that stand in them or a bare answer. No document holds a reasoning
+chain, a chat turn, or the text of a held-out problem.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from random import Random
@@ -20,7 +22,14 @@ from .keys import item_key, item_rng
 from .python_functions import CHANGE, GATHER, KEEP, WORDINGS, Task, draw_task
 from .sources import ProblemSource
 
-DOCUMENT_SHARES = {"arithmetic": 0.5, "animals": 0.06, "programs": 0.2, "instructions": 0.14, "statements": 0.1}
+DOCUMENT_SHARES = {
+    "arithmetic": 0.36,
+    "animals": 0.08,
+    "programs": 0.16,
+    "instructions": 0.12,
+    "lists": 0.1,
+    "statements": 0.18,
+}
 """Share of each sort among the documents; a recipe's `config = {shares = {...}}` changes it."""
 
 LINES_PER_DOCUMENT = 12
@@ -54,20 +63,27 @@ class CorpusSource:
         rng = item_rng("corpus", self.name, seed, index)
         sort = rng.choices(list(self._shares), weights=list(self._shares.values()))[0]
         if sort == "statements":
-            return self._statement(rng)
+            return self._statements(rng)
         return _WRITERS[sort](rng)
 
     def documents(self, seed: int, start: int = 0) -> Iterator[str]:
         """Documents without end, from index `start`."""
         return (self.document(seed, index) for index in count(start))
 
+    def _statements(self, rng: Random) -> str:
+        return "\n".join(self._statement(rng) for _ in range(3))
+
     def _statement(self, rng: Random) -> str:
+        """A problem with the numbers in it read out, or with its answer."""
         source = rng.choice(self._problems)
         while True:
             problem = source.problem("corpus", item_key("corpus", source.name, rng.getrandbits(48)))
-            if problem.prompt not in self._exclude:
-                answer = problem.answer
-                return plain_prompt(problem.prompt) + f" {answer['entry']['answer']}\n"
+            if problem.prompt in self._exclude:
+                continue
+            if rng.random() < 0.25:
+                return plain_prompt(problem.prompt) + f" {problem.answer['entry']['answer']}\n"
+            numbers = re.findall(r"\d+(?: [a-z]+(?: [a-z]+)*)?(?=[,?])|\d+", problem.prompt)
+            return f"{problem.prompt}\nNumbers: {', '.join(numbers)}\n"
 
 
 def plain_prompt(text: str) -> str:
@@ -114,11 +130,37 @@ def _arithmetic(rng: Random) -> str:
 
 
 def _table(rng: Random) -> str:
-    """A table such as that of 7, or a run of numbers counted up or down."""
-    a, step = rng.randint(1, 99), rng.randint(1, 9)
-    if rng.random() < 0.5:
-        return "\n".join(f"{a}*{b}={a * b}" for b in range(10)) + "\n"
-    return " ".join(str(a + step * i) for i in range(12)) + "\n"
+    """A table such as that of 7, a count up, or running totals."""
+    a, step = rng.randint(1, 99), rng.randint(1, 40)
+    match rng.choice(("times", "count", "totals", "totals", "left")):
+        case "times":
+            return "\n".join(f"{a}*{b}={a * b}" for b in range(10)) + "\n"
+        case "count":
+            return " ".join(str(a + step * i) for i in range(12)) + "\n"
+        case "totals":
+            return "\n".join(f"{a + step * i}+{step}={a + step * (i + 1)}" for i in range(8)) + "\n"
+        case _:
+            return "\n".join(f"{a - step * i}-{step}={a - step * (i + 1)}" for i in range(8)) + "\n"
+
+
+def _lists(rng: Random) -> str:
+    """Lists of numbers or words, said again, backwards, or in part: what most texts teach by repeating themselves."""
+    lines = []
+    for _ in range(4):
+        words = [w for nouns, _ in TOPICS.values() for w in nouns]
+        items = [str(rng.randint(0, 99)) if rng.random() < 0.7 else rng.choice(words) for _ in range(rng.randint(2, 6))]
+        how, said = rng.choice(
+            (
+                ("again", items),
+                ("again", items),
+                ("backwards", items[::-1]),
+                ("first", items[:1]),
+                ("last", items[-1:]),
+                ("without the first", items[1:]),
+            )
+        )
+        lines.append(f"List: {', '.join(items)}\n{how}: {', '.join(said)}")
+    return "\n".join(lines) + "\n"
 
 
 def _animals(rng: Random) -> str:
@@ -127,7 +169,9 @@ def _animals(rng: Random) -> str:
         animal = rng.choice(list(LEGS))
         number = rng.randint(1, 12)
         lines.append(f"A {animal} has {LEGS[animal]} legs.")
-        lines.append(f"{plural_legs(animal)}: {number}*{LEGS[animal]}={number * LEGS[animal]}")
+        name = plural_legs(animal) if number > 1 else animal
+        legs = f"{plural_legs(animal)}: {number}*{LEGS[animal]}={number * LEGS[animal]}"
+        lines.append(f"How many legs have {number} {name}?\n{legs}" if rng.random() < 0.5 else legs)
     return "\n".join(lines) + "\n"
 
 
@@ -171,6 +215,7 @@ _WRITERS: dict[str, Callable[[Random], str]] = {
     "animals": _animals,
     "programs": _programs,
     "instructions": _instructions,
+    "lists": _lists,
 }
 
 PARTS = (KEEP, CHANGE, GATHER)
