@@ -59,7 +59,7 @@ class LLM:
         A prompt that does not fit comes back with `finish_reason` "abort" and the reason in `error`.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        ids = [tuple(self._require_tokenizer().encode(p) if isinstance(p, str) else p) for p in texts]
+        ids = [tuple(self.require_tokenizer().encode(p) if isinstance(p, str) else p) for p in texts]
         params = SamplingParams() if sampling_params is None else sampling_params
         results = self.engine.generate([Prompt(token_ids) for token_ids in ids], params)
         return [
@@ -75,11 +75,12 @@ class LLM:
         """The assistant's turn in one conversation or in each of several, under the model's chat template."""
         several = bool(messages) and not isinstance(messages[0], (Message, Mapping))
         conversations: Sequence[Any] = messages if several else [messages]
-        tokenizer = self._require_tokenizer()
+        tokenizer = self.require_tokenizer()
         texts = [tokenizer.apply_chat_template(conversation) for conversation in conversations]
         return self.generate(texts, sampling_params)
 
-    def _require_tokenizer(self) -> Tokenizer:
+    def require_tokenizer(self) -> Tokenizer:
+        """The tokenizer; raises UserError where the model has none."""
         if self.tokenizer is None:
             raise UserError("this model has no tokenizer", hint="give prompts as token ids, or `tokenizer=` a folder")
         return self.tokenizer

@@ -1,0 +1,267 @@
+"""Complete every row of a JSON-lines file with a model, in order, resumable.
+
+A row is {"prompt": "text as it is"} or {"messages": [{"role": "user", "content": "..."}]}; further fields are kept.
+An output row is {"line": 1, "input": {...}, "outputs": [{"text": "...", "finish_reason": "stop", "num_tokens": 7}]}.
+Lines that cannot be used go to OUTPUT.rejects.jsonl with their number and the reason. Run the same command again
+to go on after an interruption: rows that are done are skipped, and the rest comes out as if never interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openqwq.config.build import suggest
+from openqwq.errors import UserError
+from openqwq.log import append_jsonl, logger, read_jsonl
+from openqwq.types import SamplingParams
+
+if TYPE_CHECKING:
+    from openqwq.inference import LLM
+    from openqwq.types import Completion
+
+SEED_STRIDE = 2**32  # rows have seeds of their own: seed * stride + line
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a model folder or hub name")
+    parser.add_argument("--input", required=True, type=Path, metavar="FILE", help="JSON lines of prompts")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON lines of completions")
+    parser.add_argument("--max-model-len", type=int, metavar="N", help="prompt and completion, in tokens")
+    parser.add_argument("--max-num-seqs", type=int, default=256, metavar="N", help="sequences at once (256)")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="change a sampling parameter, e.g. --set temperature=1.0 --set max_tokens=512; may be repeated",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    params = parse_params(args.overrides)
+    rows = list(read_rows(args.input))
+    sink = Sink.open(args.output, rows)
+    todo = [row for row in rows if row.line > sink.last_line]
+    logger.info(f"{len(todo)} of {len(rows)} rows to do; completions go to {args.output}")
+    if todo:
+        from openqwq.inference import LLM
+
+        llm = LLM(args.model, max_model_len=args.max_model_len, max_num_seqs=args.max_num_seqs)
+        complete_rows(llm, todo, params, sink)
+    logger.info(f"done: {args.output}" + (f"; rejected lines: {sink.rejects}" if sink.rejects.exists() else ""))
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the input: its number from 1, and what it holds, or why it cannot be used."""
+
+    line: int
+    value: Mapping[str, Any]
+    error: str = ""
+
+
+def parse_params(overrides: Sequence[str]) -> SamplingParams:
+    """Sampling parameters from "temperature=0.6"-like texts. Raises UserError for an unknown name or a wrong type."""
+    kinds = typing.get_type_hints(SamplingParams)
+    values = {}
+    for override in overrides:
+        name, _, text = override.partition("=")
+        if name not in kinds:
+            raise UserError(f"there is no sampling parameter `{name}`", hint=suggest(name, kinds))
+        values[name] = _parse_value(name, text, kinds[name])
+    return SamplingParams(**values)
+
+
+def _parse_value(name: str, text: str, kind: Any) -> Any:
+    """The text as TOML, or as it stands where it is none; one string stands for a list of one."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    if typing.get_origin(kind) is tuple:
+        item_kind = typing.get_args(kind)[0]
+        items = tuple(value) if isinstance(value, list) else (value,)
+        good, value = all(type(item) is item_kind for item in items), items
+    else:
+        allowed = typing.get_args(kind) or (kind,)
+        good = type(value) in allowed or (float in allowed and type(value) is int)
+    if not good:
+        raise UserError(f"`--set {name}={text}` has a value of the wrong type; {name} is {_name_of(kind)}")
+    return value
+
+
+def _name_of(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    if typing.get_origin(kind) is tuple:
+        return f"a list, each item {names[typing.get_args(kind)[0]]}"
+    return names[(typing.get_args(kind) or (kind,))[0]]
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Every line of the input that is not blank; raises UserError when there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield _read_row(number, line)
+    except OSError as error:
+        raise UserError(f"cannot read the input {path}: {error.strerror}") from error
+
+
+def _read_row(number: int, line: bytes) -> Row:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        return Row(number, {}, f"not JSON: {error}")
+    if not isinstance(value, dict) or ("prompt" in value) == ("messages" in value):
+        return Row(number, {}, 'not an object with either "prompt" or "messages"')
+    if "prompt" in value and not isinstance(value["prompt"], str):
+        return Row(number, {}, '"prompt" is not a text')
+    if "messages" in value and not isinstance(value["messages"], list):
+        return Row(number, {}, '"messages" is not a list')
+    return Row(number, value)
+
+
+class Sink:
+    """Output and rejects, written line by line in the input's order, whatever order rows are finished in."""
+
+    def __init__(self, output: Path, rejects: Path, last_line: int):
+        self.output, self.rejects, self.last_line = output, rejects, last_line
+        self._early: dict[int, tuple[Path, dict[str, Any]]] = {}
+        self._order: Iterator[int] = iter(())
+        self._next = 0
+
+    @classmethod
+    def open(cls, output: Path, rows: Sequence[Row]) -> Sink:
+        """Continue what an earlier run has written; raises UserError when that was another input's."""
+        rejects = Path(f"{output}.rejects.jsonl")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        written = _read_written(output)
+        inputs = {row.line: row.value for row in rows}
+        if written and inputs.get(written[-1].get("line")) != written[-1].get("input"):
+            raise UserError(f"{output} holds completions of another input", hint="choose another --output")
+        lines = [row["line"] for row in written + _read_written(rejects)]
+        return cls(output, rejects, max(lines, default=0))
+
+    def expect(self, rows: Sequence[Row]) -> None:
+        """The rows that will come, in the order in which they are to be written."""
+        self._order = iter([row.line for row in rows])
+        self._next = next(self._order, 0)
+
+    def accept(self, row: Row, completions: Sequence[Completion]) -> None:
+        outputs = [
+            {"text": c.text, "finish_reason": c.finish_reason, "num_tokens": len(c.token_ids)} for c in completions
+        ]
+        self._put(row.line, self.output, {"line": row.line, "input": row.value, "outputs": outputs})
+
+    def reject(self, row: Row, error: str) -> None:
+        self._put(row.line, self.rejects, {"line": row.line, "error": error})
+
+    def _put(self, line: int, path: Path, record: dict[str, Any]) -> None:
+        self._early[line] = (path, record)
+        while self._next in self._early:
+            append_jsonl(*self._early.pop(self._next))
+            self._next = next(self._order, 0)
+
+
+def _read_written(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of an earlier run; a torn last line is cut off the file."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        with open(path, "r+b") as file:
+            file.truncate(whole)
+    try:
+        return [{**row, "line": int(row["line"])} for row in read_jsonl(path)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not an output of this command", hint="choose another --output") from error
+
+
+def complete_rows(llm: LLM, rows: Sequence[Row], params: SamplingParams, sink: Sink) -> None:
+    """Sample every row, keeping the engine full, and hand results to the sink as they finish."""
+    sink.expect(rows)
+    progress = Progress(len(rows))
+    waiting, running = iter(rows), {}
+    queue_length = 2 * llm.engine.runner.num_slots
+    exhausted = False
+    while running or not exhausted:
+        while len(running) < queue_length and not exhausted:
+            row = next(waiting, None)
+            exhausted = row is None
+            if row is not None and _start(llm, row, params, sink):
+                running[str(row.line)] = row
+            elif row is not None:
+                progress.add(0)
+        for output in llm.engine.step():
+            row = running.pop(output.request_id)
+            errors = [completion.error for completion in output.outputs if completion.error]
+            sink.reject(row, errors[0]) if errors else sink.accept(row, output.outputs)
+            progress.add(sum(len(completion.token_ids) for completion in output.outputs))
+    progress.finish()
+
+
+def _start(llm: LLM, row: Row, params: SamplingParams, sink: Sink) -> bool:
+    """Queue a row under a seed of its own; False when it was rejected."""
+    if row.error:
+        sink.reject(row, row.error)
+        return False
+    own = params.replace(seed=(params.seed or 0) * SEED_STRIDE + row.line)
+    try:
+        llm.engine.add_request(_encode(llm, row.value), own, str(row.line))
+    except (UserError, ValueError, TypeError) as error:
+        sink.reject(row, error.message if isinstance(error, UserError) else str(error))
+        return False
+    return True
+
+
+def _encode(llm: LLM, value: Mapping[str, Any]) -> list[int]:
+    tokenizer = llm.require_tokenizer()
+    return tokenizer.encode_chat(value["messages"]) if "messages" in value else tokenizer.encode(value["prompt"])
+
+
+class Progress:
+    """Rows, tokens per second and time left, on one line of a terminal; silent elsewhere."""
+
+    def __init__(self, num_rows: int):
+        self.num_rows, self.done, self.tokens = num_rows, 0, 0
+        self.start = self.shown = time.monotonic()
+        self.visible = sys.stderr.isatty()
+
+    def add(self, num_tokens: int) -> None:
+        self.done += 1
+        self.tokens += num_tokens
+        now = time.monotonic()
+        if self.visible and now - self.shown >= 0.2:
+            self.shown = now
+            print(f"\r{self.line(now - self.start)}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def line(self, elapsed_s: float) -> str:
+        left = elapsed_s / self.done * (self.num_rows - self.done)
+        return f"{self.done}/{self.num_rows} rows, {self.tokens / elapsed_s:.0f} tokens/s, {format_time(left)} left"
+
+    def finish(self) -> None:
+        elapsed_s = max(time.monotonic() - self.start, 1e-9)
+        if self.visible:
+            print("\r\x1b[K", end="", file=sys.stderr)
+        logger.info(f"{self.done} rows, {self.tokens} tokens in {format_time(elapsed_s)}")
+
+
+def format_time(seconds: float) -> str:
+    """ "7s", "3m07s", "2h05m"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
