@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
+    """The weights that the first stage starts from: random ones of a preset's shape, or a folder's."""
+
     preset: str = ""
     """Start from random weights in the shape of this preset ("tiny", "qwq-32b", "qwen2.5-0.5b", ...)."""
     path: str = ""
@@ -23,6 +25,8 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
+    """The tokenizer: one that exists, or one learned from the pretraining corpus."""
+
     path: str = ""
     """Folder of a tokenizer to use; empty: the one in `model.path`, else one is trained."""
     vocab_size: int = 1024

@@ -36,6 +36,8 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class FamilyRow:
+    """One family with its scores after each evaluated stage."""
+
     family: str
     kind: str
     n: int
@@ -52,6 +54,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Example:
+    """A held-out problem with its answers before and after RL."""
+
     family: str
     id: str
     prompt: str
@@ -61,6 +65,8 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
+    """A drawing with its caption."""
+
     title: str
     svg: str
 
@@ -173,6 +179,7 @@ def problem_count(rows: Sequence[FamilyRow]) -> str:
 
 
 def example_count(run: RunFolder) -> int:
+    """How many examples the recipe asks for."""
     return int(run.recipe.get("eval", {}).get("show_problems", 10))
 
 
@@ -198,6 +205,7 @@ def percent(value: float) -> str:
 
 
 def percent_range(interval: Interval) -> str:
+    """The interval in percent, or nothing where it is not known."""
     return "" if math.isnan(interval.low) else f"{percent(interval.low)} to {percent(interval.high)}"
 
 

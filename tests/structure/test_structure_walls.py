@@ -1,0 +1,142 @@
+"""The walls between the rooms: which part of the package may import which, and where torch may not be loaded."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "openqwq"
+
+NEVER = {
+    "train": {"eval", "serve", "pipeline", "cli", "cluster"},
+    "serve": {"train", "rollout", "verifiers"},
+    "inference": {"train", "rollout", "verifiers", "data"},
+    "eval": {"train", "inference"},
+    "checkpoint": {"train"},
+    "rollout": {"verifiers", "inference"},
+    "verifiers": {"rollout", "train", "inference"},
+    "data": {"model"},
+}
+"""Rooms that a room reaches neither directly nor through others."""
+
+ONLY = {
+    "model": {"config", "types", "errors", "log"},
+    "sandbox": {"types", "errors"},
+    "config": {"types", "errors", "log"},
+    "tokenizer": {"types", "errors", "log"},
+    "types": set(),
+    "errors": set(),
+    "log": set(),
+}
+"""Rooms that import nothing of ours but these."""
+
+TORCH_FREE = ("config", "tokenizer", "sandbox", "verifiers", "rollout", "data", "types", "errors", "log")
+CHILD_SIDE = {"openqwq.verifiers.worker"}
+"""Modules that only run as a process of their own."""
+
+
+def name_of(file: Path) -> str:
+    """The dotted name of a module of the package."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports_of(name: str) -> Iterator[str]:
+    """What a module imports, absolute, wherever in its text; type-checking blocks included."""
+    file = MODULES[name]
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def room_of(module: str) -> str:
+    """ "openqwq.train.rl" is in the room "train"; the package's own __init__ in ""."""
+    return ([*module.split("."), ""])[1]
+
+
+def room_imports() -> dict[str, set[str]]:
+    """The rooms that each room imports directly."""
+    graph: dict[str, set[str]] = {}
+    for name in MODULES:
+        mine = room_of(name)
+        found = {room_of(m) for m in imports_of(name) if m.split(".")[0] == "openqwq" and room_of(m) in ROOMS}
+        graph.setdefault(mine, set()).update(found - {mine})
+    return graph
+
+
+ROOMS = {room_of(name) for name in MODULES} - {""}
+GRAPH = room_imports()
+
+
+def reached(room: str) -> set[str]:
+    """Every room that this one imports, directly or through others."""
+    seen: set[str] = set()
+    waiting = [room]
+    while waiting:
+        for other in GRAPH.get(waiting.pop(), ()):
+            if other not in seen:
+                seen.add(other)
+                waiting.append(other)
+    return seen
+
+
+@pytest.mark.parametrize("room", [room for room in NEVER if room in ROOMS])
+def test_room_never_reaches_forbidden_rooms(room):
+    assert not reached(room) & NEVER[room]
+
+
+@pytest.mark.parametrize("room", list(ONLY))
+def test_closed_room_imports_only_what_it_may(room):
+    assert GRAPH.get(room, set()) <= ONLY[room]
+
+
+def test_rooms_import_each_other_without_circles():
+    circular = {room for room in ROOMS if room in reached(room)}
+    assert not circular
+
+
+@pytest.mark.parametrize("room", TORCH_FREE)
+def test_light_room_does_not_name_torch(room):
+    heavy = {
+        name: module
+        for name in MODULES
+        if room_of(name) == room
+        for module in imports_of(name)
+        if module.split(".")[0] in ("torch", "safetensors", "transformers")
+    }
+    assert not heavy
+
+
+def test_light_rooms_leave_torch_unloaded():
+    light = [name for name in MODULES if room_of(name) in TORCH_FREE and name not in CHILD_SIDE]
+    assert len(light) > len(TORCH_FREE)
+    light = [name for name in light if name not in inside_the_jail()]
+    code = f"import importlib, sys\nfor name in {light!r}:\n    importlib.import_module(name)\n"
+    code += "sys.exit('torch was loaded' if 'torch' in sys.modules else 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def inside_the_jail() -> set[str]:
+    """The sandbox's files that are copied into the jail and are no modules of ours there."""
+    from openqwq.sandbox.bubblewrap import INSIDE
+
+    return {f"openqwq.sandbox.{file.removesuffix('.py')}" for file in INSIDE}
+
+
+def test_no_module_has_a_name_that_says_nothing():
+    nameless = {"utils", "util", "common", "misc", "helpers", "legacy", "experimental"}
+    assert not [name for name in MODULES if nameless & set(name.split("."))]
