@@ -308,7 +308,7 @@ RULES: dict[str, Rule] = {
 
 _JSON_ANSWER = r"[\[{].*[\]}]"
 _NAME = r"(?<![A-Za-z])(?:[A-Za-z]|sin|cos|tan|exp|log|sqrt|pi)(?![A-Za-z])"
-_ALGEBRA = rf"(?:{_NAME}|[\d.\s+\-*/()])+"
+_ALGEBRA = rf"(?:{_NAME}|(?<=\d)\.(?=\d)|[\d\s+\-*/()])+"
 
 LIBRARY: dict[str, str] = {
     "cryptarithm": r"[A-Z]\s*=\s*\d(?:\s*,\s*[A-Z]\s*=\s*\d)*",

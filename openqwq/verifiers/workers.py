@@ -15,6 +15,7 @@ with a bare environment, and replaced after `jobs_per_worker` jobs or when a job
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import selectors
@@ -79,7 +80,8 @@ class _Worker:
         code = self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # a job that it never read
+                    pipe.close()
         return code
 
 
@@ -215,6 +217,8 @@ class _Run:
             self.results[worker.job] = Outcome(how, worker.stage, message.get("result"), error)
             worker.job = None
             worker.jobs_done += 1
+            if how == "memory":  # it is on its way out: no further job for it
+                self._drop(worker)
 
     def _record_death(self, worker: _Worker) -> None:
         job, stage, ready = worker.job, worker.stage, worker.ready

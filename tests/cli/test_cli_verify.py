@@ -1,0 +1,87 @@
+"""`openqwq verify`: rows in, verdicts out, resumable, with rejects and a summary."""
+
+import json
+
+import pytest
+
+from openqwq.cli.main import main
+from openqwq.types import Message, Problem
+
+PROBLEM = Problem(id="a", source="s", kind="math", messages=(Message("user", "1+1"),), verifier="math", answer="2")
+LINES = [
+    json.dumps({"problem": PROBLEM.to_dict(), "completion": "</think>\\boxed{2}"}),
+    json.dumps({"answer": "3", "completion": "</think>\\boxed{4}"}),
+    json.dumps({"answer": None, "completion": "</think>\\boxed{4}"}),
+    "not json",
+    "",
+    json.dumps({"answer": "3"}),
+    json.dumps({"answer": "3", "completion": 5}),
+    json.dumps({"answer": "3", "completion": "\ud800"}),
+]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(LINES) + "\n")
+    return path
+
+
+def run_json(capsys, *arguments):
+    assert main(["verify", *map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_summary_counts_statuses_reasons_and_rejects(file, capsys):
+    summary = run_json(capsys, "math", file)
+    assert [summary[k] for k in ("rows", "correct", "wrong", "unjudged")] == [4, 1, 2, 1]
+    assert summary["mean_score"] == pytest.approx(1 / 3)
+    assert summary["reasons"]["wrong: no answer"] == 1
+    assert [reject["line"] for reject in summary["rejects"]] == [4, 6, 7]
+    assert summary["rejects"][1]["why"] == "lacks `completion`"
+
+
+def test_output_holds_one_verdict_a_row_in_order(file, tmp_path, capsys):
+    run_json(capsys, "math", file, "--output", tmp_path / "out.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(r["line"], r["status"]) for r in rows] == [(1, "correct"), (2, "wrong"), (3, "unjudged"), (8, "wrong")]
+    assert (rows[0]["id"], rows[0]["verifier"], rows[0]["extracted"]) == ("a", "math", "2")
+
+
+def test_stopped_run_goes_on_and_ends_with_the_same_file(file, tmp_path, capsys):
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    run_json(capsys, "math", file, "--output", whole)
+    text = whole.read_text()
+    cut.write_text(text[: text.index("\n") + 20])
+    summary = run_json(capsys, "math", file, "--output", cut)
+    assert (summary["skipped"], summary["rows"]) == (1, 4)
+    assert cut.read_text() == text
+
+
+def test_output_of_another_input_or_verifier_is_refused(file, tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    run_json(capsys, "math", file, "--output", out)
+    assert main(["verify", "format", str(file), "--output", str(out)]) == 2
+    file.write_text(LINES[1] + "\n")
+    assert main(["verify", "math", str(file), "--output", str(out)]) == 2
+    assert "another input" in capsys.readouterr().err
+
+
+def test_options_are_typed(file, capsys):
+    file.write_text(json.dumps({"answer": "3", "completion": "it is 3"}) + "\n")
+    assert run_json(capsys, "math", file, "--option", "format_free=true")["correct"] == 1
+    assert main(["verify", "math", str(file), "--option", "format_free=3"]) == 2
+    assert main(["verify", "math", str(file), "--option", "nonsense"]) == 2
+
+
+def test_missing_file_and_unknown_verifier_are_user_errors(file, capsys):
+    assert main(["verify", "math", "no/such/file"]) == 2
+    assert main(["verify", "mahts", str(file)]) == 2
+    assert "did you mean `math`" in capsys.readouterr().err
+
+
+def test_summary_for_people(file, capsys):
+    assert main(["verify", "math", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "math (version 1): 4 rows, mean score 0.3333" in out
+    assert "line 4: JSONDecodeError" in out
