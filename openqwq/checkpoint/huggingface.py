@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -88,7 +87,7 @@ def save_weights(
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
             f"the model could not be saved to {folder}: {error}",
-            hint="free some disk space or choose another folder; what was there before is unchanged",
+            hint="check the space and the rights on the disk, or choose another folder; the earlier one is unchanged",
         ) from error
 
 
@@ -108,11 +107,11 @@ def plan_shards(sizes: Mapping[str, int], max_shard_bytes: int) -> list[list[str
 def _write_shards(weights: Mapping[str, Tensor], folder: Path, max_shard_bytes: int) -> None:
     sizes = {name: tensor.nbytes for name, tensor in weights.items()}
     shards = plan_shards(sizes, max_shard_bytes)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file = SINGLE_NAME if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {name: weights[name].detach().to("cpu", memory_format=torch.contiguous_format) for name in names}
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / file, {"format": "pt"})
+        tensors = {name: weights[name].detach().cpu().contiguous() for name in names}
+        save_file(tensors, folder / file, {"format": "pt"})
         weight_map |= dict.fromkeys(names, file)
     if len(shards) > 1:
         metadata = {"total_size": sum(sizes.values())}

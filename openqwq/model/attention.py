@@ -138,22 +138,30 @@ class DecodeAttention:
         kv_heads = cache.keys[0].shape[1]
         mask = torch.zeros(hidden.shape, dtype=cache.keys[0].dtype, device=device).masked_fill_(hidden, -torch.inf)
         self._mask = mask.repeat_interleave(kv_heads, 0)[:, None]  # [B*K, 1, longest]
+        # The fused CPU kernel is made for many queries and takes up to twice the time for these few.
+        self._mix = mix_by_products if device.type == "cpu" else mix_fused
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         self._cache.write(layer, self._rows, k, v)
         q = q.view(-1, q.shape[1] // k.shape[1], q.shape[2])  # [B*K, G, D]: the G heads of one kv head are its queries
         keys, values = self._past(self._cache.keys[layer]), self._past(self._cache.values[layer])
-        if q.device.type == "cpu":  # half the time of the fused CPU kernel, which is made for many queries
-            scores = torch.baddbmm(self._mask, q, keys.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
-            mixed = torch.bmm(scores.softmax(-1), values)
-        else:
-            mixed = F.scaled_dot_product_attention(q[None], keys[None], values[None], attn_mask=self._mask[None])[0]
-        return mixed.view(len(self.positions), -1)
+        return self._mix(q, keys, values, self._mask).reshape(len(self.positions), -1)
 
     def _past(self, store: Tensor) -> Tensor:
         """[S, K, M, D] -> [B*K, longest, D], a view of the cache when the rows are its first slots."""
         rows = store[: len(self.positions)] if self._slots is None else store[self._slots]
         return rows.flatten(0, 1)[:, : self._longest]
+
+
+def mix_by_products(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attention of q [X, G, D] over keys and values [X, T, D] with an additive mask [X, 1, T]: [X, G, D]."""
+    scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+    return torch.bmm(scores.softmax(-1), values)
+
+
+def mix_fused(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """The same as `mix_by_products`, in one kernel."""
+    return F.scaled_dot_product_attention(q[None], keys[None], values[None], attn_mask=mask[None])[0]
 
 
 class _Pad(torch.autograd.Function):

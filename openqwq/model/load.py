@@ -117,12 +117,18 @@ def load_weights(model: Qwen2ForCausalLM, folder: str | Path) -> None:
 
 
 def iter_weights(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
-    """(shard, name, tensor) of every tensor in a folder, one at a time, on the CPU, in shard order."""
+    """(shard, name, tensor) of every tensor in a folder, one at a time, on the CPU, in shard order.
+
+    A shard is mapped anew for each tensor: pages that were read would otherwise stay in memory beside the weights.
+    """
     for shard in _shards(folder):
         try:
             with safe_open(shard, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    yield shard, name, file.get_tensor(name)
+                names = list(file.keys())
+            for name in names:
+                with safe_open(shard, framework="pt") as file:
+                    tensor = file.get_tensor(name)
+                yield shard, name, tensor
         except (SafetensorError, OSError) as error:
             raise UserError(
                 f"{shard} cannot be read, it may be truncated: {error}", hint="download or copy it again"

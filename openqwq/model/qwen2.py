@@ -173,10 +173,10 @@ class Qwen2ForCausalLM(nn.Module):
 
         Exactly one of `lengths` (documents end to end) and `context` must be given.
         """
-        if (lengths is None) == (context is None):
-            raise ValueError("flat input_ids need either `lengths` or `context`")
-        if context is None:
+        if lengths is not None and context is None:
             context = PackedAttention(lengths, device=input_ids.device)
+        elif context is None or lengths is not None:
+            raise ValueError("flat input_ids need either `lengths` or `context`")
         if len(context.positions) != len(input_ids):
             raise ValueError(f"{len(input_ids)} tokens were given, but lengths for {len(context.positions)}")
         return self.model(input_ids, context)

@@ -12,6 +12,7 @@ from openqwq.model import (
     YarnScaling,
     create_model,
 )
+from openqwq.model.attention import mix_by_products, mix_fused
 
 transformers = pytest.importorskip("transformers", reason="the parity tests need transformers (dev extra)")
 
@@ -130,6 +131,18 @@ def test_scattered_slots_decode_like_a_prefix_of_slots(model):
     step = model(ids[[0, 1], lengths], context=DecodeAttention(cache, positions, slots=[4, 1], longest=14))
     expected = model(ids)[[0, 1], lengths]
     assert largest_difference(step, expected) <= 1e-4
+
+
+@torch.no_grad()
+def test_both_ways_to_mix_one_query_a_row_agree_with_softmax_by_hand():
+    generator = torch.Generator().manual_seed(5)
+    q, keys, values = (torch.randn(6, n, 8, generator=generator) for n in (3, 11, 11))
+    hidden = torch.arange(11) > torch.tensor([0, 3, 10, 5, 7, 2])[:, None]
+    mask = torch.zeros(6, 1, 11).masked_fill(hidden[:, None], -torch.inf)
+    weights = torch.exp(torch.einsum("xgd,xtd->xgt", q, keys) / 8**0.5) * ~hidden[:, None]
+    expected = torch.einsum("xgt,xtd->xgd", weights / weights.sum(-1, keepdim=True), values)
+    assert largest_difference(mix_by_products(q, keys, values, mask), expected) <= 1e-5
+    assert largest_difference(mix_fused(q, keys, values, mask), expected) <= 1e-5
 
 
 @torch.no_grad()
