@@ -159,7 +159,7 @@ def _read_done(output: Path, verifier: Verifier, rows: list[Row], summary: Summa
     keys = {row.line: row.key for row in rows}
     done = set()
     for record in read_jsonl(output):
-        expected = (verifier.name, verifier.version, keys.get(record.get("line")))
+        expected = (verifier.name, verifier.version, keys.get(record.get("line", 0)))
         if (record.get("verifier"), record.get("version"), record.get("key")) != expected:
             raise UserError(
                 f"{output} holds verdicts on another input or of another verifier (line {record.get('line')})",

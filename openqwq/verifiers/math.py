@@ -141,7 +141,7 @@ def _percent_rule(gold: str, answer: str) -> bool | None:
 def _base_rule(gold: str, answer: str) -> bool | None:
     gold_base, base = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
     if gold_base and gold_base[1].isalnum() and gold_base[1][0].isdigit():
-        return bool(base) and gold_base.groups() == base.groups()
+        return base is not None and gold_base.groups() == base.groups()
     if base and base[1][0].isdigit() and plain_number(gold) is not None:
         return False
     return None

@@ -41,14 +41,13 @@ class InstructionsVerifier(Verifier):
         texts = _loose_variants(text) if self.loose else [text]
         try:
             rules = read_instructions(problem.answer)
-            results = [{"id": name, "followed": any(CHECKS[name](t, kwargs) for t in texts)} for name, kwargs in rules]
+            results = [any(CHECKS[name](variant, kwargs) for variant in texts) for name, kwargs in rules]
         except TaskError as error:
             return Verdict.unjudged(f"unreadable instructions: {error}")
-        followed = sum(result["followed"] for result in results)
-        details = {"instructions": results}
-        if followed == len(results):
+        details = {"instructions": [{"id": r[0], "followed": ok} for r, ok in zip(rules, results, strict=True)]}
+        if all(results):
             return Verdict.correct(extracted=text, details=details)
-        score = followed / len(results) if self.partial else 0.0
+        score = sum(results) / len(results) if self.partial else 0.0
         return Verdict.wrong("instruction not followed", extracted=text, details=details, score=score)
 
 
