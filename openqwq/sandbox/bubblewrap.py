@@ -89,9 +89,9 @@ def _system_arguments(interpreter: Interpreter) -> list[str]:
         elif folder.is_dir():
             args += ["--ro-bind", str(folder), str(folder)]
     prefix = interpreter.prefix
-    for folder in ("/usr/local", "/usr/src"):
-        if Path(folder).is_dir() and not Path(prefix or "/nowhere").is_relative_to(folder):
-            args += ["--size", "4096", "--tmpfs", folder, "--remount-ro", folder]
+    for hidden in ("/usr/local", "/usr/src"):
+        if Path(hidden).is_dir() and not Path(prefix or "/nowhere").is_relative_to(hidden):
+            args += ["--size", "4096", "--tmpfs", hidden, "--remount-ro", hidden]
     if prefix and not Path(prefix).is_relative_to("/usr"):
         args += ["--ro-bind", prefix, prefix]
     return args

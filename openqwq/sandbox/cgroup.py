@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import time
 from pathlib import Path
 
 PREFIX = "openqwq-"
+REMOVAL_ATTEMPTS, REMOVAL_WAIT_S = 20, 0.005  # killed processes leave their group within milliseconds
 _numbers = itertools.count()
 
 
@@ -62,13 +64,19 @@ class ControlGroup:
             return 0.0
 
     def close(self) -> None:
-        """Remove the group; a group that still holds dying processes is left for the next start to remove."""
+        """Remove the group, once its last processes are gone; what does not go is left for the next start."""
         for fd in self.fds:
             os.close(fd)
         self.fds = []
         for folder in dict.fromkeys(self._folders.values()):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            for _ in range(REMOVAL_ATTEMPTS):
+                try:
+                    folder.rmdir()
+                    break
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    time.sleep(REMOVAL_WAIT_S)
 
     def _set_memory(self, size: int) -> None:
         folder = self._folders["memory"]
@@ -128,7 +136,7 @@ def _find_controllers() -> tuple[int, dict[str, Path]]:
 
 def _read_mounts() -> dict[str, Path]:
     """Where each v1 controller is mounted; the key "" is the v2 hierarchy."""
-    mounts = {}
+    mounts: dict[str, Path] = {}
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, folder, kind, options, *_ = line.split(" ")
         if kind == "cgroup":
@@ -139,7 +147,7 @@ def _read_mounts() -> dict[str, Path]:
 
 
 def _read_own_groups() -> dict[str, str]:
-    groups = {}
+    groups: dict[str, str] = {}
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         groups |= dict.fromkeys(controllers.split(","), path)

@@ -13,7 +13,7 @@ MAX_DEPTH = 60  # far below the recursion limit, far above any honest result
 MAX_NODES = 400_000  # values in one encoded result
 PLAIN_INT_BITS = 63  # larger ints travel as hexadecimal: decimal text is quadratic and capped by Python
 
-_TAGS = {list: "l", tuple: "t", set: "s"}
+_TAGS: dict[type, str] = {list: "l", tuple: "t", set: "s"}
 
 
 class CodecError(ValueError):

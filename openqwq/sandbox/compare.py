@@ -14,6 +14,14 @@ from openqwq.sandbox.codec import MAX_DEPTH, CodecError
 REL_TOL = 1e-6  # results of different but right orders of float operations agree far better than this
 ABS_TOL = 1e-9
 
+_SHAPES: dict[type, tuple[str, type]] = {
+    list: ("l", list),
+    tuple: ("t", list),
+    set: ("s", list),
+    dict: ("d", list),
+    bytes: ("b", str),
+}
+
 
 def matches(expected: Any, result: Any, depth: int = 0) -> bool:
     """Whether `result` (as `codec.encode` gives it) is the expected value, type for type.
@@ -71,7 +79,7 @@ def _close(expected: float, result: Any) -> bool:
 
 def _body(kind: type, result: Any) -> Any:
     """The contents of a tagged container of this kind, or None."""
-    tag, shape = {list: ("l", list), tuple: ("t", list), set: ("s", list), dict: ("d", list), bytes: ("b", str)}[kind]
+    tag, shape = _SHAPES[kind]
     if isinstance(result, list) and len(result) == 2 and result[0] == tag and isinstance(result[1], shape):
         return result[1]
     return None

@@ -19,14 +19,20 @@ from typing import Any, BinaryIO
 from openqwq.sandbox.codec import CodecError, decode, encode
 
 FILE_NAME = "program.py"
+STREAMS = (
+    (0, "stdin", "r", "surrogateescape"),
+    (1, "stdout", "w", "surrogateescape"),
+    (2, "stderr", "w", "backslashreplace"),
+)
 MAX_REASON = 300  # characters of an exception's text that travel out
 
 
 def run_program(job: dict[str, Any]) -> None:
     """Run the code as a script on file descriptors 0, 1 and 2; ends by returning or SystemExit."""
-    sys.stdin = sys.__stdin__ = _open_stream(0, "r", "surrogateescape")
-    sys.stdout = sys.__stdout__ = _open_stream(1, "w", "surrogateescape")
-    sys.stderr = sys.__stderr__ = _open_stream(2, "w", "backslashreplace")
+    for fd, name, mode, errors in STREAMS:
+        stream = _open_stream(fd, mode, errors)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
     sys.argv = [FILE_NAME]
     try:
         _execute(job["code"], "__main__")

@@ -227,8 +227,10 @@ class Jail:
             outcome.memory_mib = report["memory_mib"]
         else:
             self.kill()
-            if outcome.end == "exit":
+            if outcome.end == "exit" and self.options.nested:
                 outcome.end = "lost"
+            elif outcome.end == "exit":  # a program within reach of its jail's own processes has killed them
+                outcome.exit_code = -signal.SIGKILL
 
     def cancel(self) -> None:
         """Kill the running job, from another thread than the one in `execute`; nothing when it has ended."""

@@ -78,7 +78,7 @@ def _supervise(control: socket.socket, request: dict[str, Any], fds: list[int]) 
     for fd in fds:
         os.close(fd)
     pidfd = os.pidfd_open(pid)
-    ready, _, _ = select.select([pidfd, control], [], [])
+    ready, _, _ = select.select([pidfd, control.fileno()], [], [])
     if pidfd not in ready:
         control.recv(16)
         os.kill(pid, signal.SIGKILL)

@@ -2,11 +2,17 @@
 
 import logging
 import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from openqwq.errors import UserError
-from openqwq.sandbox import Limits, Sandbox, Submission
+from openqwq.sandbox import Limits, Sandbox, Submission, client
+from openqwq.sandbox.probe import find_options
 
 LIMITS = Limits(wall_s=20, cpu_s=20)
 
@@ -167,6 +173,35 @@ def test_a_jail_that_dies_is_replaced(warm_sandbox):
         sandbox._jails[0]._process.kill()
         sandbox._jails[0]._process.wait()
         assert sandbox.run("print(2)", limits=LIMITS).stdout == "2\n"
+
+
+def test_jails_end_with_their_host_process():
+    code = (
+        "import os, signal\nfrom openqwq.sandbox import Sandbox\nsandbox = Sandbox(workers=1)\nsandbox.run('')\n"
+        "print(sandbox._jails[0]._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    jail = Path(f"/proc/{int(child.stdout)}/stat")
+    deadline = time.monotonic() + 10
+    while jail.exists() and jail.read_text().rsplit(")", 1)[1].split()[0] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert time.monotonic() < deadline
+
+
+def test_one_jail_a_job_holds_where_namespaces_cannot_be_nested(monkeypatch):
+    flat = replace(find_options(), nested=False)
+    monkeypatch.setattr(client, "find_options", lambda no_jail: flat)
+    tests = [{"args": [], "expected": 1}]
+    with Sandbox(workers=1) as sandbox:
+        assert sandbox.capabilities()["namespaces_per_job"] is False
+        assert (
+            sandbox.run("import os\nopen('/tmp/note', 'w')\nprint(os.listdir('/proc'))", limits=LIMITS).stdout == "[]\n"
+        )
+        assert sandbox.run("import os\nprint(os.listdir('/tmp'))", limits=LIMITS).stdout == "[]\n"
+        killer = "import os, time\ndef f():\n    os.kill(-1, 9)\n    time.sleep(9)"
+        assert sandbox.judge(killer, entry_point="f", tests=tests, limits=LIMITS).verdict == "killed"
+        loop = sandbox.run("import os\nos.fork()\nwhile True: pass", limits=Limits(wall_s=0.3))
+        assert loop.status == "timeout"
 
 
 def test_without_bubblewrap_the_sandbox_refuses_and_says_what_to_install(monkeypatch):
