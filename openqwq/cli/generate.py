@@ -149,7 +149,7 @@ class Sink:
         output.parent.mkdir(parents=True, exist_ok=True)
         written = _read_written(output)
         inputs = {row.line: row.value for row in rows}
-        if written and inputs.get(written[-1].get("line")) != written[-1].get("input"):
+        if written and inputs.get(written[-1]["line"]) != written[-1].get("input"):
             raise UserError(f"{output} holds completions of another input", hint="choose another --output")
         lines = [row["line"] for row in written + _read_written(rejects)]
         return cls(output, rejects, max(lines, default=0))
@@ -194,7 +194,8 @@ def complete_rows(llm: LLM, rows: Sequence[Row], params: SamplingParams, sink: S
     """Sample every row, keeping the engine full, and hand results to the sink as they finish."""
     sink.expect(rows)
     progress = Progress(len(rows))
-    waiting, running = iter(rows), {}
+    waiting = iter(rows)
+    running: dict[str, Row] = {}
     queue_length = 2 * llm.engine.runner.num_slots
     exhausted = False
     while running or not exhausted:

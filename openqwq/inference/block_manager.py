@@ -56,6 +56,7 @@ class SlotTable:
             if hole >= len(self.rows):
                 break
             sequence = self.rows.pop()
+            assert sequence is not None
             moves.append((sequence.slot, hole))
             self.rows[hole] = sequence
             sequence.slot = hole

@@ -58,8 +58,8 @@ class LLM:
 
         A prompt that does not fit comes back with `finish_reason` "abort" and the reason in `error`.
         """
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        ids = [tuple(self.require_tokenizer().encode(p) if isinstance(p, str) else p) for p in texts]
+        texts: list[str | Sequence[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
+        ids = [self._token_ids(prompt) for prompt in texts]
         params = SamplingParams() if sampling_params is None else sampling_params
         results = self.engine.generate([Prompt(token_ids) for token_ids in ids], params)
         return [
@@ -78,6 +78,9 @@ class LLM:
         tokenizer = self.require_tokenizer()
         texts = [tokenizer.apply_chat_template(conversation) for conversation in conversations]
         return self.generate(texts, sampling_params)
+
+    def _token_ids(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
+        return tuple(self.require_tokenizer().encode(prompt) if isinstance(prompt, str) else prompt)
 
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer; raises UserError where the model has none."""

@@ -19,6 +19,7 @@ from .sequence import Sequence
 GIB = 2**30
 CPU_CACHE_BYTES = 2 * GIB
 GPU_CACHE_SHARE = 0.5  # of the memory that is free once the weights are loaded
+FIRST_CACHE_LENGTH = 256  # positions a slot at the start; short runs of long-context models never need more
 
 
 class Runner:
@@ -26,6 +27,7 @@ class Runner:
 
     tokens:    the last token of each row, not yet in the cache.
     positions: where it goes, which is the number of tokens that the cache holds for the row.
+    longest:   the largest position of the running rows.
     """
 
     def __init__(
@@ -37,11 +39,12 @@ class Runner:
         kv_cache_memory: int | None = None,
     ):
         self.model = model
+        self.max_model_len = max_model_len
         device = model.device
         memory = _default_cache_memory(device) if kv_cache_memory is None else kv_cache_memory
         self.num_slots = _fit_slots(model.config, max_num_seqs, max_model_len, memory, model.dtype)
         with torch.inference_mode():
-            self.cache = KVCache(model.config, self.num_slots, max_model_len, device=device, dtype=model.dtype)
+            self.cache = self._new_cache(min(max_model_len, FIRST_CACHE_LENGTH))
             self.table = SamplingTable(self.num_slots, model.config.vocab_size, device)
             self.tokens = torch.zeros(self.num_slots, dtype=torch.int64, device=device)
             self.positions = torch.zeros(self.num_slots, dtype=torch.int64, device=device)
@@ -51,20 +54,39 @@ class Runner:
     @torch.inference_mode()
     def run(self, plan: Plan) -> tuple[list[int], list[float]]:
         """The token sampled for each of `plan.running`, and its log-prob; NaN where the logits were not finite."""
+        changed = bool(plan.moves or plan.arrivals) or len(plan.running) != self.num_rows
+        if changed:
+            self.num_rows = len(plan.running)
+            self.longest = max(len(s.request.prompt_ids) + len(s.token_ids) for s in plan.running) - 1
+        self._make_room(self.longest + 1)
         self._move(plan.moves)
         self._prefill(plan.prefills)
         self._copy(plan.copies)
         self._seat(plan.arrivals)
-        if plan.moves or plan.arrivals or len(plan.running) != self.num_rows:
-            self._look_at(plan.running)
+        if changed:
+            self.table.focus(self.num_rows)
         tokens, logprobs = self._decode()
         return tokens.tolist(), logprobs.tolist()
+
+    def _new_cache(self, length: int) -> KVCache:
+        return KVCache(self.model.config, self.num_slots, length, device=self.model.device, dtype=self.model.dtype)
+
+    def _make_room(self, needed: int) -> None:
+        """Lengthen the cache's slots, at least twofold, when they have fewer positions than needed."""
+        old = self.cache
+        if needed <= old.max_length:
+            return
+        self.cache = self._new_cache(min(max(needed, 2 * old.max_length), self.max_model_len))
+        for layer in range(self.model.config.num_hidden_layers):
+            self.cache.keys[layer][:, :, : old.max_length] = old.keys[layer]
+            self.cache.values[layer][:, :, : old.max_length] = old.values[layer]
 
     def _move(self, moves: list[tuple[int, int]]) -> None:
         if not moves:
             return
-        sources, targets = (torch.tensor(side, device=self.tokens.device) for side in zip(*moves, strict=True))
-        self.cache.copy_slots(*zip(*moves, strict=True), length=self.longest)
+        from_slots, to_slots = zip(*moves, strict=True)
+        self.cache.copy_slots(from_slots, to_slots, self.longest)
+        sources, targets = (torch.tensor(slots, device=self.tokens.device) for slots in (from_slots, to_slots))
         self.table.move(sources, targets)
         for column in (self.tokens, self.positions):
             column[targets] = column[sources]
@@ -94,20 +116,15 @@ class Runner:
         self.positions[rows] = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.tokens.device)
         self.table.write(slots, [s.key for s in arrivals], [s.request.params for s in arrivals])
 
-    def _look_at(self, running: list[Sequence]) -> None:
-        self.num_rows = len(running)
-        self.longest = max(len(s.request.prompt_ids) + len(s.token_ids) for s in running) - 1
-        self.table.focus(self.num_rows)
-
     def _decode(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Read every row's last token and sample the next."""
-        self.longest += 1
         tokens, positions = self.tokens[: self.num_rows], self.positions[: self.num_rows]
-        context = DecodeAttention(self.cache, positions, longest=self.longest)
+        context = DecodeAttention(self.cache, positions, longest=self.longest + 1)
         logits = self.model(tokens, context=context).float()
         sampled, logprobs = sample(logits, self.table)
         tokens.copy_(sampled)
         positions += 1
+        self.longest += 1
         return sampled, logprobs
 
 

@@ -29,10 +29,10 @@ def sample_groups(
     if len(each) != len(problems):
         raise ValueError(f"{len(each)} params for {len(problems)} problems")
     rendered = [_try_render(tokenizer, problem) for problem in problems]
-    good = [i for i, prompt in enumerate(rendered) if isinstance(prompt, Prompt)]
-    own = [replace(each[i], n=samples_per_prompt) for i in good]
-    sampled = policy.generate([rendered[i] for i in good], own[0] if shared and own else own) if good else []
-    completions: dict[int, list[Completion]] = dict(zip(good, sampled, strict=True))
+    prompts = {i: prompt for i, prompt in enumerate(rendered) if isinstance(prompt, Prompt)}
+    own = [replace(each[i], n=samples_per_prompt) for i in prompts]
+    sampled = policy.generate(list(prompts.values()), own[0] if shared and own else own) if prompts else []
+    completions: dict[int, list[Completion]] = dict(zip(prompts, sampled, strict=True))
     return [
         Group(problem, _rollouts(problem, rendered[i], completions.get(i, []), samples_per_prompt))
         for i, problem in enumerate(problems)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openqwq.errors import UserError
-from openqwq.inference import Engine
+from openqwq.inference import Engine, runner
 from openqwq.model import create_model, preset
 from openqwq.types import Policy, Prompt, SamplingParams
 
@@ -23,6 +23,14 @@ def model():
         vocab_size=V, hidden_size=32, intermediate_size=48, num_hidden_layers=3, initializer_range=0.4
     )
     return create_model(config, seed=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_that_starts_short():
+    """Every test passes through the cache's growth."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "FIRST_CACHE_LENGTH", 5)
+        yield
 
 
 def make_engine(model, **options):
@@ -259,6 +267,15 @@ def test_a_cache_too_small_for_one_sequence_is_refused_and_a_small_one_holds_few
         make_engine(model, kv_cache_memory=1000)
     slot_bytes = 64 * 3 * 2 * 2 * 8 * 4  # positions, layers, keys and values, kv heads, head dim, bytes
     assert make_engine(model, kv_cache_memory=3 * slot_bytes).runner.num_slots == 3
+
+
+def test_the_cache_grows_with_the_sequences_and_no_further_than_the_context(model):
+    engine = make_engine(model)
+    lengths = []
+    for prompt_length, max_tokens in [(2, 3), (2, 5), (11, 2), (50, 14), (2, 2)]:
+        engine.generate(make_prompts(prompt_length), FREE.replace(max_tokens=max_tokens))
+        lengths.append(engine.runner.cache.max_length)
+    assert lengths == [5, 10, 20, 64, 64]
 
 
 arrivals = st.lists(
