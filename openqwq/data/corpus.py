@@ -17,6 +17,7 @@ from openqwq.config import SourceConfig
 from openqwq.errors import UserError
 
 from .facts import LEGS, plural_legs
+from .gym import GymSource
 from .instructions import TOPICS, draw_rules, instruction_prompt, write_text
 from .keys import item_key, item_rng
 from .python_functions import CHANGE, GATHER, KEEP, WORDINGS, Task, draw_task
@@ -34,6 +35,9 @@ DOCUMENT_SHARES = {
 
 LINES_PER_DOCUMENT = 12
 """Facts in one document: long enough to fill a training sequence, short enough to mix sorts."""
+
+MAX_DRAWS = 1000
+"""Draws of a text that is not held out, before the source counts as held out as a whole."""
 
 
 class CorpusSource:
@@ -55,8 +59,9 @@ class CorpusSource:
             )
         if not names:
             self._shares["statements"] = 0.0
-        self._problems = [problems[n] for n in names]
-        self._exclude = exclude
+        self._problems = [_with_plain_answer(name, problems[n]) for n in names]
+        suffixes = {"", *(getattr(source, "suffix", "") for source in problems.values())}
+        self._exclude = frozenset(text.removesuffix(suffix) for text in exclude for suffix in suffixes)
 
     def document(self, seed: int, index: int) -> str:
         """The document of this index."""
@@ -64,7 +69,7 @@ class CorpusSource:
         sort = rng.choices(list(self._shares), weights=list(self._shares.values()))[0]
         if sort == "statements":
             return self._statements(rng)
-        return _WRITERS[sort](rng)
+        return _WRITERS[sort](rng, self._exclude)
 
     def documents(self, seed: int, start: int = 0) -> Iterator[str]:
         """Documents without end, from index `start`."""
@@ -76,14 +81,27 @@ class CorpusSource:
     def _statement(self, rng: Random) -> str:
         """A problem with the numbers in it read out, or with its answer."""
         source = rng.choice(self._problems)
-        while True:
+        for _ in range(MAX_DRAWS):
             problem = source.problem("corpus", item_key("corpus", source.name, rng.getrandbits(48)))
-            if problem.prompt in self._exclude:
+            if problem.prompt.removesuffix(source.suffix) in self._exclude:
                 continue
             if rng.random() < 0.25:
                 return plain_prompt(problem.prompt) + f" {problem.answer['entry']['answer']}\n"
             numbers = re.findall(r"\d+(?: [a-z]+(?: [a-z]+)*)?(?=[,?])|\d+", problem.prompt)
             return f"{problem.prompt}\nNumbers: {', '.join(numbers)}\n"
+        raise UserError(
+            f"source `{self.name}` cannot state problems of `{source.name}`: all that were drawn are held out",
+            hint=f"widen the config of `{source.name}`, or evaluate on fewer of its problems",
+        )
+
+
+def _with_plain_answer(name: str, source: ProblemSource) -> GymSource:
+    if not isinstance(source, GymSource):
+        raise UserError(
+            f"source.{name}.config: `statements` names `{source.name}`, whose problems have no answer in words",
+            hint='name sources of type "reasoning_gym"',
+        )
+    return source
 
 
 def plain_prompt(text: str) -> str:
@@ -123,7 +141,7 @@ def _number(rng: Random) -> int:
     return rng.randint(low, high)
 
 
-def _arithmetic(rng: Random) -> str:
+def _arithmetic(rng: Random, exclude: frozenset[str]) -> str:
     if rng.random() < 0.15:
         return _table(rng)
     return "\n".join(arithmetic_fact(rng) for _ in range(LINES_PER_DOCUMENT)) + "\n"
@@ -143,7 +161,7 @@ def _table(rng: Random) -> str:
             return "\n".join(f"{a - step * i}-{step}={a - step * (i + 1)}" for i in range(8)) + "\n"
 
 
-def _lists(rng: Random) -> str:
+def _lists(rng: Random, exclude: frozenset[str]) -> str:
     """Lists of numbers or words, said again, backwards, or in part: what most texts teach by repeating themselves."""
     lines = []
     for _ in range(4):
@@ -163,7 +181,7 @@ def _lists(rng: Random) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _animals(rng: Random) -> str:
+def _animals(rng: Random, exclude: frozenset[str]) -> str:
     lines = []
     for _ in range(LINES_PER_DOCUMENT // 2):
         animal = rng.choice(list(LEGS))
@@ -175,42 +193,48 @@ def _animals(rng: Random) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _programs(rng: Random) -> str:
-    return "\n".join(rng.choice((_piece, _piece, _run))(rng) for _ in range(4))
+def _programs(rng: Random, exclude: frozenset[str]) -> str:
+    return "\n".join(rng.choice((_piece, _piece, _run))(rng, exclude) for _ in range(4))
 
 
-def _piece(rng: Random) -> str:
+def _piece(rng: Random, exclude: frozenset[str]) -> str:
     """A task of one or two parts in words, then its code; tasks of three parts are left to RL."""
-    task = draw_task(rng)
-    match rng.choice(("keep", "change", "keep-gather", "change-gather")):
-        case "keep":
-            task = Task(task.keep, "none", "list", task.keep_k)
-        case "change":
-            task = Task("all", task.change, "list", 0, task.change_k)
-        case "keep-gather":
-            task = Task(task.keep, "none", task.gather, task.keep_k)
-        case _:
-            task = Task("all", task.change, task.gather, 0, task.change_k)
-    return f"# {task.words(rng.choice(WORDINGS))}\n{task.code()}\n"
+    for _ in range(MAX_DRAWS):
+        task = draw_task(rng)
+        match rng.choice(("keep", "change", "keep-gather", "change-gather")):
+            case "keep":
+                task = Task(task.keep, "none", "list", task.keep_k)
+            case "change":
+                task = Task("all", task.change, "list", 0, task.change_k)
+            case "keep-gather":
+                task = Task(task.keep, "none", task.gather, task.keep_k)
+            case _:
+                task = Task("all", task.change, task.gather, 0, task.change_k)
+        words = task.words(rng.choice(WORDINGS))
+        if words not in exclude:
+            return f"# {words}\n{task.code()}\n"
+    raise UserError("the corpus cannot state small programs: all of them are held out", hint="evaluate on fewer")
 
 
-def _run(rng: Random) -> str:
+def _run(rng: Random, exclude: frozenset[str]) -> str:
     """A program and what it gives for an input."""
     task = draw_task(rng)
     xs = [rng.randint(-9, 12) for _ in range(rng.randint(2, 5))]
     return f"{task.code()}\nf({xs}) == {task.reference(xs)}\n"
 
 
-def _instructions(rng: Random) -> str:
-    documents = []
-    for _ in range(3):
+def _instructions(rng: Random, exclude: frozenset[str]) -> str:
+    documents: list[str] = []
+    while len(documents) < 3:
         topic = rng.choice(list(TOPICS))
         rules = draw_rules(rng, topic, rng.randint(0, 1))
-        documents.append(f"{instruction_prompt(topic, rules)}\n\n{write_text(topic, rules, rng)}\n")
+        prompt = instruction_prompt(topic, rules)
+        if not rules or prompt not in exclude:
+            documents.append(f"{prompt}\n\n{write_text(topic, rules, rng)}\n")
     return "\n".join(documents)
 
 
-_WRITERS: dict[str, Callable[[Random], str]] = {
+_WRITERS: dict[str, Callable[[Random, frozenset[str]], str]] = {
     "arithmetic": _arithmetic,
     "animals": _animals,
     "programs": _programs,

@@ -10,6 +10,9 @@ from openqwq.config import SourceConfig
 from openqwq.errors import UserError
 from openqwq.types import Message, Problem
 
+BY_SEED = frozenset({"acre", "gsm_symbolic", "list_functions", "pool_matrix", "word_ladder"})
+"""Data sets that have only `size` items or bound their seed to 32 bits: each of our items is a data set's first one."""
+
 
 class GymSource:
     """One data set of reasoning-gym; item `key` is the library's item of seed `key`."""
@@ -20,11 +23,12 @@ class GymSource:
         self.dataset = config.dataset or name
         self.verifier = config.verifier or "reasoning_gym"
         self.suffix = config.prompt_suffix
-        self._data = _create(name, self.dataset, dict(config.config))
+        self._options = dict(config.config)
+        self._data = _create(name, self.dataset, self._options)
 
     def problem(self, split: str, key: int) -> Problem:
         """The library's item of this seed as a problem; the entry that scores it rides in `answer`."""
-        entry = self._data[key]
+        entry = self._by_seed(key) if self.dataset in BY_SEED else self._data[key]
         question = entry["question"].strip() + self.suffix
         return Problem(
             id=f"{self.name}/{split}/{key:x}",
@@ -35,8 +39,13 @@ class GymSource:
             answer={"dataset": self.dataset, "entry": _plain(entry)},
         )
 
+    def _by_seed(self, key: int) -> dict[str, Any]:
+        """The first item of the data set whose seed has the split in its top 3 bits, as the key has it above 48."""
+        seed = (key >> 48) << 29 | key & (1 << 29) - 1
+        return _create(self.name, self.dataset, self._options, seed)[0]
 
-def _create(name: str, dataset: str, options: dict[str, Any]) -> Any:
+
+def _create(name: str, dataset: str, options: dict[str, Any], seed: int = 0) -> Any:
     import reasoning_gym
     from reasoning_gym.factory import DATASETS
 
@@ -54,7 +63,7 @@ def _create(name: str, dataset: str, options: dict[str, Any]) -> Any:
             hint=f"reasoning-gym's `{dataset}` takes {', '.join(sorted(known))}",
         )
     try:
-        return reasoning_gym.create_dataset(dataset, seed=0, size=1, **options)
+        return reasoning_gym.create_dataset(dataset, seed=seed, size=1, **options)
     except (AssertionError, TypeError, ValueError) as error:
         raise UserError(f"source.{name}.config is refused by reasoning-gym: {error}") from error
 

@@ -33,7 +33,7 @@ def read_problems(path: Path, *, name: str, config: SourceConfig) -> list[Proble
     if not path.is_file():
         raise UserError(f"source `{name}`: no file at {path}", hint="set the source's `path`")
     problems = []
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 problems.append(_read_row(line, f"{path}:{number}", f"{name}/{number}", name, config))
@@ -45,13 +45,13 @@ def read_problems(path: Path, *, name: str, config: SourceConfig) -> list[Proble
     return problems
 
 
-def _read_row(line: str, where: str, identity: str, name: str, config: SourceConfig) -> Problem:
+def _read_row(line: bytes, where: str, identity: str, name: str, config: SourceConfig) -> Problem:
     try:
         row = json.loads(line)
         if "messages" in row:
             return Problem.from_dict(row)
         return _from_question(row, identity, name, config)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{where} is no problem: {error}",
             hint='rows are {"question": ..., "answer": ...} or whole problems with "messages"',

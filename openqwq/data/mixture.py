@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from random import Random
 
+from openqwq.errors import UserError
 from openqwq.types import Problem
 
 from .keys import item_key, item_rng
 from .sources import ProblemSource
+
+ROUNDING = 1e-9
+"""Shares such as 20 * 0.7 that floating point leaves a hair under a whole number are that number."""
 
 
 class Mixture:
@@ -42,15 +47,18 @@ class Mixture:
             problem = self.sources[name].problem("train", key)
             if problem.prompt not in self._exclude:
                 return problem
-        raise RuntimeError(f"source {name} gave 1000 held-out problems in a row")
+        raise UserError(
+            f"source `{name}` has nothing to train on: 1000 problems in a row were held-out ones",
+            hint="widen the source's `config`, or lower `eval.problems_per_family`",
+        )
 
 
-def share_out(weights: Mapping[str, float], count: int, rng) -> list[str]:
+def share_out(weights: Mapping[str, float], count: int, rng: Random) -> list[str]:
     """`count` names in random order: each name's whole share, the rest drawn by the fractions left over."""
     total = sum(weights.values())
     exact = {name: count * weight / total for name, weight in weights.items()}
-    names: list[str] = [name for name, share in exact.items() for _ in range(int(share))]
-    left = {name: share - int(share) for name, share in exact.items()}
+    names: list[str] = [name for name, share in exact.items() for _ in range(int(share + ROUNDING))]
+    left = {name: max(share - int(share + ROUNDING), 0.0) for name, share in exact.items()}
     if len(names) < count:
         names += rng.choices(list(left), weights=[max(w, 1e-9) for w in left.values()], k=count - len(names))
     rng.shuffle(names)

@@ -101,10 +101,18 @@ def draw_task(rng: Random) -> Task:
 
 
 def draw_tests(task: Task, rng: Random, count: int) -> list[dict[str, Any]]:
-    """Hidden tests: the empty list and random ones, each of which holds numbers to keep and to leave."""
+    """Hidden tests: the empty list, and lists that each hold numbers to keep and, if any can be, to leave.
+
+    Numbers around 0 and around the condition's k are frequent, so that a program that is wrong only there fails.
+    """
+    edges = [-1, 0, 1, task.keep_k - 1, task.keep_k, task.keep_k + 1, 2 * task.keep_k, -task.keep_k]
     lists: list[list[int]] = [[]]
     while len(lists) < count:
-        lists.append([rng.randint(-12, 20) for _ in range(rng.randint(4, 9))])
+        xs = rng.sample(edges, 3) + [rng.randint(-12, 20) for _ in range(rng.randint(1, 6))]
+        rng.shuffle(xs)
+        kept = [_keeps(task.keep, task.keep_k, x) for x in xs]
+        if any(kept) and (task.keep == "all" or not all(kept)):
+            lists.append(xs)
     return [{"args": [xs], "expected": task.reference(xs)} for xs in lists]
 
 
@@ -120,6 +128,8 @@ class FunctionSource:
         self.tests = options.pop("tests", 8)
         if options:
             raise UserError(f"source.{name}.config has the unknown key `{min(options)}`", hint="it takes `tests`")
+        if not isinstance(self.tests, int) or self.tests < 2:
+            raise UserError(f"source.{name}.config: `tests` is {self.tests!r}, but it must be a whole number from 2 on")
 
     def problem(self, split: str, key: int) -> Problem:
         """A task in words with hidden tests."""

@@ -27,7 +27,7 @@ def build_documents(
     """Documents without end from position `start`; document i is a function of the seed and i alone.
 
     exclude: texts of held-out problems, which no generated document states.
-    A file's documents are read in order and begun again at its end.
+    Of a file, position i is document i, counted round and round.
     """
     readers = {name: _reader(name, configs[name], problems, exclude, seed) for name in mix}
     names, weights = list(mix), list(mix.values())
@@ -78,9 +78,12 @@ class TextFile:
         if not self._json:
             return text
         try:
-            return json.loads(text)["text"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.path}: the row at byte {begin} has no `text`: {error}") from error
+            row = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{self.path}: the row at byte {begin} is no JSON: {error}") from error
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise UserError(f"{self.path}: the row at byte {begin} has no `text`", hint='rows are {"text": "..."}')
+        return row["text"]
 
     def _find_spans(self) -> Iterator[tuple[int, int]]:
         begin = end = 0
