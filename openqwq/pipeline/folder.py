@@ -84,7 +84,9 @@ class RunFolder:
             "versions": {**versions(), "threads": threads},
             "targets": [target.to_dict() for target in targets],
         }
-        write_text_atomic(self.path / "results.json", json.dumps(_json(results), indent=2, ensure_ascii=False) + "\n")
+        write_text_atomic(
+            self.path / "results.json", json.dumps(json_value(results), indent=2, ensure_ascii=False) + "\n"
+        )
         return targets
 
 
@@ -199,10 +201,10 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _json(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """The value with what JSON cannot say (NaN, infinity) as null."""
     if isinstance(value, Mapping):
-        return {key: _json(item) for key, item in value.items()}
+        return {key: json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_json(item) for item in value]
+        return [json_value(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -40,6 +40,8 @@ from openqwq.types import Problem
 DOCUMENTS_PER_ENCODING = 64
 """Documents tokenized in one call: enough for the library's threads, few enough to begin at once."""
 GATE_SPLIT = "gate"
+ROLE_NAMES = ("user\nassistant\nsystem\n",) * 1000
+"""Read by the learned tokenizer beside the corpus, which holds no chat: role names become single tokens."""
 
 
 class Materials:
@@ -175,6 +177,7 @@ class Materials:
                 "the recipe names no tokenizer, and has no pretraining corpus to learn one from",
                 hint="set `path` in [tokenizer] or [model], or add a pretraining stage",
             )
+        yield from ROLE_NAMES
         left = self.recipe.tokenizer.train_characters
         for text in self._texts(stages[0], 0):
             if left <= 0:

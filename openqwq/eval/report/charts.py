@@ -74,7 +74,8 @@ def stage_chart(stages: Sequence[str], strict: Sequence[Interval], free: Sequenc
         if math.isfinite(score.mean):
             above = y_axis(100 * score.high) - 6
             body.append(_text(x, max(TOP + 4, above), f"{100 * score.mean:.0f}", "middle", "value"))
-    numbers = ", ".join(f"{s} {100 * i.mean:.1f} percent" for s, i in zip(stages, strict, strict=True))
+    known = [(stage, score) for stage, score in zip(stages, strict, strict=True) if math.isfinite(score.mean)]
+    numbers = ", ".join(f"{stage} {100 * score.mean:.1f} percent" for stage, score in known)
     return _svg(body, f"{label}: {numbers}")
 
 
