@@ -160,11 +160,11 @@ class RunStateStore:
 
 def capture_rng() -> dict[str, Any]:
     """The states of the process's random generators (Python, numpy, torch, every CUDA device) as JSON."""
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    name, keys, position, has_gauss, cached = np.random.get_state()
     version, internal, gauss = random.getstate()
     return {
         "python": [version, list(internal), gauss],
-        "numpy": [name, keys.tolist(), position, has_gauss, cached],
+        "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, cached],
         "torch": torch.get_rng_state().numpy().tobytes().hex(),
         "cuda": [s.numpy().tobytes().hex() for s in torch.cuda.get_rng_state_all()],
     }

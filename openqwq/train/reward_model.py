@@ -112,7 +112,9 @@ def run_reward_model(
             chosen = [pairs[i] for i in epoch_indices(len(pairs), stage.pairs_per_step, step, ctx)]
             with run.uninterrupted():
                 row = _train_on_pairs(run, chosen, step)
-                measures = dict.fromkeys(("held_out_pairs", "held_out_accuracy", "held_out_calibration_error"))
+                measures: dict[str, float | None] = dict.fromkeys(
+                    ("held_out_pairs", "held_out_accuracy", "held_out_calibration_error")
+                )
                 if step == steps - 1:
                     centre_scores(reward_model, pairs)
                     measures = measure_pairs(reward_model, held_out) if held_out else measures
@@ -120,7 +122,7 @@ def run_reward_model(
     return reward_model
 
 
-def _train_on_pairs(run: StageRun, pairs: Sequence[Pair], step: int) -> dict[str, Any]:
+def _train_on_pairs(run: StageRun[RewardModelStage, RewardModel], pairs: Sequence[Pair], step: int) -> dict[str, Any]:
     """One optimiser step on the mean loss of the pairs; gives its metrics."""
     started, stage, model = time.perf_counter(), run.stage, run.model
     rate = learning_rate(stage, step, run.steps)
@@ -151,10 +153,10 @@ def _train_on_pairs(run: StageRun, pairs: Sequence[Pair], step: int) -> dict[str
 def centre_scores(model: RewardModel, pairs: Sequence[Pair]) -> None:
     """Shift the scores so that the mean over both sides of the pairs is 0."""
     scores = model.score([sequence for pair in pairs for sequence in pair])
-    model.offset += sum(scores) / len(scores)
+    model.offset.add_(sum(scores) / len(scores))
 
 
-def measure_pairs(model: RewardModel, pairs: Sequence[Pair]) -> dict[str, float]:
+def measure_pairs(model: RewardModel, pairs: Sequence[Pair]) -> dict[str, float | None]:
     """Accuracy and calibration error of the model's preferences on pairs; a tie is half right."""
     scores = model.score([sequence for pair in pairs for sequence in pair])
     differences = [chosen - rejected for chosen, rejected in zip(scores[0::2], scores[1::2], strict=True)]

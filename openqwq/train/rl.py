@@ -101,17 +101,16 @@ def run_rl(
     )
 
 
-def update_policy(run: StageRun, experience: Experience, step: int) -> list[UpdateResult]:
+def update_policy(run: StageRun[RLStage, Qwen2ForCausalLM], experience: Experience, step: int) -> list[UpdateResult]:
     """The optimiser updates of one batch of rollouts: none when no group has signal."""
-    stage: RLStage = run.stage
+    stage = run.stage
     judged = [a for group in experience.useful_groups for a in group if a.verdict.status != "unjudged"]
     samples = [rollout_sample(attempt.rollout, attempt.advantage) for attempt in judged]
     if not samples:
         logger.info("step %d of `%s`: no group has signal, no update", step, run.ctx.name)
         return []
     weights = sample_weights([s.trained_tokens for s in samples], aggregation=stage.loss_aggregation)
-    device = next(run.model.parameters()).device
-    batches = pack(samples, weights, tokens_per_microbatch=stage.tokens_per_microbatch, device=device)
+    batches = pack(samples, weights, tokens_per_microbatch=stage.tokens_per_microbatch, device=run.model.device)
 
     def objective(logprobs: Tensor, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         losses, clipped = clipped_policy_loss(
@@ -138,14 +137,13 @@ def update_policy(run: StageRun, experience: Experience, step: int) -> list[Upda
 
 
 def _metrics_row(
-    run: StageRun,
+    run: StageRun[RLStage, Qwen2ForCausalLM],
     experience: Experience,
     updates: list[UpdateResult],
     gate: RegressionGate,
     step: int,
     seconds_train: float,
 ) -> dict[str, Any]:
-    trained = sum(len(u.tokens["entropy"]) for u in updates)
     return {
         "stage": run.ctx.name,
         "step": step,
@@ -154,7 +152,7 @@ def _metrics_row(
         "learning_rate": learning_rate(run.stage, step, run.steps),
         "updates": len(updates),
         "gate": gate.scores_before(step),
-        "tokens_train": trained,
+        "tokens_train": sum(u.num_tokens for u in updates),
         "seconds_train": seconds_train,
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -39,13 +40,12 @@ def run_sft(stage: SFTStage, *, model: Qwen2ForCausalLM, chains: Sequence[Chain]
                 run.finish(train_on_samples(run, samples, step))
 
 
-def train_on_samples(run: StageRun, samples: Sequence[Sample], step: int) -> dict[str, object]:
+def train_on_samples(run: StageRun[Any, Qwen2ForCausalLM], samples: Sequence[Sample], step: int) -> dict[str, Any]:
     """One optimiser step of next-token loss on the samples; gives the step's metrics row."""
     started, stage = time.perf_counter(), run.stage
     rate = learning_rate(stage, step, run.steps)
     weights = sample_weights([s.trained_tokens for s in samples], aggregation="token")
-    device = next(run.model.parameters()).device
-    batches = pack(samples, weights, tokens_per_microbatch=stage.tokens_per_microbatch, device=device)
+    batches = pack(samples, weights, tokens_per_microbatch=stage.tokens_per_microbatch, device=run.model.device)
     result = update(
         run.model,
         run.optimizer,
@@ -62,8 +62,8 @@ def train_on_samples(run: StageRun, samples: Sequence[Sample], step: int) -> dic
         "grad_norm": result.grad_norm,
         "learning_rate": rate,
         "sequences": len(samples),
-        "tokens_train": sum(len(s.token_ids) for s in samples),
-        "tokens_loss": sum(s.trained_tokens for s in samples),
+        "tokens_train": result.num_tokens,
+        "tokens_loss": len(result.tokens["entropy"]),
         "seconds_train": time.perf_counter() - started,
     }
 

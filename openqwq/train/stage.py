@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from openqwq.errors import UserError
 from openqwq.log import append_jsonl, logger
 
 from .optimizer import Optimizers, load_optimizer_tensors, optimizer_tensors
+
+AnyStage = TypeVar("AnyStage", bound=Stage)
+AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 Progress = Callable[[Mapping[str, Any], int, int], None]
 """(metrics row, steps done, steps in all): called after every step."""
@@ -54,13 +57,13 @@ class StageContext:
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-class StageRun:
+class StageRun(Generic[AnyStage, AnyModel]):
     """A stage's loop as a context: resumes on entry, saves when due, on Ctrl-C, and at the end.
 
     values, tensors: what the stage itself wants to find again after a resume (JSON; groups of tensors).
     """
 
-    def __init__(self, ctx: StageContext, stage: Stage, model: nn.Module, optimizer: Optimizers, *, steps: int):
+    def __init__(self, ctx: StageContext, stage: AnyStage, model: AnyModel, optimizer: Optimizers, *, steps: int):
         self.ctx, self.stage, self.model, self.optimizer, self.steps = ctx, stage, model, optimizer, steps
         self.step = 0
         self.values: dict[str, Any] = {}
@@ -72,7 +75,7 @@ class StageRun:
         if ctx.resume:
             self._restore(ctx.resume)
 
-    def __enter__(self) -> StageRun:
+    def __enter__(self) -> StageRun[AnyStage, AnyModel]:
         if not self.ctx.resume:
             self.save()
         return self

@@ -26,10 +26,15 @@ Objective = Callable[[Tensor, PackedBatch], tuple[Tensor, dict[str, Tensor]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateResult:
-    """What one step did. tokens: observations of every trained token, `entropy` (nats) among them."""
+    """What one step did.
+
+    num_tokens: of all sequences, trained or not. tokens: observations of every trained token, `entropy`
+    (nats) among them.
+    """
 
     loss: float
     grad_norm: float
+    num_tokens: int
     tokens: dict[str, Tensor]
 
 
@@ -75,7 +80,8 @@ def update(
         observed.append({"entropy": entropy, **{k: v.detach() for k, v in observations.items()}})
     grad_norm = step_optimizer(model, optimizer, learning_rate=learning_rate, max_grad_norm=max_grad_norm)
     tokens = {name: torch.cat([row[name] for row in observed]) for name in observed[0]}
-    return UpdateResult(loss=loss, grad_norm=grad_norm, tokens=tokens)
+    num_tokens = sum(len(batch.input_ids) for batch in batches)
+    return UpdateResult(loss=loss, grad_norm=grad_norm, num_tokens=num_tokens, tokens=tokens)
 
 
 def step_optimizer(model: nn.Module, optimizer: Optimizers, *, learning_rate: float, max_grad_norm: float) -> float:
