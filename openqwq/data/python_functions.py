@@ -101,14 +101,18 @@ def draw_task(rng: Random) -> Task:
 
 
 def draw_tests(task: Task, rng: Random, count: int) -> list[dict[str, Any]]:
-    """Hidden tests: the empty list, and lists that each hold numbers to keep and, if any can be, to leave.
+    """Hidden tests: the empty list, then in turn short lists and lists with numbers to keep and to leave.
 
-    Numbers around 0 and around the condition's k are frequent, so that a program that is wrong only there fails.
+    Numbers around 0 and around the condition's k are frequent, and a short list often holds nothing to keep, so that
+    a program that is wrong only there fails.
     """
     edges = [-1, 0, 1, task.keep_k - 1, task.keep_k, task.keep_k + 1, 2 * task.keep_k, -task.keep_k]
     lists: list[list[int]] = [[]]
     while len(lists) < count:
-        xs = rng.sample(edges, 3) + [rng.randint(-12, 20) for _ in range(rng.randint(1, 6))]
+        if len(lists) % 3 == 1:
+            lists.append(rng.sample(edges, rng.randint(1, 3)))
+            continue
+        xs = rng.sample(edges, 4) + [rng.randint(-12, 20) for _ in range(rng.randint(3, 6))]
         rng.shuffle(xs)
         kept = [_keeps(task.keep, task.keep_k, x) for x in xs]
         if any(kept) and (task.keep == "all" or not all(kept)):
