@@ -30,7 +30,7 @@ LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors", "reasoning-gym", "ma
 
 
 class RunFolder:
-    """An opened run folder: locked against a second writer until the process ends."""
+    """An opened run folder: locked against a second writer until it is closed."""
 
     def __init__(self, path: Path, recipe: Recipe):
         self.path = path
@@ -39,6 +39,10 @@ class RunFolder:
         self.final = path / "final"
         self._gate_file = path / "gates.json"
         self._lock = _lock(path)
+
+    def close(self) -> None:
+        """Let others write into the folder."""
+        os.close(self._lock)
 
     def evaluation_file(self, stage: str) -> Path:
         return self.path / "eval" / f"{stage}.jsonl"

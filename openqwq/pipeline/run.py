@@ -74,6 +74,8 @@ def run(recipe: Recipe, out: str | Path, *, resume: bool = False) -> RunOutcome:
         raise UserError(
             f"the disk of {folder.path} is full: {error}", hint="make room and continue with `--resume`"
         ) from error
+    finally:
+        folder.close()
 
 
 class Pipeline:

@@ -59,7 +59,7 @@ def test_what_models_and_recipes_wrote_is_escaped(page):
 
 
 def test_the_page_shows_every_family_stage_target_and_example(page, run_folder):
-    for text in (*FAMILIES, *STAGES, "points", "torch", "2.13.0", "5 min 10 s"):
+    for text in (*FAMILIES, *STAGES, "points", "torch", "2.13.0", "5 min 10 s", "ended rl_general after 12 steps"):
         assert text in page
     assert page.count("<article>") == 10
     assert len(examples(read_run_folder(run_folder), 10)) == 10

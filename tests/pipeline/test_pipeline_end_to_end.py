@@ -16,7 +16,7 @@ from openqwq.log import read_jsonl
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "smoke.toml"
 STAGES = ("pretrain", "cold_start", "rl_math_code", "reward_model", "rl_general")
-KILLS = 3
+KILLS = 2
 TIMEOUT_S = 500
 
 

@@ -72,8 +72,7 @@ def stage_chart(stages: Sequence[str], strict: Sequence[Interval], free: Sequenc
     for x, stage, score in zip(centres, stages, strict, strict=True):
         body.append(_text(x, HEIGHT - 8, shorten(stage, int(gap / 6)), "middle"))
         if math.isfinite(score.mean):
-            above = y_axis(100 * score.high) - 6
-            body.append(_text(x, max(TOP + 4, above), f"{100 * score.mean:.0f}", "middle", "value"))
+            body.append(_text(x, _label_height(score, y_axis), f"{100 * score.mean:.0f}", "middle", "value"))
     known = [(stage, score) for stage, score in zip(stages, strict, strict=True) if math.isfinite(score.mean)]
     numbers = ", ".join(f"{stage} {100 * score.mean:.1f} percent" for stage, score in known)
     return _svg(body, f"{label}: {numbers}")
@@ -115,6 +114,12 @@ def _stage_series(centres: Sequence[float], scores: Sequence[Interval], y_axis: 
             body.append(f'<path class="bar" d="M{x:.1f} {low:.1f}V{high:.1f}"/>')
         body.append(f'<circle class="{style}" cx="{x:.1f}" cy="{y_axis(100 * score.mean):.1f}" r="3"/>')
     return body
+
+
+def _label_height(score: Interval, y_axis: Axis) -> float:
+    """Below the interval, clear of the format-free point that lies above it; above where there is no room."""
+    below = y_axis(100 * score.low) + 13
+    return below if below < y_axis.start - 2 else y_axis(100 * score.high) - 6
 
 
 def _grid(ticks: Sequence[float], y_axis: Axis) -> list[str]:

@@ -157,6 +157,14 @@ def summary(run: RunFolder) -> str:
     return f"{stages} {start}, seed {run.results.get('seed', 0)}, {duration(seconds)} with their evaluations."
 
 
+def gate_notes(run: RunFolder) -> list[str]:
+    """One sentence for each stage that its regression gate ended."""
+    return [
+        f"The regression gate ended {stage} after {gate['steps']} steps ({gate['fell']}); its last good weights stand."
+        for stage, gate in run.results.get("gates", {}).items()
+    ]
+
+
 def headline_figures(run: RunFolder) -> list[dict[str, str]]:
     """Per kind, the mean strict score before RL and at the run's end; empty until RL has been evaluated."""
     stages = run.before_and_after_rl()

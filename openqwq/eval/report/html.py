@@ -22,6 +22,7 @@ def render_html(run: RunFolder) -> str:
     return template.render(
         name=run.recipe.get("name", run.path.name),
         summary=content.summary(run),
+        gate_notes=content.gate_notes(run),
         figures=content.headline_figures(run),
         targets=[{**target, "measured": content.points_text(target)} for target in run.results["targets"]],
         problems=content.problem_count(rows),

@@ -14,6 +14,7 @@ from openqwq.eval.report.run_folder import RunFolder
 def render_markdown(run: RunFolder) -> str:
     """The report's text; the curves are in `report.html` only."""
     parts = [f"# {_plain(str(run.recipe.get('name', run.path.name)))}", content.summary(run)]
+    parts += [f"**{_plain(note)}**" for note in content.gate_notes(run)]
     if run.results["targets"]:
         parts += ["## Targets", _targets(run)]
     parts += ["## Held-out problems, before and after", _NOTE, _scores(run)]

@@ -1,0 +1,124 @@
+"""`openqwq train`, `report` and `eval` as commands on a run of one short stage: exit codes and messages."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from openqwq.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+RECIPE = """
+extends = {smoke!r}
+name = "short"
+[stage]
+rl_math_code = false
+reward_model = false
+rl_general = false
+[stage.pretrain]
+tokens = 8_192
+[stage.cold_start]
+epochs = 0.2
+[eval]
+families = ["chain_sum"]
+greedy_after = []
+problems_per_family = 10
+max_completion_tokens = 8
+[[target]]
+what = "a miracle"
+stage = "cold_start"
+over = "pretrain"
+kinds = ["math"]
+min_change = 90.0
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    file = tmp_path_factory.mktemp("recipes") / "short.toml"
+    file.write_text(RECIPE.format(smoke=str(ROOT / "recipes" / "smoke.toml")))
+    return file
+
+
+@pytest.fixture(scope="module")
+def missed(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("missed") / "run"
+    return out, main(["train", str(recipe), "--out", str(out)])
+
+
+def test_a_missed_target_exits_1_after_everything_was_written(missed):
+    out, code = missed
+    assert code == 1
+    (target,) = json.loads((out / "results.json").read_text())["targets"]
+    assert target["met"] is False
+    assert "a miracle" in (out / "report.html").read_text()
+    assert (out / "final" / "model.safetensors").exists()
+
+
+def test_a_finished_run_resumes_to_the_same_end(missed, recipe):
+    out, _ = missed
+    metrics = (out / "metrics.jsonl").read_text()
+    assert main(["train", str(recipe), "--out", str(out), "--resume"]) == 1
+    assert (out / "metrics.jsonl").read_text() == metrics
+
+
+def test_a_second_run_into_the_folder_is_a_user_error(missed, recipe, capsys):
+    out, _ = missed
+    assert main(["train", str(recipe), "--out", str(out)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert main(["train", str(recipe), "--out", str(out), "--resume", "--set", "seed=4"]) == 2
+    assert "`seed`" in capsys.readouterr().err
+
+
+def test_report_writes_both_files_again(missed, capsys):
+    out, _ = missed
+    (out / "report.html").unlink()
+    assert main(["report", str(out)]) == 0
+    assert (out / "report.html").exists()
+    assert str(out / "report.md") in capsys.readouterr().out
+
+
+def test_eval_repeats_the_runs_scores_and_continues_where_it_stopped(missed, recipe, tmp_path, capsys):
+    out, _ = missed
+    command = ["eval", str(out / "final"), "--recipe", str(recipe), "--out", str(tmp_path / "e"), "--json"]
+    assert main([*command, "--problems", "4"]) == 0
+    assert json.loads(capsys.readouterr().out)["chain_sum"]["n"] == 4
+    rows = (tmp_path / "e" / "rows.jsonl").read_text()
+    with open(tmp_path / "e" / "rows.jsonl", "a") as file:
+        file.write('{"torn')
+    assert main(command) == 0
+    again = (tmp_path / "e" / "rows.jsonl").read_text()
+    assert again.startswith(rows) and len(again.splitlines()) == 10
+    assert again == (out / "eval" / "cold_start.jsonl").read_text()
+    capsys.readouterr()
+    assert main([*command, "--samples", "2"]) == 2
+    assert "`samples`" in capsys.readouterr().err
+
+
+def test_eval_of_a_file_judges_every_problem(missed, tmp_path, capsys):
+    out, _ = missed
+    data = tmp_path / "sums.jsonl"
+    data.write_text("".join(json.dumps({"question": f"{i} + 1 =", "answer": str(i + 1)}) + "\n" for i in range(10)))
+    assert main(["eval", str(out / "final"), "--data", str(data), "--max-tokens", "8", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)["sums"]
+    assert (result["n"], result["kind"], result["unjudged"]) == (10, "math", 0)
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(recipe, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "openqwq.cli.main", "train", str(recipe), "--out", str(out)]
+    command += ["--set", "stage.pretrain.tokens=4_000_000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (out / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "--resume" in stderr and "Traceback" not in stderr
+    states = sorted((out / "run_state").iterdir())
+    assert json.loads((states[-1] / "state.json").read_text())["stage"] == "pretrain"

@@ -1,0 +1,115 @@
+"""The run folder: who may write into it, what a resume accepts, how time and progress are counted."""
+
+import json
+import time
+
+import pytest
+
+from openqwq.config import ModelConfig, PretrainStage, Recipe, SourceConfig
+from openqwq.errors import UserError
+from openqwq.eval.families import FamilyResult
+from openqwq.eval.intervals import UNKNOWN, Interval
+from openqwq.pipeline.folder import StageClock, differing_keys, json_value, open_run_folder
+from openqwq.pipeline.progress import Countdown, describe_step, results_table
+from openqwq.pipeline.threads import physical_cores
+
+
+def recipe(**changes):
+    fields = {
+        "name": "r",
+        "model": ModelConfig(preset="tiny"),
+        "source": {"corpus": SourceConfig(type="corpus")},
+        "stage": {"pretrain": PretrainStage(mix={"corpus": 1.0})},
+    }
+    return Recipe(**{**fields, **changes})
+
+
+def test_a_new_folder_gets_the_resolved_recipe(tmp_path):
+    open_run_folder(tmp_path / "run", recipe(), resume=False).close()
+    saved = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert saved["stage"]["pretrain"]["tokens"] == 1_000_000
+
+
+def test_a_run_is_not_overwritten_without_resume(tmp_path):
+    open_run_folder(tmp_path, recipe(), resume=False).close()
+    with pytest.raises(UserError, match="already holds a run") as error:
+        open_run_folder(tmp_path, recipe(), resume=False)
+    assert "--resume" in error.value.hint
+    open_run_folder(tmp_path, recipe(), resume=True).close()
+
+
+def test_resuming_with_another_recipe_names_what_differs(tmp_path):
+    open_run_folder(tmp_path, recipe(), resume=False).close()
+    other = recipe(seed=1, stage={"pretrain": PretrainStage(mix={"corpus": 1.0}, tokens=5)})
+    with pytest.raises(UserError, match=r"`seed`, `stage\.pretrain\.tokens`"):
+        open_run_folder(tmp_path, other, resume=True)
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="holds no run"):
+        open_run_folder(tmp_path, recipe(), resume=False)
+    with pytest.raises(UserError, match="is a file"):
+        open_run_folder(tmp_path / "thesis.tex", recipe(), resume=False)
+
+
+def test_resuming_nothing_starts_at_the_beginning(tmp_path):
+    open_run_folder(tmp_path / "new", recipe(), resume=True).close()
+    assert (tmp_path / "new" / "recipe.json").exists()
+
+
+def test_two_writers_are_refused(tmp_path):
+    first = open_run_folder(tmp_path, recipe(), resume=False)
+    with pytest.raises(UserError, match="another process"):
+        open_run_folder(tmp_path, recipe(), resume=True)
+    first.close()
+
+
+def test_differing_keys_are_dotted_and_see_additions():
+    assert differing_keys({"a": {"b": 1, "c": [1]}}, {"a": {"b": 2, "c": [1]}, "d": None, "e": 1}) == ["a.b", "e"]
+
+
+def test_the_clock_goes_on_where_an_earlier_process_stopped(tmp_path):
+    first = StageClock(tmp_path)
+    first.start("sft")
+    time.sleep(0.05)
+    first.tick(write=True)
+    before = first.seconds["sft"]
+    second = StageClock(tmp_path)
+    assert second.seconds["sft"] == pytest.approx(before)
+    second.start("sft")
+    second.tick(write=True)
+    assert before <= second.seconds["sft"] < before + 0.05
+
+
+def test_json_has_null_for_what_was_not_measured():
+    assert json_value({"a": (float("nan"), 1.0), "b": [float("inf")]}) == {"a": [None, 1.0], "b": [None]}
+
+
+def test_time_left_is_a_rate_times_the_steps_left():
+    countdown = Countdown()
+    time.sleep(0.1)
+    left = countdown.left(5, 10)
+    # the first call sees step 5 as the first one timed: five more take five times as long
+    assert left == pytest.approx(0.5, rel=0.3)
+    assert countdown.left(10, 10) == 0
+
+
+def test_a_step_is_described_by_the_numbers_of_its_row():
+    row = {"stage": "rl", "reward": 0.25, "accuracy": None, "mismatch_max": 3e-6, "seconds_train": 1.0}
+    assert describe_step(row) == "reward 0.250  mismatch 3.0e-06  train 1.00s"
+
+
+def test_the_closing_table_has_a_row_a_family_and_dashes_for_what_is_not_there():
+    result = FamilyResult(
+        kind="math", n=4, strict=Interval(0.5, 0.25, 0.75), format_free=Interval(0.6, 0.3, 0.8),
+        greedy=Interval(1.0, 0.9, 1.0), mean_tokens=9.0, truncated=0.0, unjudged=0,
+    )  # fmt: skip
+    lines = results_table({"sft": {}, "rl": {"sums": result}}, ["sft", "rl"]).splitlines()
+    assert lines[0].split() == ["family", "sft", "rl", "greedy"]
+    assert lines[2].split() == ["sums", "-", "50.0", "25.0-75.0", "60.0", "100.0"]
+    assert UNKNOWN.mean != UNKNOWN.mean
+
+
+def test_there_is_at_least_one_core():
+    assert physical_cores() >= 1
