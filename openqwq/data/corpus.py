@@ -25,15 +25,15 @@ from .sources import ProblemSource
 
 DOCUMENT_SHARES = {
     "arithmetic": 0.36,
-    "animals": 0.08,
-    "programs": 0.16,
-    "instructions": 0.12,
-    "lists": 0.1,
+    "animals": 0.06,
+    "programs": 0.14,
+    "instructions": 0.1,
+    "lists": 0.16,
     "statements": 0.18,
 }
 """Share of each sort among the documents; a recipe's `config = {shares = {...}}` changes it."""
 
-LINES_PER_DOCUMENT = 12
+LINES_PER_DOCUMENT = 10
 """Facts in one document: long enough to fill a training sequence, short enough to mix sorts."""
 
 MAX_DRAWS = 1000
@@ -85,10 +85,14 @@ class CorpusSource:
             problem = source.problem("corpus", item_key("corpus", source.name, rng.getrandbits(48)))
             if problem.prompt.removesuffix(source.suffix) in self._exclude:
                 continue
-            if rng.random() < 0.25:
+            how = rng.random()
+            if how < 0.2:
                 return plain_prompt(problem.prompt) + f" {problem.answer['entry']['answer']}\n"
             numbers = re.findall(r"\d+(?: [a-z]+(?: [a-z]+)*)?(?=[,?])|\d+", problem.prompt)
-            return f"{problem.prompt}\nNumbers: {', '.join(numbers)}\n"
+            if how < 0.7 or not re.search(r"\d [-+*] \d", problem.prompt):
+                return f"{problem.prompt}\nNumbers: {', '.join(numbers)}\n"
+            expression = re.findall(r"[-+*=a-z\d ]*\d[-+*=a-z\d ]*", problem.prompt)[-1].replace(" ", "")
+            return f"{problem.prompt}\nIn short: {expression.removesuffix('=')}\n"
         raise UserError(
             f"source `{self.name}` cannot state problems of `{source.name}`: all that were drawn are held out",
             hint=f"widen the config of `{source.name}`, or evaluate on fewer of its problems",
@@ -110,30 +114,52 @@ def plain_prompt(text: str) -> str:
 
 
 def arithmetic_fact(rng: Random) -> str:
-    """One true line such as `37+48=85`."""
-    match rng.choices(("add", "subtract", "large", "times", "tens", "modulo", "divide"), (5, 5, 2, 4, 2, 4, 3))[0]:
+    """One true line such as `37+48=85`, often with the task in words or a second fact on the same numbers."""
+    operator, a, b, result = _operation(rng)
+    fact = f"{a}{operator}{b}={result}"
+    if rng.random() < 0.3:
+        return fact
+    if rng.random() < 0.6:
+        return f"{rng.choice(_WORDS[operator]).format(a=a, b=b)} {fact}"
+    if operator in "+*":
+        return f"{fact}, {b}{operator}{a}={result}"
+    return f"{fact}, {result}+{b}={a}" if operator == "-" else f"{a}, {b}: {fact}"
+
+
+_WORDS = {
+    "+": ("Add {b} to {a}.", "{a} and {b} make", "{a} plus {b}:"),
+    "-": ("Take {b} from {a}.", "{a} less {b} is", "{a} minus {b}:"),
+    "*": ("{a} times {b}:", "Multiply {a} by {b}.", "{b} of {a} are"),
+    "/": ("Divide {a} by {b}.", "{a} over {b}:"),
+    "%": ("The remainder of {a} by {b}:", "{a} modulo {b}:"),
+}
+
+
+def _operation(rng: Random) -> tuple[str, int, int, int]:
+    """Operator, operands and result, of the sizes that the tiny recipe's problems lead to."""
+    match rng.choices(("add", "subtract", "large", "times", "tens", "modulo", "divide"), (5, 6, 2, 4, 2, 4, 3))[0]:
         case "add":
             a, b = _number(rng), rng.randint(0, 99)
-            return f"{a}+{b}={a + b}"
+            return "+", a, b, a + b
         case "subtract":
             a, b = _number(rng), rng.randint(0, 99)
-            return f"{a}-{b}={a - b}"
+            return "-", a, b, a - b
         case "large":
             a, b = 10 * rng.randint(1, 890), rng.randint(1, 891)
-            return f"{a}+{b}={a + b}"
+            return "+", a, b, a + b
         case "times":
             a, b = rng.randint(1, 99), rng.randint(0, 9)
             a, b = (a, b) if rng.random() < 0.8 else (rng.randint(1, 12), rng.choice((10, 12, 14)))
-            return f"{a}*{b}={a * b}"
+            return "*", a, b, a * b
         case "tens":
             a, b = rng.randint(1, 99), 10 * rng.randint(1, 9)
-            return f"{a}*{b}={a * b}"
+            return "*", a, b, a * b
         case "modulo":
             a, b = rng.randint(1, 60), rng.randint(1, 60)
-            return f"{a}%{b}={a % b}"
+            return "%", a, b, a % b
         case _:
             a, b = rng.randint(1, 20), rng.randint(1, 20) * rng.choice((1, 1, -1))
-            return f"{a * b}/{b}={a}"
+            return "/", a * b, b, a
 
 
 def _number(rng: Random) -> int:
@@ -166,11 +192,12 @@ def _lists(rng: Random, exclude: frozenset[str]) -> str:
     lines = []
     for _ in range(4):
         words = [w for nouns, _ in TOPICS.values() for w in nouns]
-        items = [str(rng.randint(0, 99)) if rng.random() < 0.7 else rng.choice(words) for _ in range(rng.randint(2, 6))]
+        items = [str(rng.randint(0, 99)) if rng.random() < 0.7 else rng.choice(words) for _ in range(rng.randint(2, 9))]
         how, said = rng.choice(
             (
                 ("again", items),
                 ("again", items),
+                ("again", [*items, *items]),
                 ("backwards", items[::-1]),
                 ("first", items[:1]),
                 ("last", items[-1:]),
