@@ -51,6 +51,8 @@ def draw_rules(rng: Random, topic: str, count: int) -> list[Rule]:
     case = rng.choice(("lower", "upper"))
     words, start = rng.randint(5, 9), rng.choice(STARTS)
     ending, bullets = rng.choice(ENDINGS), rng.randint(2, 4)
+    if banned in ending:
+        ending = ENDINGS[0]
     relation = rng.choice(("at least", "less than"))
     shape = rng.choice(("bullets", "quotes", "title", "start", "end"))
     rules = {
