@@ -122,3 +122,16 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(recipe, tmp_path):
     assert "--resume" in stderr and "Traceback" not in stderr
     states = sorted((out / "run_state").iterdir())
     assert json.loads((states[-1] / "state.json").read_text())["stage"] == "pretrain"
+
+
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(recipe, tmp_path):
+    out = tmp_path / "disk" / "run"
+    out.parent.mkdir()
+    train = f"{sys.executable} -m openqwq.cli.main train {recipe} --out {out}"
+    script = f"mount -t tmpfs -o size=2m tmpfs {out.parent} && {train}; code=$?; ls {out}/run_state >&2; exit $code"
+    if subprocess.run(["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", out.parent], capture_output=True).returncode:
+        pytest.skip("this machine lets us mount no small disk")
+    done = subprocess.run(["unshare", "-Urm", "sh", "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert "error: " in done.stderr and "--resume" in done.stderr and "Traceback" not in done.stderr
+    assert "00000001" in done.stderr.splitlines()[-1]
