@@ -34,11 +34,11 @@ def chain_sum():
 
 
 def test_every_teacher_is_right_by_its_own_verifier():
-    counts = dict.fromkeys([*GYM, "words"], 300)
+    counts = dict.fromkeys([*GYM, "words"], 200)
     chains, manifest = build_chains(sources(), counts, seed=0)
-    assert manifest.to_dict() == {"kept": counts, "dropped": {}, "total": 1800}
+    assert manifest.to_dict() == {"kept": counts, "dropped": {}, "total": 1200}
     assert Counter(chain.problem.source for chain in chains) == counts
-    assert len({chain.problem.prompt for chain in chains}) == 1800
+    assert len({chain.problem.prompt for chain in chains}) == 1200
 
 
 def test_code_teacher_is_right_in_the_sandbox():
