@@ -127,11 +127,11 @@ def _sentences(topic: str, options: dict[str, Any], rng: Random, bullets: int, w
     free = [n for n in nouns if n not in banned and n not in wanted]
     rng.shuffle(free)
     subjects = [*wanted, *free]
+    limit = words["num_words"] if words else 0
     short = words is not None and words["relation"] == "less than"
     if bullets:
         clauses = [f"{rng.choice(adjectives)} {noun}" for noun in subjects[:bullets]]
-        need = words["num_words"] if words and not short else 0
-        if need:
+        if limit and not short:
             clauses = [
                 f"the {clause.split()[1]} is {clause.split()[0]} and {rng.choice(adjectives)}" for clause in clauses
             ]
@@ -139,9 +139,9 @@ def _sentences(topic: str, options: dict[str, Any], rng: Random, bullets: int, w
     if short:
         ending = options.get("startend:end_checker", {}).get("end_phrase", "")
         clause = f"{rng.choice(adjectives)} {subjects[0]}"
-        return [clause if len(f"{clause} {ending}".split()) < words["num_words"] else subjects[0]]
+        return [clause if len(f"{clause} {ending}".split()) < limit else subjects[0]]
     clauses = [f"the {noun} is {rng.choice(adjectives)}" for noun in subjects[: rng.randint(2, 3)]]
-    while words and 4 * len(clauses) < words["num_words"]:
+    while 4 * len(clauses) < limit:
         clauses.append(f"the {subjects[len(clauses) % len(subjects)]} is {rng.choice(adjectives)}")
     return clauses
 

@@ -159,7 +159,8 @@ class Materials:
         for name, count in stage.pairs.items():
             extra = -(-stage.held_out_pairs * count // total)
             first, wanted = (count, extra) if is_held_out else (0, count)
-            pairs += build_pairs(self.sources[name], wanted, seed=self.recipe.seed, first=first)
+            source, seed = self.sources[name], self.recipe.seed
+            pairs += build_pairs(source, wanted, seed=seed, first=first, exclude=self.unseen)
         return pairs[: stage.held_out_pairs] if is_held_out else pairs
 
     def mixture(self, name: str, stage: RLStage) -> Mixture:

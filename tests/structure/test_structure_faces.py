@@ -13,7 +13,7 @@ import pytest
 from openqwq.cli.main import main, verbs
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
 MARKDOWN = ("README.md", "CONTRIBUTING.md")
 # Spelled in parts, so that this file does not match itself.
 HOME_PATHS = re.compile("/(?:" + "|".join(("home", "root", "Users", "work", "mnt")) + r")/[\w.-]+/")
