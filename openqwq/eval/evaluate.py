@@ -67,7 +67,8 @@ def score_groups(
         for sample, rollout in enumerate(group.rollouts)
     ]
     pairs = [(problem, rollout.text) for _, problem, _, rollout in flat]
-    strict, format_free = verify_all(pairs, judge.strict), verify_all(pairs, judge.format_free)
+    strict = verify_all(pairs, judge.strict)
+    format_free = _format_free(pairs, strict, judge)
     return [
         ScoredCompletion(
             family=family,
@@ -84,6 +85,15 @@ def score_groups(
         )
         for (family, problem, sample, rollout), mine, theirs in zip(flat, strict, format_free, strict=True)
     ]
+
+
+def _format_free(pairs: Sequence[tuple[Problem, str]], strict: Sequence[Verdict], judge: Judge) -> list[Verdict]:
+    """The lenient verdicts; what is strictly correct is correct here too, and is not judged again."""
+    missed = [i for i, verdict in enumerate(strict) if verdict.status != "correct"]
+    verdicts = list(strict)
+    for i, verdict in zip(missed, verify_all([pairs[i] for i in missed], judge.format_free), strict=True):
+        verdicts[i] = verdict
+    return verdicts
 
 
 def problem_seed(seed: int, family: str, problem: Problem) -> int:
