@@ -16,7 +16,7 @@ TORCH  := $(shell sed -n 's/^ *"\(torch[><=][^"]*\)",.*/\1/p' pyproject.toml)
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed jail
-	$(BIN)/openqwq train $(RECIPE) $(ARGS)
+	$(BIN)/openqwq train $(RECIPE) $(if $(wildcard runs/$(basename $(notdir $(RECIPE)))/recipe.json),--resume) $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)

@@ -25,21 +25,22 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure: gradients are ready
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     shapes[parameter.shape].append(parameter)
-            for shape, parameters in shapes.items():
-                updates = torch.stack([self._momentum(p, group["momentum"]) for p in parameters])  # [K, M, N]
+            for shape, matrices in shapes.items():
+                updates = torch.stack([self._momentum(p, group["momentum"]) for p in matrices])  # [K, M, N]
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
-                for parameter, update in zip(parameters, orthogonalize(updates), strict=True):
+                for parameter, update in zip(matrices, orthogonalize(updates), strict=True):
                     parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * scale)
 
     def _momentum(self, parameter: nn.Parameter, decay: float) -> Tensor:
         state, grad = self.state[parameter], parameter.grad
+        assert grad is not None
         buffer = state.setdefault("momentum_buffer", torch.zeros_like(grad))
         buffer.lerp_(grad, 1 - decay)
         return grad.lerp(buffer, decay)
