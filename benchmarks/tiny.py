@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
 
-ROOT = Path(__file__).resolve().parent.parent
+from machine import ROOT, describe_machine
+
 ARMS = {
     "tiny": "recipes/tiny.toml",
     "random-reward": "recipes/controls/random-reward.toml",
@@ -36,7 +35,7 @@ def main() -> int:
     table = [row for arm in args.arms for row in arm_rows(arm, [r for r in runs if r["arm"] == arm])]
     report = {
         "command": " ".join(["python", "benchmarks/tiny.py", *sys.argv[1:]]),
-        **machine(),
+        **describe_machine(),
         "table": table,
         "runs": runs,
     }
@@ -102,24 +101,6 @@ def change(scores: list[tuple[float, float]]) -> dict:
         "low": mean(changes) - half if half is not None else None,
         "high": mean(changes) + half if half is not None else None,
         "by_seed": changes,
-    }
-
-
-def machine() -> dict:
-    """Where the figures were made."""
-    import torch
-
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return {
-        "machine": {
-            "cpu": cpu or platform.processor(),
-            "cores": os.cpu_count(),
-            "isa": torch.backends.cpu.get_cpu_capability(),
-        },
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "commit": commit,
     }
 
 

@@ -1,0 +1,25 @@
+"""What every result file says of the machine it was made on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def describe_machine() -> dict:
+    """CPU, cores, instruction set, versions and commit."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    isa = torch.backends.cpu.get_cpu_capability()
+    return {
+        "machine": {"cpu": cpu or platform.processor(), "cores": os.cpu_count(), "isa": isa},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "commit": commit,
+    }
