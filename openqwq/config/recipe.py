@@ -64,6 +64,8 @@ class Stage:
     kind: ClassVar[str]
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
+    muon_learning_rate: float = 0.0
+    """Peak rate of Muon on the hidden matrices, scheduled as `learning_rate` is; 0: AdamW for all parameters."""
     final_learning_rate: float = 0.0
     """Learning rate at the stage's last step, as a fraction of the peak (linear decay after warm-up)."""
     warmup_steps: int = 0
@@ -97,8 +99,6 @@ class PretrainStage(Stage):
     """Tokens of one optimiser step."""
     sequence_length: int = 512
     """Documents longer than this are cut into pieces."""
-    muon_learning_rate: float = 0.0
-    """Peak rate of Muon on the hidden matrices, scheduled as `learning_rate` is; 0: AdamW for all parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from random import Random
 
 from openqwq.config import SourceConfig
 from openqwq.errors import UserError
+from openqwq.types import Problem
 
 from .facts import LEGS, plural_legs
 from .gym import GymSource
@@ -22,6 +23,7 @@ from .instructions import TOPICS, draw_rules, instruction_prompt, write_text
 from .keys import item_key, item_rng
 from .python_functions import CHANGE, GATHER, KEEP, WORDINGS, Task, draw_task
 from .sources import ProblemSource
+from .teachers import teach
 
 DOCUMENT_SHARES = {
     "arithmetic": 0.36,
@@ -32,6 +34,9 @@ DOCUMENT_SHARES = {
     "statements": 0.18,
 }
 """Share of each sort among the documents; a recipe's `config = {shares = {...}}` changes it."""
+
+SEPARATORS = ("\n", "\n\n", " ", "\n> ", "\n---\n", "\nA: ", " -> ", "\n\n### Answer\n")
+"""What stands between a task and what follows it: many forms, so that no single one is needed."""
 
 LINES_PER_DOCUMENT = 10
 """Facts in one document: long enough to fill a training sequence, short enough to mix sorts."""
@@ -79,24 +84,29 @@ class CorpusSource:
         return "\n".join(self._statement(rng) for _ in range(3))
 
     def _statement(self, rng: Random) -> str:
-        """A problem with the numbers in it read out, or with its answer."""
+        """A problem with its numbers or its answer, or, where a single fact solves it, with that fact."""
         source = rng.choice(self._problems)
         for _ in range(MAX_DRAWS):
             problem = source.problem("corpus", item_key("corpus", source.name, rng.getrandbits(48)))
-            if problem.prompt.removesuffix(source.suffix) in self._exclude:
-                continue
-            how = rng.random()
-            if how < 0.2:
-                return plain_prompt(problem.prompt) + f" {problem.answer['entry']['answer']}\n"
-            numbers = re.findall(r"\d+(?: [a-z]+(?: [a-z]+)*)?(?=[,?])|\d+", problem.prompt)
-            if how < 0.7 or not re.search(r"\d [-+*] \d", problem.prompt):
-                return f"{problem.prompt}\nNumbers: {', '.join(numbers)}\n"
-            expression = re.findall(r"[-+*=a-z\d ]*\d[-+*=a-z\d ]*", problem.prompt)[-1].replace(" ", "")
-            return f"{problem.prompt}\nIn short: {expression.removesuffix('=')}\n"
+            if problem.prompt.removesuffix(source.suffix) not in self._exclude:
+                return f"{problem.prompt}{rng.choice(SEPARATORS)}{_remark(problem, rng)}\n"
         raise UserError(
             f"source `{self.name}` cannot state problems of `{source.name}`: all that were drawn are held out",
             hint=f"widen the config of `{source.name}`, or evaluate on fewer of its problems",
         )
+
+
+def _remark(problem: Problem, rng: Random) -> str:
+    thinking, _ = teach(problem, rng)
+    if "\n" not in thinking:
+        return thinking
+    if rng.random() < 0.2:
+        return f"Answer: {problem.answer['entry']['answer']}"
+    expression = re.findall(r"\d+(?: [-+*] \d+)+", problem.prompt)
+    if expression and rng.random() < 0.4:
+        return f"In short: {expression[-1].replace(' ', '')}"
+    numbers = re.findall(r"\d+(?: [a-z]+(?: [a-z]+)*)?(?=[,?])|\d+", problem.prompt)
+    return f"Numbers: {', '.join(numbers)}"
 
 
 def _with_plain_answer(name: str, source: ProblemSource) -> GymSource:
@@ -239,7 +249,7 @@ def _piece(rng: Random, exclude: frozenset[str]) -> str:
                 task = Task("all", task.change, task.gather, 0, task.change_k)
         words = task.words(rng.choice(WORDINGS))
         if words not in exclude:
-            return f"# {words}\n{task.code()}\n"
+            return f"{rng.choice(('', '# '))}{words}{rng.choice(SEPARATORS)}{task.code()}\n"
     raise UserError("the corpus cannot state small programs: all of them are held out", hint="evaluate on fewer")
 
 
@@ -257,7 +267,7 @@ def _instructions(rng: Random, exclude: frozenset[str]) -> str:
         rules = draw_rules(rng, topic, rng.randint(0, 1))
         prompt = instruction_prompt(topic, rules)
         if not rules or prompt not in exclude:
-            documents.append(f"{prompt}\n\n{write_text(topic, rules, rng)}\n")
+            documents.append(f"{prompt}{rng.choice(SEPARATORS)}{write_text(topic, rules, rng)}\n")
     return "\n".join(documents)
 
 
