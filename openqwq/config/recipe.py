@@ -161,7 +161,7 @@ class RLStage(Stage):
     samples_per_prompt: int = 8
     """Rollouts of each problem; group advantages need at least 2."""
     updates_per_batch: int = 1
-    """Optimiser updates made from one batch of rollouts; 1 is fully on-policy."""
+    """Mini-batches of whole groups, one optimiser update each, that a batch is split into; 1 is fully on-policy."""
     max_staleness: int = 0
     """Policy versions by which a rollout may lag behind the trainer; only 0 (synchronous) exists so far."""
     max_completion_tokens: int = 128

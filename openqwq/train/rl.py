@@ -5,14 +5,16 @@ a higher upper bound and refilled groups (DAPO, arXiv:2503.14476). Where this di
 1. An unjudged rollout (the verifier's or the machine's fault) is left out of mean, loss and denominator.
 2. The old log-probs are the sampler's own records: it is the same module, and `mismatch_max` shows it.
 3. No KL term: there is no reference model.
-4. Every update of `updates_per_batch` is over the whole batch.
+4. `updates_per_batch` splits the batch's groups into so many mini-batches, one update each (PPO's
+   mini-batches, one epoch); each has its own global denominator.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ from openqwq.model import Qwen2ForCausalLM
 from openqwq.types import Policy
 from openqwq.verifiers import Verifier
 
-from .experience import Collector, Experience, ProblemMixture
+from .experience import Attempt, Collector, Experience, ProblemMixture
 from .gate import GateEvaluate, RegressionGate
 from .losses import clipped_policy_loss, sample_weights
 from .optimizer import build_optimizer, learning_rate
@@ -101,39 +103,46 @@ def run_rl(
     )
 
 
-def update_policy(run: StageRun[RLStage, Qwen2ForCausalLM], experience: Experience, step: int) -> list[UpdateResult]:
-    """The optimiser updates of one batch of rollouts: none when no group has signal."""
-    stage = run.stage
-    judged = [a for group in experience.useful_groups for a in group if a.verdict.status != "unjudged"]
-    samples = [rollout_sample(attempt.rollout, attempt.advantage) for attempt in judged]
-    if not samples:
+def update_policy(run: StageRun, experience: Experience, step: int) -> list[UpdateResult]:
+    """The optimiser updates of one batch of rollouts, one for each mini-batch: none when no group has signal."""
+    stage: RLStage = run.stage
+    device = next(run.model.parameters()).device
+    results = []
+    for groups in split_groups(experience.useful_groups, stage.updates_per_batch):
+        judged = [a for group in groups for a in group if a.verdict.status != "unjudged"]
+        samples = [rollout_sample(attempt.rollout, attempt.advantage) for attempt in judged]
+        weights = sample_weights([s.trained_tokens for s in samples], aggregation=stage.loss_aggregation)
+        results.append(
+            update(
+                run.model,
+                run.optimizer,
+                pack(samples, weights, tokens_per_microbatch=stage.tokens_per_microbatch, device=device),
+                partial(policy_objective, stage),
+                learning_rate=learning_rate(stage, step, run.steps),
+                max_grad_norm=stage.max_grad_norm,
+                temperature=stage.temperature,
+            )
+        )
+    if not results:
         logger.info("step %d of `%s`: no group has signal, no update", step, run.ctx.name)
-        return []
-    weights = sample_weights([s.trained_tokens for s in samples], aggregation=stage.loss_aggregation)
-    batches = pack(samples, weights, tokens_per_microbatch=stage.tokens_per_microbatch, device=run.model.device)
+    return results
 
-    def objective(logprobs: Tensor, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        losses, clipped = clipped_policy_loss(
-            logprobs,
-            batch.rollout_logprobs,
-            batch.advantages,
-            clip_low=stage.clip_low,
-            clip_high=stage.clip_high,
-        )
-        return losses, {"clipped": clipped.float(), "mismatch": (logprobs - batch.rollout_logprobs).abs()}
 
-    return [
-        update(
-            run.model,
-            run.optimizer,
-            batches,
-            objective,
-            learning_rate=learning_rate(stage, step, run.steps),
-            max_grad_norm=stage.max_grad_norm,
-            temperature=stage.temperature,
-        )
-        for _ in range(stage.updates_per_batch)
-    ]
+def split_groups(groups: Sequence[list[Attempt]], parts: int) -> list[list[list[Attempt]]]:
+    """At most `parts` mini-batches of whole groups, sizes differing by one at most; groups are dealt in turn."""
+    return [list(groups[i::parts]) for i in range(min(parts, len(groups)))]
+
+
+def policy_objective(stage: RLStage, logprobs: Tensor, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """The clipped policy-gradient loss of each trained token, with what the log wants to see of it."""
+    losses, clipped = clipped_policy_loss(
+        logprobs,
+        batch.rollout_logprobs,
+        batch.advantages,
+        clip_low=stage.clip_low,
+        clip_high=stage.clip_high,
+    )
+    return losses, {"clipped": clipped.float(), "mismatch": (logprobs - batch.rollout_logprobs).abs()}
 
 
 def _metrics_row(

@@ -46,8 +46,8 @@ def experience_metrics(experience: Experience, sources: Iterable[str]) -> dict[s
 def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, Any]:
     """Numbers over the trained tokens; all None when the step had no signal and made no update.
 
-    entropy and mismatch (|rollout - policy| log-prob) are from the first forward pass, before any update of
-    this batch; clip_share is the mean over the batch's updates; loss and grad_norm are the last one's.
+    entropy and mismatch (|rollout - policy| log-prob) are of the first mini-batch, before any update of this
+    batch; clip_share is the mean over the batch's updates; loss and grad_norm are the last one's.
     """
     if not updates:
         return dict.fromkeys(("loss", "entropy", "clip_share", "grad_norm", "mismatch_max", "mismatch_mean"))
