@@ -74,9 +74,17 @@ class Materials:
 
     @cached_property
     def unseen(self) -> frozenset[str]:
-        """Texts that no stage may train on: every evaluation's and every gate's."""
+        """Texts that no stage may train on: every evaluation's and every gate's.
+
+        As many gate problems as evaluated ones are left out even where no gate looks at them, so that
+        control arms without a gate are given the same chains.
+        """
         gates = [s for s in self.recipe.stage.values() if isinstance(s, RLStage) and s.gate.kinds]
-        groups = [self.families, *(self.gate_families(stage) for stage in gates)]
+        spare = {
+            name: held_out(self.sources[name], self.recipe.eval.problems_per_family, split=GATE_SPLIT)
+            for name in self.families
+        }
+        groups = [self.families, spare, *(self.gate_families(stage) for stage in gates)]
         return problem_texts([problem for group in groups for problems in group.values() for problem in problems])
 
     @cached_property

@@ -32,7 +32,7 @@ from .folder import RunFolder, StageClock, open_run_folder
 from .materials import Materials
 from .progress import describe_results, open_display
 from .stages import StageRunner
-from .threads import keep_heap, set_threads
+from .threads import set_threads
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 GENERATION_DEFAULTS = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 40, "repetition_penalty": 1.0}
@@ -63,7 +63,6 @@ def run(recipe: Recipe, out: str | Path, *, resume: bool = False) -> RunOutcome:
     Raises UserError for what the user can mend (a folder with another run, a full disk, missing files);
     KeyboardInterrupt passes through after the state was saved.
     """
-    keep_heap()
     threads = set_threads(recipe.threads)
     folder = open_run_folder(out, recipe, resume=resume)
     try:
