@@ -9,8 +9,9 @@ from typing import Any
 from openqwq.config import SourceConfig
 from openqwq.errors import UserError
 from openqwq.types import Message, Problem
+from openqwq.verifiers.reasoning_gym import require_supported
 
-BY_SEED = frozenset({"acre", "gsm_symbolic", "list_functions", "pool_matrix", "word_ladder"})
+BY_SEED = frozenset({"acre", "gsm_symbolic", "list_functions", "word_ladder"})
 """Data sets that have only `size` items or bound their seed to 32 bits: each of our items is a data set's first one."""
 
 
@@ -25,6 +26,8 @@ class GymSource:
         self.suffix = config.prompt_suffix
         self._options = dict(config.config)
         self._data = _create(name, self.dataset, self._options)
+        if self.verifier == "reasoning_gym":
+            require_supported(self.dataset)
 
     def problem(self, split: str, key: int) -> Problem:
         """The library's item of this seed as a problem; the entry that scores it rides in `answer`."""

@@ -44,6 +44,12 @@ def test_data_sets_with_few_items_give_many_different_problems(dataset):
     assert len(texts) > 3
 
 
+@pytest.mark.parametrize("dataset", ["pool_matrix", "propositional_logic"])
+def test_data_sets_that_no_verifier_can_judge_are_refused_at_once(dataset):
+    with pytest.raises(UserError, match=f"`{dataset}` is refused"):
+        build_source("x", SourceConfig(type="reasoning_gym", dataset=dataset))
+
+
 def test_keys_of_different_splits_are_disjoint_and_fixed():
     tops = {item_key(split, 1, "a") >> 48 for split in SPLITS}
     assert tops == set(range(len(SPLITS)))
