@@ -96,5 +96,5 @@ def test_rollouts_need_no_torch():
     import subprocess
     import sys
 
-    code = "import sys, openqwq.rollout; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys, openqwq.rollout; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -165,5 +165,7 @@ def test_format_free_reads_the_last_number_or_the_last_line():
 def test_nothing_raises_on_arbitrary_text(dataset, text):
     problem = make_problem(dataset, "7", numbers=[1, 2], target=3, valid_answers=["Q"])
     for verifier in (STRICT, FREE):
-        verifier(problem, f"</think>\\boxed{{{text}}}")
-        verifier(problem, text)
+        for completion in (f"</think>\\boxed{{{text}}}", text):
+            verdict = verifier(problem, completion)
+            assert verdict.status in ("correct", "wrong", "unjudged")
+            assert 0 <= verdict.score <= 1 and (verdict.score == 0 or verdict.status == "correct")
