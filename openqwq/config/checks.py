@@ -44,7 +44,12 @@ KIND_RANGES: dict[type[Stage], dict[str, Range]] = {
         "tokens_per_step": AT_LEAST_1,
         "sequence_length": (lambda x: x >= 2, "2 or more"),
     },
-    SFTStage: {"epochs": POSITIVE, "chains_per_step": AT_LEAST_1},
+    SFTStage: {
+        "epochs": POSITIVE,
+        "chains_per_step": AT_LEAST_1,
+        "brief_share": SHARE,
+        "replay_per_step": AT_LEAST_0,
+    },
     RewardModelStage: {"held_out_pairs": AT_LEAST_0, "epochs": POSITIVE, "pairs_per_step": AT_LEAST_1},
     RLStage: {
         "steps": AT_LEAST_1,
@@ -129,12 +134,25 @@ def _check_stage(recipe: Recipe, name: str, stage: Stage, where: str) -> None:
             both = "both `chains` and `chains_file` are" if stage.chains else "neither `chains` nor `chains_file` is"
             raise UserError(f"{both} set in {where}", hint="set one of them")
         _check_counts(recipe, "chains", stage.chains, where)
+        _check_replay(recipe, stage, where)
     elif isinstance(stage, RewardModelStage):
         if not stage.pairs:
             raise UserError(f"`pairs` is empty in {where}", hint="add a count for a source: `pairs = {words = 2000}`")
         _check_counts(recipe, "pairs", stage.pairs, where)
     elif isinstance(stage, RLStage):
         _check_rl(recipe, name, stage, where)
+
+
+def _check_replay(recipe: Recipe, stage: SFTStage, where: str) -> None:
+    if bool(stage.replay) != bool(stage.replay_per_step):
+        given, missing = ("replay", "replay_per_step") if stage.replay else ("replay_per_step", "replay")
+        raise UserError(
+            f"`{given}` is set in {where}, but `{missing}` is not",
+            hint="set both, e.g. `replay = {corpus = 1.0}` and `replay_per_step = 2`, or neither",
+        )
+    if stage.replay:
+        _check_shares(recipe, stage.replay, where)
+        _check_text_sources(recipe, stage.replay, where)
 
 
 def _check_rl(recipe: Recipe, name: str, stage: RLStage, where: str) -> None:
