@@ -1,14 +1,16 @@
 /* Attention of single tokens over a paged cache, in fp32.
  *
- * keys, values  [blocks, K, P, D]: a block holds P tokens of one sequence for each of K kv heads.
- * tables        [rows, W]: the blocks of each sequence in the order of its tokens.
- * q, out        [N, H, D]; token n belongs to sequence row[n] (row NULL: n itself) and sees 0..position[n].
+ * keys, values      [blocks, K, P, D]: a block holds P tokens of one sequence for each of K kv heads.
+ * new_keys, -values [N, K, D] of the tokens, stored first.
+ * tables            [N, W]: the blocks of each token's sequence in the order of its tokens.
+ * q, out            [N, H, D]; token n sees its sequence's tokens 0..positions[n].
  *
  * One pass with the running maximum of online softmax (arXiv:1805.02867), a block at a time: nothing beyond a
  * sequence's own tokens is read, and nothing is copied.
  */
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #define MAX_GROUP 32
 #define MAX_HEAD_DIM 256
@@ -71,20 +73,29 @@ static inline __attribute__((always_inline)) void attend(const float *restrict q
         for (int d = 0; d < dim; d++) out[g * dim + d] /= total[g];
 }
 
-void attend_paged(const float *q, const float *keys, const float *values, const int32_t *tables, const int64_t *rows,
-                  const int64_t *positions, float *out, int64_t num_tokens, int64_t width, int heads, int kv_heads,
-                  int dim, int block_size, int threads) {
+void attend_paged(const float *q, const float *new_keys, const float *new_values, float *keys, float *values,
+                  const int32_t *tables, const int64_t *positions, float *out, int64_t num_tokens, int64_t width,
+                  int heads, int kv_heads, int dim, int block_size, int threads) {
     const int group = heads / kv_heads;
     const int64_t head = (int64_t)block_size * dim, stride = kv_heads * head;
     const float scale = 1 / sqrtf((float)dim);
+    /* all of them before any is mixed: a token may see another one of the same call */
+    for (int64_t n = 0; n < num_tokens; n++) {
+        const int64_t block = tables[n * width + positions[n] / block_size];
+        const int64_t place = block * stride + positions[n] % block_size * dim;
+        for (int k = 0; k < kv_heads; k++) {
+            memcpy(keys + place + k * head, new_keys + (n * kv_heads + k) * dim, dim * sizeof(float));
+            memcpy(values + place + k * head, new_values + (n * kv_heads + k) * dim, dim * sizeof(float));
+        }
+    }
 #pragma omp parallel for collapse(2) schedule(dynamic, 4) num_threads(threads) if (threads > 1)
     for (int64_t n = 0; n < num_tokens; n++)
         for (int k = 0; k < kv_heads; k++) {
             const int64_t first = (n * kv_heads + k) * group * dim;
-            const int32_t *table = tables + (rows ? rows[n] : n) * width;
+            const int32_t *table = tables + n * width;
             /* a head size that the compiler knows unrolls the inner loops */
-#define ATTEND(size) \
-    attend(q + first, keys + k * head, values + k * head, table, positions[n], out + first, group, size, block_size, \
+#define ATTEND(size)                                                                                                   \
+    attend(q + first, keys + k * head, values + k * head, table, positions[n], out + first, group, size, block_size,   \
            stride, scale)
             if (dim == 32) ATTEND(32);
             else if (dim == 64) ATTEND(64);
