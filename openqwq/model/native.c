@@ -1,5 +1,6 @@
-/* Attention of single tokens over a paged cache, in fp32.
+/* Kernels for decoding on a CPU, in fp32: attention over a paged cache, and linear layers with int8 weights.
  *
+ * attend_paged: single tokens over a paged cache.
  * keys, values      [blocks, K, P, D]: a block holds P tokens of one sequence for each of K kv heads.
  * new_keys, -values [N, K, D] of the tokens, stored first.
  * tables            [N, W]: the blocks of each token's sequence in the order of its tokens.
@@ -7,6 +8,8 @@
  *
  * One pass with the running maximum of online softmax (arXiv:1805.02867), a block at a time: nothing beyond a
  * sequence's own tokens is read, and nothing is copied.
+ *
+ * linear_int8: out [N, O] = x [N, I] weight^T [O, I] * scale [O]; each weight is read once for all of the N rows.
  */
 #include <math.h>
 #include <stdint.h>
@@ -102,4 +105,18 @@ void attend_paged(const float *q, const float *new_keys, const float *new_values
             else if (dim == 128) ATTEND(128);
             else ATTEND(dim);
         }
+}
+
+void linear_int8(const float *x, const int8_t *weight, const float *scale, float *out, int64_t num_rows, int64_t outputs,
+                 int64_t inputs, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && outputs * inputs > 1 << 16)
+    for (int64_t o = 0; o < outputs; o++) {
+        const int8_t *restrict row = weight + o * inputs;
+        for (int64_t n = 0; n < num_rows; n++) {
+            const float *restrict input = x + n * inputs;
+            float sum = 0;
+            for (int64_t i = 0; i < inputs; i++) sum += input[i] * row[i];
+            out[n * outputs + o] = sum * scale[o];
+        }
+    }
 }

@@ -37,6 +37,8 @@ def native_kernels() -> ctypes.CDLL | None:
         return None
     kernels.attend_paged.restype = None
     kernels.attend_paged.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 2 + [ctypes.c_int] * 5
+    kernels.linear_int8.restype = None
+    kernels.linear_int8.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int]
     return kernels
 
 
