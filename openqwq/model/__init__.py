@@ -4,7 +4,10 @@ from .attention import AttentionContext, DecodeAttention, ExtendAttention, Packe
 from .config import Qwen2Config, YarnScaling
 from .kv_cache import KVCache
 from .load import create_model, init_weights, load_model, load_weights, read_config, resolve_folder
+from .native import native_kernels
+from .paged import PagedAttention, PagedChunk
 from .presets import HUB_NAMES, PRESETS, preset
+from .quantize import quantize_weights
 from .qwen2 import Qwen2ForCausalLM, convert_swish_beta
 
 __all__ = [
@@ -15,6 +18,8 @@ __all__ = [
     "ExtendAttention",
     "KVCache",
     "PackedAttention",
+    "PagedAttention",
+    "PagedChunk",
     "PrefillAttention",
     "Qwen2Config",
     "Qwen2ForCausalLM",
@@ -24,7 +29,9 @@ __all__ = [
     "init_weights",
     "load_model",
     "load_weights",
+    "native_kernels",
     "preset",
+    "quantize_weights",
     "read_config",
     "resolve_folder",
 ]
