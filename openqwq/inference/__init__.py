@@ -1,12 +1,14 @@
 """The engine that samples from a model: batched, KV-cached, with log-probs that training can trust.
 
-- `LLM`     a model by its path; texts and conversations in, `RequestOutput` out
-- `Engine`  one module; a `Policy`, and `add_request`, `step`, `abort` underneath
+- `LLM`          a model by its path; texts and conversations in, `RequestOutput` out
+- `Engine`       one module; a `Policy`, and `add_request`, `step`, `abort` underneath
+- `AsyncEngine`  an `Engine` in a thread of its own, for event loops
 """
 
 from openqwq.types import SamplingParams
 
-from .engine import Engine, RequestOutput
+from .async_engine import AsyncEngine, CompletionDelta
+from .engine import Engine, EngineStats, RequestOutput
 from .llm import LLM
 
-__all__ = ["LLM", "Engine", "RequestOutput", "SamplingParams"]
+__all__ = ["LLM", "AsyncEngine", "CompletionDelta", "Engine", "EngineStats", "RequestOutput", "SamplingParams"]

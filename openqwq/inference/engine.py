@@ -46,6 +46,22 @@ class RequestOutput:
     outputs: list[Completion]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """Counts of the moment.
+
+    running, waiting:         samples.
+    kv_blocks_used, -_total:  of the KV cache.
+    generated_tokens:         sampled since the start.
+    """
+
+    running: int
+    waiting: int
+    kv_blocks_used: int
+    kv_blocks_total: int
+    generated_tokens: int
+
+
 class Engine:
     """Continuous batching with a KV cache over one model.
 
@@ -79,6 +95,7 @@ class Engine:
         self.seed = seed
         self.version = 0
         self.num_requests = 0
+        self.num_generated = 0
         self.runner = Runner(
             model,
             max_num_seqs=max_num_seqs,
@@ -123,6 +140,25 @@ class Engine:
         """Stop a request now; what its samples have so far. None when it is not in the engine."""
         request = self.scheduler.abort(request_id)
         return None if request is None else self._output(request)
+
+    def samples(self, request_id: str) -> list[Sample]:
+        """The samples of a request that is in the engine, as they are now."""
+        return self.scheduler.requests[request_id].sequences
+
+    def completion(self, sample: Sample) -> Completion:
+        """The record of a sample that has ended."""
+        return sample.completion(self._text(sample))
+
+    def stats(self) -> EngineStats:
+        """How full the engine is."""
+        used = self.runner.num_slots - self.scheduler.slots.num_free
+        return EngineStats(
+            running=used,
+            waiting=len(self.scheduler.waiting),
+            kv_blocks_used=used,
+            kv_blocks_total=self.runner.num_slots,
+            generated_tokens=self.num_generated,
+        )
 
     def generate(
         self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
@@ -184,6 +220,7 @@ class Engine:
                 sample.finish("abort", "the model's logits are not finite")
                 continue
             sample.append(token, logprob, self.version)
+            self.num_generated += 1
             if token in request.stop_token_ids or (request.params.stop and self._stops_at_string(sample)):
                 sample.finish("stop")
             elif len(sample.token_ids) >= request.max_new_tokens:
@@ -196,7 +233,7 @@ class Engine:
 
     def _output(self, request: Request) -> RequestOutput:
         assert all(sample.slot == NO_SLOT for sample in request.sequences)
-        completions = [sample.completion(self._text(sample)) for sample in request.sequences]
+        completions = [self.completion(sample) for sample in request.sequences]
         return RequestOutput(request.id, None, request.prompt_ids, completions)
 
     def _text(self, sample: Sample) -> str:
