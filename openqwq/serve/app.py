@@ -17,14 +17,18 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse, Response
 
 import openqwq
+from openqwq.errors import UserError
 from openqwq.log import logger
 
-from . import chat, completions
+from . import chat, completions, messages, responses
 from .errors import error_body, from_validation, wrong
 from .fields import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from .generation import Plan, Run
 from .guard import Guard
+from .messages import CountBody, MessagesBody
+from .pages import add_page
 from .prompts import chat_prompt, text_prompt
+from .responses import ResponsesBody
 from .state import Server
 from .streams import ClientGone, EventStream, JsonResponse, until_gone
 
@@ -45,8 +49,10 @@ def create_app(server: Server) -> Any:
     app.state.server = server
     _add_errors(app)
     _add_plain_routes(app, server)
+    add_page(app, server)
     _add_chat(app, server)
     _add_completions(app, server)
+    _add_other_forms(app, server)
     _add_tokens(app, server)
     guarded: Any = Guard(app, server.settings, server.metrics)
     if server.settings.cors_origins:
@@ -66,6 +72,10 @@ def _add_errors(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return await on_http(request, from_validation(error.errors()))
 
+    async def on_user_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, UserError)
+        return JsonResponse(error_body(400, error.message), 400)
+
     async def on_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=CLIENT_GONE)
 
@@ -75,6 +85,7 @@ def _add_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_body)
+    app.add_exception_handler(UserError, on_user_error)
     app.add_exception_handler(ClientGone, on_gone)
     app.add_exception_handler(Exception, on_fault)
 
@@ -115,7 +126,7 @@ def _model_object(model: Any) -> dict[str, Any]:
 
 async def start_run(server: Server, request: Request, plan: Plan) -> Run:
     """A run that has its first token. Raises ApiError, or ClientGone when the client leaves before that."""
-    run = Run(plan, server.admission, server.metrics)
+    run = Run(plan, server)
     try:
         await until_gone(request, run.start())
     except BaseException:
@@ -158,6 +169,29 @@ def _add_completions(app: FastAPI, server: Server) -> None:
         if body.stream:
             return EventStream(completions.stream_completions(runs[0], body), runs[0].close)
         return await finish(request, runs, lambda: completions.answer_completions(runs, body))
+
+
+def _add_other_forms(app: FastAPI, server: Server) -> None:
+    @app.post("/v1/responses")
+    async def respond(body: ResponsesBody, request: Request) -> Response:
+        plan = await asyncio.to_thread(responses.plan_response, server, body)
+        run = await start_run(server, request, plan)
+        if body.stream:
+            return EventStream(responses.stream_response(run, body), run.close)
+        return await finish(request, [run], lambda: responses.answer_response(run, body))
+
+    @app.post("/v1/messages")
+    async def create_message(body: MessagesBody, request: Request) -> Response:
+        plan = await asyncio.to_thread(messages.plan_messages, server, body)
+        run = await start_run(server, request, plan)
+        if body.stream:
+            return EventStream(messages.stream_messages(run, body), run.close)
+        return await finish(request, [run], lambda: messages.answer_messages(run, body))
+
+    @app.post("/v1/messages/count_tokens")
+    async def count_tokens(body: CountBody) -> Response:
+        plan = await asyncio.to_thread(messages.plan_messages, server, body)
+        return JsonResponse({"input_tokens": len(plan.prompt_ids)})
 
 
 def _add_tokens(app: FastAPI, server: Server) -> None:

@@ -17,10 +17,9 @@ from openqwq.errors import UserError
 from openqwq.tokenizer import CallError, ThinkingStream, ToolCallStream
 from openqwq.types import SamplingParams, ToolCall
 
-from .admission import Admission
 from .engine import Delta, ServedModel
 from .errors import ApiError
-from .metrics import Metrics
+from .state import Server
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,9 +64,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a sample ended: "stop", "length", "tool_calls", "malformed_tool_call", or the engine's own reason."""
+    """How a sample ended: "stop", "length", "tool_calls", "malformed_tool_call", or the engine's own reason.
+
+    by_string: a stop string ended it, and no token of the model's own.
+    """
 
     reason: str
+    by_string: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +131,7 @@ class _Sample:
             token_ids=delta.token_ids,
             logprobs=delta.logprobs,
             thought=thought,
-            end=None if reason is None else self._end(reason),
+            end=None if reason is None else self._end(reason, delta),
         )
 
     def _bound_calls(self, parts: list[Any]) -> tuple[list[Any], bool]:
@@ -150,7 +153,7 @@ class _Sample:
             return delta.token_ids.index(self.think_end_id) + 1
         return len(delta.token_ids) if self.thinking.thinking or self.thinking.closed else 0
 
-    def _end(self, reason: str) -> End:
+    def _end(self, reason: str, delta: Delta) -> End:
         warnings = self.plan.warnings
         where = f"sample {self.index}: " if self.plan.params.n > 1 else ""
         warnings += [f"{where}{error}; it was left in the text" for error in self.errors]
@@ -163,14 +166,16 @@ class _Sample:
             return End("tool_calls")
         if reason == "stop" and self.errors:
             return End("malformed_tool_call")
-        return End(reason)
+        ends = {*self.plan.model.tokenizer.eos_token_ids, *self.plan.params.stop_token_ids}
+        by_string = bool(self.plan.params.stop) and reason == "stop" and not ends & set(delta.token_ids[-1:])
+        return End(reason, by_string)
 
 
 class Run:
     """A request from its admission to its end. `close` it in every case; it can be closed twice."""
 
-    def __init__(self, plan: Plan, admission: Admission, metrics: Metrics):
-        self.plan, self.admission, self.metrics = plan, admission, metrics
+    def __init__(self, plan: Plan, server: Server):
+        self.plan, self.server, self.metrics = plan, server, server.metrics
         self.usage = Usage(len(plan.prompt_ids))
         self._samples = [_Sample(plan, index) for index in range(plan.params.n)]
         self._stack = AsyncExitStack()
@@ -180,7 +185,7 @@ class Run:
     async def start(self) -> None:
         """Enter the engine and wait for the first token. Raises ApiError for a request that cannot run."""
         plan = self.plan
-        self._stack.enter_context(self.admission.admit(plan.params.n))
+        self._stack.enter_context(self.server.admission.admit(plan.params.n))
         self._stack.enter_context(self.metrics.running(len(plan.prompt_ids)))
         self._started = time.monotonic()
         stream = plan.model.engine.generate(plan.prompt_ids, plan.params, plan.request_id)
@@ -198,11 +203,16 @@ class Run:
     async def gains(self) -> AsyncIterator[Gain]:
         """Gains of all samples until each has ended. Raises ApiError where the engine gave up on one."""
         last = time.monotonic()
+        first_texts = []
         delta = self._first
         while delta is not None:
             sample = self._samples[delta.index]
+            if delta.index == 0:
+                first_texts.append(delta.text)
             if delta.finish_reason == "abort" and not sample.ended:
                 raise ApiError(500, delta.error or "the request was aborted", code="aborted")
+            if delta.index == 0 and delta.finish_reason is not None:
+                self.server.keep(self.plan.request_id, "".join(first_texts))
             if not sample.ended:
                 gain = sample.read(delta)
                 now = time.monotonic()

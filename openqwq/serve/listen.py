@@ -5,6 +5,7 @@ Public: Listener.
 
 from __future__ import annotations
 
+import signal
 import socket
 from types import FrameType
 from typing import Any
@@ -47,11 +48,14 @@ class Listener(uvicorn.Server):
         self.state = server
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop taking requests in; a second signal cuts off what runs."""
-        if not self.state.admission.draining:
-            logger.info("stopping: %d samples are under way and may end", self.state.admission.under_way)
-        self.state.admission.draining = True
-        super().handle_exit(sig, frame)
+        """Stop taking requests in; a second signal cuts off what runs. SIGTERM is no failure: the exit code is 0."""
+        if self.should_exit:
+            self.force_exit = True
+            return
+        logger.info("stopping: %d samples are under way and may end", self.state.admission.under_way)
+        self.state.admission.draining = self.should_exit = True
+        if sig != signal.SIGTERM:
+            self._captured_signals.append(sig)
 
 
 def bind(host: str, port: int) -> socket.socket:

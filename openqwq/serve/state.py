@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from .admission import Admission
 from .engine import ServedModel
@@ -15,6 +16,7 @@ from .errors import ApiError
 from .metrics import Metrics
 
 MIB = 2**20
+MAX_RECENT = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +42,30 @@ class ServeSettings:
 
 @dataclass(slots=True)
 class Server:
-    """One server: models by name, the first one answers requests that name none."""
+    """One server: models by name, the first one answers requests that name none.
+
+    experiment: the run whose checkpoints are compared, where there is one (`pages.Experiment`).
+    recent:     texts of the last completions as they were sampled, kept for the experiment's verifiers.
+    """
 
     models: Mapping[str, ServedModel]
     settings: ServeSettings = field(default_factory=ServeSettings)
+    experiment: Any = None
     metrics: Metrics = field(default_factory=Metrics)
+    recent: dict[str, str] = field(default_factory=dict)
     admission: Admission = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.models:
             raise ValueError("a server needs at least one model")
         self.admission = Admission(self.settings.max_samples)
+
+    def keep(self, request_id: str, text: str) -> None:
+        """Remember a completion's text for a while, if there is an experiment to judge it."""
+        if self.experiment is not None:
+            self.recent[request_id] = text
+            while len(self.recent) > MAX_RECENT:
+                del self.recent[next(iter(self.recent))]
 
     def model(self, name: str | None) -> ServedModel:
         """The model of that name. Raises ApiError 404 for another one."""
