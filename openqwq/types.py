@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 Role = Literal["system", "user", "assistant", "tool"]
 Status = Literal["correct", "wrong", "unjudged"]
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "abort", "repetition"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,48 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StructuredOutputs:
+    """The form that an answer must have: exactly one of `json`, `regex`, `choice` and `tools`.
+
+    Thinking is never constrained: an answer begins behind `</think>` where the prompt has opened the thinking.
+
+    json:         a JSON schema, as an object or as text.
+    regex:        the answer as a whole matches it.
+    choice:       the answer is one of these texts.
+    tools:        functions as {"name": ..., "parameters": schema}: whatever the model writes into `<tool_call>` calls
+                  one of them with arguments of its schema.
+    require_tool: with `tools`: the answer is one call and nothing else.
+    """
+
+    json: Mapping[str, Any] | str | None = None
+    regex: str | None = None
+    choice: tuple[str, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    require_tool: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How to sample a completion, with vLLM's names; QwQ-32B's recommended values as defaults.
 
     temperature 0 is greedy. top_k 0 or -1 and top_p 1 are off. Order: temperature, top-k, top-p, min-p
-    (QwQ's published scores were made in this order). `seed` makes a request's tokens independent of
-    whatever else is in the batch. `stop_token_ids` are added to the model's own end tokens.
+    (QwQ's published scores were made in this order); `temperature_last` is llama.cpp's. `seed` makes a request's
+    tokens independent of whatever else is in the batch. `stop_token_ids` are added to the model's own end tokens.
+
+    presence_penalty, frequency_penalty: subtracted once, or as often as a token is in the completion; 0 is off.
+    repetition_penalty: divides logits above 0 and multiplies those below of tokens in prompt or completion; 1 is off.
+    logit_bias:         added to the logits of token ids.
+    bad_words:          texts that are never written.
+    stop:               texts that end a sample and are cut from it; not looked for while the model thinks.
+    min_tokens:         no end token before that many tokens.
+    logprobs:           also the raw log-probs of this many likeliest tokens and of the sampled one, at each place.
+    prompt_logprobs:    the same for the prompt's tokens; the cache of prompts is not used then.
+    thinking_budget:    tokens after which the thinking is closed and the answer asked for; None: no limit.
+    min_thinking_tokens: `</think>` and end tokens before that many tokens are replaced by "Wait".
+    max_repeats:        a pattern or a line that comes this many times closes the thinking; in the answer it ends the
+                        sample with finish reason "repetition". None: not looked for.
+    answer_scripts, thinking_scripts: the only scripts that letters may be of, e.g. ("latin",); empty: any.
+    structured:         the form of the answer.
     """
 
     n: int = 1
@@ -91,6 +127,20 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    temperature_last: bool = False
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    bad_words: tuple[str, ...] = ()
+    min_tokens: int = 0
+    thinking_budget: int | None = None
+    min_thinking_tokens: int = 0
+    max_repeats: int | None = None
+    answer_scripts: tuple[str, ...] = ()
+    thinking_scripts: tuple[str, ...] = ()
+    structured: StructuredOutputs | None = None
 
     def replace(self, **changes: Any) -> SamplingParams:
         return replace(self, **changes)
@@ -112,6 +162,8 @@ class Completion:
     token_ids:       sampled ids, the end token included when it was sampled.
     logprobs:        one per token, under the distribution it was sampled from (after temperature and cuts).
     policy_versions: the policy's version when each token was sampled.
+    top_logprobs:    for each token, raw log-probs by token id, when they were asked for.
+    inserted:        (start, end) of tokens that were put in rather than sampled (a closed thinking); log-prob 0.
     error:           why the completion was given up ("abort"), e.g. a prompt that does not fit; else empty.
     """
 
@@ -121,6 +173,8 @@ class Completion:
     policy_versions: tuple[int, ...]
     finish_reason: FinishReason
     error: str = ""
+    top_logprobs: tuple[Mapping[int, float], ...] = ()
+    inserted: tuple[tuple[int, int], ...] = ()
 
 
 @runtime_checkable

@@ -23,7 +23,8 @@ import asyncio
 import itertools
 import threading
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Sequence as Seq
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -33,7 +34,7 @@ from openqwq.tokenizer import Tokenizer
 from openqwq.types import Completion, FinishReason, SamplingParams
 
 from .engine import Engine, EngineStats
-from .sequence import failed_completion
+from .sequence import Sequence, failed_completion
 from .stream import TextStream
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ class CompletionDelta:
 
     index:         which of the `params.n` samples.
     text:          final text: joined over the deltas it is `completion.text`; stop strings are never part of it.
-    token_ids:     new tokens, the end token included; `logprobs` has one for each.
+    token_ids:     new tokens, the end token included; `logprobs` has one for each, `top_logprobs` if asked for.
     finish_reason: None until the sample's last delta, which also carries the whole `completion`.
     error:         why a sample ended with "abort", when nobody asked for it.
     """
@@ -55,6 +56,7 @@ class CompletionDelta:
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    top_logprobs: tuple[Mapping[int, float], ...] = ()
     finish_reason: FinishReason | None = None
     error: str = ""
     completion: Completion | None = None
@@ -71,19 +73,20 @@ class _Listener:
         self.num_sent = [0] * params.n
         self.done = [False] * params.n
 
-    def grown(self, index: int, token_ids: Sequence[int], logprobs: Sequence[float]) -> CompletionDelta | None:
+    def grown(self, sample: Sequence) -> CompletionDelta | None:
         """The delta of a sample that goes on; None when it has nothing new."""
-        start = self.num_sent[index]
-        if start >= len(token_ids):
+        index, start = sample.index, self.num_sent[sample.index]
+        if start >= len(sample.token_ids):
             return None
-        new = tuple(token_ids[start:])
+        new = tuple(sample.token_ids[start:])
         self.num_sent[index] += len(new)
         return CompletionDelta(
             request_id=self.request_id,
             index=index,
             text=self.texts[index].push(new),
             token_ids=new,
-            logprobs=tuple(logprobs[start:]),
+            logprobs=tuple(sample.logprobs[start:]),
+            top_logprobs=tuple(sample.top_logprobs[start:]),
         )
 
     def ended(self, index: int, completion: Completion) -> CompletionDelta:
@@ -95,6 +98,7 @@ class _Listener:
             text=self.texts[index].finish(completion.text),
             token_ids=completion.token_ids[start:],
             logprobs=completion.logprobs[start:],
+            top_logprobs=completion.top_logprobs[start:],
             finish_reason=completion.finish_reason,
             error=completion.error,
             completion=completion,
@@ -119,7 +123,7 @@ class AsyncEngine:
         self._thread.start()
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], params: SamplingParams, request_id: str | None = None
+        self, prompt_token_ids: Seq[int], params: SamplingParams, request_id: str | None = None
     ) -> AsyncIterator[CompletionDelta]:
         """Deltas of all samples of one request, in the order in which they are sampled.
 
@@ -143,6 +147,10 @@ class AsyncEngine:
     async def abort(self, request_id: str) -> bool:
         """End a request now; its stream ends with "abort". False when it is not in the engine."""
         return await self._submit(lambda: self._abort(request_id))
+
+    async def close_thinking(self, request_id: str) -> bool:
+        """Close a request's thinking now, so that its answer begins; False when it does not think."""
+        return await self._submit(lambda: self._engine.close_thinking(request_id))
 
     async def call(self, function: Callable[[Engine], T]) -> T:
         """`function(engine)`, run on the engine's thread between two steps."""
@@ -208,7 +216,7 @@ class AsyncEngine:
                     continue
                 if sample.finish_reason:
                     deltas.append((listener, listener.ended(sample.index, self._engine.completion(sample))))
-                elif delta := listener.grown(sample.index, sample.token_ids, sample.logprobs):
+                elif delta := listener.grown(sample):
                     deltas.append((listener, delta))
         self._publish(deltas)
 

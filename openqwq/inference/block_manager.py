@@ -1,64 +1,144 @@
-"""Which sequence sits in which slot of the KV cache.
+"""Which blocks of the KV cache are held, free, or kept for a prefix that may come again. Plain Python: no torch.
 
-A slot is one contiguous block of `max_model_len` positions. The active slots are kept a prefix
-0..num_active-1, so that every step works on views of the cache and of the batch tensors: arrivals
-fill the holes that finished sequences left, and the last rows move into holes that remain.
+A block holds the keys and values of `block_size` tokens in a row. A sequence holds a table of blocks; a full block
+may be held by several whose tokens are equal up to its end. A block that nobody holds any more keeps its content,
+and is found by the next prompt that begins alike, until its memory is needed: least recently used first.
+
+A prefix is found by a chain: the key of a block is its own tokens and the number of the block before it in the
+chain. Numbers are never used twice, and tokens are compared in full: two prefixes are never mistaken for each other.
 """
 
 from __future__ import annotations
 
-from .sequence import NO_SLOT, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+ROOT = 0
+
+Key = tuple[int, tuple[int, ...]]
 
 
-class SlotTable:
-    """The sequences by slot. `None` is a hole, left by a sequence that has ended."""
+@dataclass(slots=True)
+class BlockTable:
+    """The blocks of one sequence, in the order of its tokens.
 
-    def __init__(self, num_slots: int):
-        if num_slots < 1:
-            raise ValueError(f"num_slots is {num_slots}, but at least 1 is needed")
-        self.num_slots = num_slots
-        self.rows: list[Sequence | None] = []
-        self.holes: list[int] = []
+    link:       chain number of the last registered block.
+    num_linked: how many of the blocks are registered; the ones after them are this sequence's own.
+    epoch:      when the chain was begun; chains of older weights are not continued.
+    """
+
+    blocks: list[int] = field(default_factory=list)
+    link: int = ROOT
+    num_linked: int = 0
+    epoch: int = 0
+
+
+class BlockPool:
+    """`num_blocks` blocks of `block_size` tokens; `prefix_caching` False keeps no content."""
+
+    def __init__(self, num_blocks: int, block_size: int, *, prefix_caching: bool = True):
+        self.num_blocks, self.block_size, self.prefix_caching = num_blocks, block_size, prefix_caching
+        self.epoch = 0
+        self._holders = [0] * num_blocks
+        # The block that was freed last is the likeliest to be in the processor's cache: a stack, low numbers on top.
+        self._free = list(range(num_blocks - 1, -1, -1))
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._by_key: dict[Key, tuple[int, int]] = {}
+        self._key_of: dict[int, Key] = {}
+        self._num_links = ROOT
 
     @property
     def num_free(self) -> int:
-        return self.num_slots - len(self.rows) + len(self.holes)
+        """Blocks that nobody holds."""
+        return len(self._free) + len(self._idle)
 
-    def active(self) -> list[Sequence]:
-        """The sequences in slot order; only while there are no holes."""
-        assert not self.holes
-        return [sequence for sequence in self.rows if sequence is not None]
-
-    def take(self, sequence: Sequence) -> None:
-        """Give the lowest free slot to a sequence."""
-        assert self.num_free > 0 and sequence.slot == NO_SLOT
-        if self.holes:
-            sequence.slot = self.holes.pop()
-            self.rows[sequence.slot] = sequence
-        else:
-            sequence.slot = len(self.rows)
-            self.rows.append(sequence)
-
-    def free(self, sequences: list[Sequence]) -> None:
-        """Take the slots back; they are holes until they are filled or closed."""
-        for sequence in sequences:
-            self.rows[sequence.slot] = None
-            self.holes.append(sequence.slot)
-            sequence.slot = NO_SLOT
-        self.holes.sort(reverse=True)
-
-    def close_holes(self) -> list[tuple[int, int]]:
-        """Move the last rows into the remaining holes: (from, to) pairs, no slot in two of them."""
-        moves = []
-        for hole in sorted(self.holes):
-            while self.rows and self.rows[-1] is None:
-                self.rows.pop()
-            if hole >= len(self.rows):
+    def match(self, tokens: Sequence[int]) -> BlockTable:
+        """A table that holds the cached blocks of the longest known prefix of these tokens, whole blocks only."""
+        table = BlockTable(epoch=self.epoch)
+        if not self.prefix_caching:
+            return table
+        size = self.block_size
+        for start in range(0, len(tokens) - size + 1, size):
+            found = self._by_key.get((table.link, tuple(tokens[start : start + size])))
+            if found is None:
                 break
-            sequence = self.rows.pop()
-            assert sequence is not None
-            moves.append((sequence.slot, hole))
-            self.rows[hole] = sequence
-            sequence.slot = hole
-        self.holes.clear()
-        return moves
+            block, table.link = found
+            self._hold(block)
+            table.blocks.append(block)
+            table.num_linked += 1
+        return table
+
+    def fork(self, table: BlockTable, num_full: int) -> BlockTable:
+        """A table that shares the first `num_full` blocks of another."""
+        blocks = table.blocks[:num_full]
+        for block in blocks:
+            self._hold(block)
+        epoch = table.epoch if table.num_linked == num_full else -1
+        return BlockTable(blocks, table.link, num_full, epoch)
+
+    def extend(self, table: BlockTable, num_tokens: int) -> bool:
+        """Hold blocks until there is room for `num_tokens`; False, and nothing changed, when too few are free."""
+        missing = -(-num_tokens // self.block_size) - len(table.blocks)
+        if missing > self.num_free:
+            return False
+        table.blocks += [self._take() for _ in range(missing)]
+        return True
+
+    def register(self, table: BlockTable, tokens: Sequence[int], num_computed: int) -> None:
+        """Let later prompts find the table's full blocks among the first `num_computed` tokens."""
+        if not self.prefix_caching or table.epoch != self.epoch:
+            return
+        size = self.block_size
+        for index in range(table.num_linked, num_computed // size):
+            key = (table.link, tuple(tokens[index * size : (index + 1) * size]))
+            found = self._by_key.get(key)
+            if found is None:
+                self._num_links += 1
+                block = table.blocks[index]
+                self._by_key[key] = found = (block, self._num_links)
+                self._key_of[block] = key
+            table.link = found[1]
+            table.num_linked += 1
+
+    def release(self, table: BlockTable) -> None:
+        """Give up a table; the end of its chain is forgotten before the beginning."""
+        for block in reversed(table.blocks):
+            self._holders[block] -= 1
+            if self._holders[block] == 0:
+                if block in self._key_of:
+                    self._idle[block] = None
+                else:
+                    self._free.append(block)
+        table.blocks.clear()
+        table.link, table.num_linked = ROOT, 0
+
+    def forget(self, table: BlockTable) -> list[int]:
+        """Blocks of a table that nobody else holds; no later prompt will find them."""
+        own = [block for block in table.blocks if self._holders[block] == 1]
+        for block in own:
+            if block in self._key_of:
+                del self._by_key[self._key_of.pop(block)]
+        table.epoch = -1
+        return own
+
+    def reset(self) -> None:
+        """Forget every prefix: the weights have changed. Held blocks stay with their holders."""
+        self.epoch += 1
+        self._by_key.clear()
+        self._key_of.clear()
+        self._free += reversed(self._idle)
+        self._idle.clear()
+
+    def _hold(self, block: int) -> None:
+        self._idle.pop(block, None)
+        self._holders[block] += 1
+
+    def _take(self) -> int:
+        if self._free:
+            block = self._free.pop()
+        else:
+            block, _ = self._idle.popitem(last=False)
+            del self._by_key[self._key_of.pop(block)]
+        self._holders[block] = 1
+        return block

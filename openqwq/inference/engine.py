@@ -1,8 +1,8 @@
 """The engine: requests in, sampled completions out, all running sequences one token further at every step.
 
-    plan = scheduler.schedule()                 who runs, what is prefilled, what is copied
+    plan = scheduler.schedule()                 who runs, which parts of prompts are computed, what is copied
     tokens, logprobs = runner.run(plan)         one token for every running sequence
-    finished = self._settle(plan, tokens, ...)  stops, lengths, free slots
+    finished = self._settle(plan, tokens, ...)  stops, lengths, free blocks
 
 `Engine` is a `Policy`: when it is given the trainer's own module, a weight update is a number.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -19,31 +18,32 @@ from openqwq.errors import UserError
 from openqwq.model import Qwen2ForCausalLM
 from openqwq.types import Completion, Prompt, SamplingParams
 
-from .runner import Runner
+from .block_manager import BlockPool
+from .reasoning import CLOSING_TEXT, Reasoning
+from .requests import Decoder, RequestMaker
+from .runner import BLOCK_SIZE, Runner, Sampled, cache_memory
 from .scheduler import Plan, Scheduler
-from .sequence import NO_SLOT, Request, check_params, failed_completion
+from .sequence import NO_ROW, Request, failed_completion
 from .sequence import Sequence as Sample
 from .stops import find_stop, holds_stop
 
 MAX_SEED = 2**62
 
 
-class Decoder(Protocol):
-    """The part of a tokenizer that the engine needs."""
-
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]: ...
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-
 @dataclass(frozen=True, slots=True)
 class RequestOutput:
-    """A finished request, in vLLM's shape: one `Completion` in `outputs` for each of `params.n` samples."""
+    """A finished request, in vLLM's shape: one `Completion` in `outputs` for each of `params.n` samples.
+
+    prompt_logprobs:   for each prompt token, raw log-probs by id, when they were asked for; None for the first.
+    num_cached_tokens: prompt tokens that were found in the cache.
+    """
 
     request_id: str
     prompt: str | None
     prompt_token_ids: tuple[int, ...]
     outputs: list[Completion]
+    prompt_logprobs: tuple[Mapping[int, float] | None, ...] | None = None
+    num_cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +51,11 @@ class EngineStats:
     """Counts of the moment.
 
     running, waiting:         samples.
-    kv_blocks_used, -_total:  of the KV cache.
+    kv_blocks_used, -_total:  of the KV cache; what is kept for later prompts only does not count as used.
     generated_tokens:         sampled since the start.
+    cached_tokens:            prompt tokens since the start that were found in the cache.
+    drafted_, accepted_tokens: guessed by prompt lookup, and how many of them were sampled.
+    preemptions:              sequences since the start that lost their blocks and were computed again.
     """
 
     running: int
@@ -60,6 +63,10 @@ class EngineStats:
     kv_blocks_used: int
     kv_blocks_total: int
     generated_tokens: int
+    cached_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
+    preemptions: int
 
 
 class Engine:
@@ -69,8 +76,12 @@ class Engine:
     eos_token_ids:          ids that end every sample; None: the tokenizer's.
     max_num_seqs:           sequences that run at once, at most; fewer when the KV cache does not hold them.
     max_model_len:          prompt and completion together; None: the model's context.
-    max_num_batched_tokens: prompt tokens prefilled before one decoding step; bounds its memory and its pause.
+    max_num_batched_tokens: tokens of one pass, prompts and decoding rows together; longer prompts go in chunks.
     kv_cache_memory:        bytes; None: half of the GPU's free memory, or 2 GiB on a CPU.
+    gpu_memory_utilization: instead of `kv_cache_memory`: the share of the GPU for weights and cache together.
+    prompt_lookup_tokens:   tokens guessed by prompt lookup and checked in one pass; 0: none. Never changes a token.
+    closing_text:           what is put in to close a thinking; must hold `</think>`.
+    prefix_caching:         keep the cache of prompts for later ones that begin alike.
     seed:                   of requests that bring none; request number and this seed decide their noise.
     """
 
@@ -84,6 +95,10 @@ class Engine:
         max_model_len: int | None = None,
         max_num_batched_tokens: int = 8192,
         kv_cache_memory: int | None = None,
+        gpu_memory_utilization: float | None = None,
+        prefix_caching: bool = True,
+        prompt_lookup_tokens: int = 0,
+        closing_text: str = CLOSING_TEXT,
         seed: int = 0,
     ):
         self.model = model
@@ -92,20 +107,27 @@ class Engine:
             eos_token_ids = tokenizer.eos_token_ids if tokenizer else ()
         self.eos_token_ids = frozenset(eos_token_ids)
         self.max_model_len = max_model_len or model.config.max_context
+        self.reasoning = Reasoning.of(tokenizer, closing_text)
+        self.requests = RequestMaker(
+            tokenizer,
+            self.reasoning,
+            eos_token_ids=self.eos_token_ids,
+            vocab_size=model.config.vocab_size,
+            max_model_len=self.max_model_len,
+            device=model.device,
+            num_drafted=prompt_lookup_tokens,
+        )
         self.seed = seed
         self.version = 0
         self.num_requests = 0
-        self.num_generated = 0
+        self.num_generated = self.num_drafted = self.num_accepted = 0
+        if kv_cache_memory is None:
+            kv_cache_memory = cache_memory(model.device, gpu_memory_utilization)
         self.runner = Runner(
-            model,
-            max_num_seqs=max_num_seqs,
-            max_model_len=self.max_model_len,
-            kv_cache_memory=kv_cache_memory,
+            model, max_num_seqs=max_num_seqs, max_model_len=self.max_model_len, kv_cache_memory=kv_cache_memory
         )
-        self.scheduler = Scheduler(
-            max_num_seqs=self.runner.num_slots,
-            max_num_batched_tokens=max_num_batched_tokens,
-        )
+        self.pool = BlockPool(self.runner.num_blocks, BLOCK_SIZE, prefix_caching=prefix_caching)
+        self.scheduler = Scheduler(self.pool, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
 
     @property
     def has_unfinished(self) -> bool:
@@ -113,28 +135,25 @@ class Engine:
 
     def add_request(self, prompt_ids: Sequence[int], params: SamplingParams, request_id: str | None = None) -> str:
         """Queue a prompt; its id. Raises UserError when it can never run; the engine then goes on without it."""
-        prompt_ids = tuple(prompt_ids)
-        self._check(prompt_ids, params)
         number, self.num_requests = self.num_requests, self.num_requests + 1
-        end_ids = () if params.ignore_eos else self.eos_token_ids
-        request = Request(
-            id=str(number) if request_id is None else request_id,
-            prompt_ids=prompt_ids,
-            params=params,
-            seed=self.seed * MAX_SEED + number if params.seed is None else params.seed,
-            stop_token_ids=frozenset(params.stop_token_ids).union(end_ids),
-            max_new_tokens=min(params.max_tokens, self.max_model_len - len(prompt_ids)),
-        )
-        self.scheduler.add(request)
-        return request.id
+        request_id = str(number) if request_id is None else request_id
+        seed = self.seed * MAX_SEED + number
+        self.scheduler.add(self.requests.make(request_id, tuple(prompt_ids), params, number=number, seed=seed))
+        return request_id
 
     def step(self) -> list[RequestOutput]:
         """Sample one token for every running sequence; the requests that are finished by it."""
         plan = self.scheduler.schedule()
-        if not plan.running:
+        if not (plan.running or plan.chunks):
             return []
-        tokens, logprobs = self.runner.run(plan)
-        return self._settle(plan, tokens, logprobs)
+        if self.requests.num_drafted:
+            plan.drafts = self._guess(plan)
+        try:
+            sampled = self.runner.run(plan)
+        except BaseException:
+            self.pool.reset()  # blocks that were promised to later prompts may not have been filled
+            raise
+        return self._settle(plan, sampled)
 
     def abort(self, request_id: str) -> RequestOutput | None:
         """Stop a request now; what its samples have so far. None when it is not in the engine."""
@@ -151,14 +170,28 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """How full the engine is."""
-        used = self.runner.num_slots - self.scheduler.slots.num_free
         return EngineStats(
-            running=used,
+            running=self.scheduler.num_running,
             waiting=len(self.scheduler.waiting),
-            kv_blocks_used=used,
-            kv_blocks_total=self.runner.num_slots,
+            kv_blocks_used=self.pool.num_blocks - self.pool.num_free,
+            kv_blocks_total=self.pool.num_blocks,
             generated_tokens=self.num_generated,
+            drafted_tokens=self.num_drafted,
+            accepted_tokens=self.num_accepted,
+            cached_tokens=self.scheduler.num_cached,
+            preemptions=self.scheduler.num_preempted,
         )
+
+    def close_thinking(self, request_id: str) -> bool:
+        """Close the thinking of a request's samples now; False when none of them thinks any more.
+
+        A sample that has not begun is closed too: it answers at once.
+        """
+        request = self.scheduler.requests.get(request_id)
+        samples = [s for s in request.sequences if s.thinking and not s.finish_reason] if request else []
+        closed = [self._close(sample, sample.num_tokens - 1) for sample in samples]
+        self.scheduler.settle()
+        return any(closed)
 
     def generate(
         self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
@@ -191,50 +224,112 @@ class Engine:
 
         source:  a module or a state dict; the engine's own module is not copied, it is the update.
         version: None: one more than before.
-        Running sequences keep the KV that older weights made.
+        Running sequences keep the KV that older weights made; prompts that arrive later are computed anew.
         """
         if source is not self.model:
             state = source.state_dict() if isinstance(source, nn.Module) else source
             self.model.load_state_dict(state)
+        self.pool.reset()
         self.version = self.version + 1 if version is None else version
 
-    def _check(self, prompt_ids: tuple[int, ...], params: SamplingParams) -> None:
-        check_params(params)
-        if params.stop and self.tokenizer is None:
-            raise UserError("stop strings need a tokenizer, and this engine has none", hint="use `stop_token_ids`")
-        if not prompt_ids:
-            raise UserError("the prompt has no tokens, but at least 1 is needed")
-        if len(prompt_ids) >= self.max_model_len:
-            raise UserError(
-                f"the prompt has {len(prompt_ids)} tokens, but `max_model_len` is {self.max_model_len}",
-                hint="shorten the prompt or raise `max_model_len`",
-            )
-        if min(prompt_ids) < 0 or max(prompt_ids) >= self.model.config.vocab_size:
-            raise UserError(f"the prompt has token ids outside of 0..{self.model.config.vocab_size - 1}")
-
-    def _settle(self, plan: Plan, tokens: list[int], logprobs: list[float]) -> list[RequestOutput]:
-        """Append what was sampled and end the samples that stop there."""
-        for sample, token, logprob in zip(plan.running, tokens, logprobs, strict=True):
-            request = sample.request
-            if logprob != logprob:
-                sample.finish("abort", "the model's logits are not finite")
+    def _guess(self, plan: Plan) -> dict[int, list[int]]:
+        """Guesses for rows that have some, as far as their blocks reach without preempting anyone."""
+        drafts = {}
+        for sample in plan.running:
+            if sample.lookup is None:
                 continue
-            sample.append(token, logprob, self.version)
-            self.num_generated += 1
-            if token in request.stop_token_ids or (request.params.stop and self._stops_at_string(sample)):
-                sample.finish("stop")
-            elif len(sample.token_ids) >= request.max_new_tokens:
-                sample.finish("length")
+            room = sample.request.max_new_tokens - len(sample.token_ids) - 1
+            known = [*sample.request.prompt_ids, *sample.token_ids]
+            guess = sample.lookup.propose(known, min(self.requests.num_drafted, room)) if room > 0 else []
+            if guess and self.scheduler.lengthen(plan, sample, len(guess)):
+                drafts[sample.row] = guess
+                self.num_drafted += len(guess)
+        return drafts
+
+    def _settle(self, plan: Plan, sampled: Sampled) -> list[RequestOutput]:
+        """Append what was sampled and end the samples that stop there."""
+        for row, sample in enumerate(plan.running):
+            goes_on = self._take(sample, sampled.tokens[row], sampled.logprobs[row], sampled.top.get(row))
+            for token, logprob in sampled.more.get(row, ()):
+                if not goes_on:
+                    break
+                self.num_accepted += 1
+                goes_on = self._take(sample, token, logprob, None)
         return [self._output(request) for request in self.scheduler.settle()]
+
+    def _take(self, sample: Sample, token: int, logprob: float, top: dict[int, float] | None) -> bool:
+        """Append one token and look whether the sample ends or the engine steps in; True when neither is so."""
+        request = sample.request
+        if logprob != logprob:
+            sample.finish("abort", "the model's logits are not finite")
+            self.runner.clear(self.pool.forget(sample.table))
+            return False
+        sample.append(token, logprob, self.version)
+        if top is not None:
+            sample.top_logprobs.append(top)
+        self.num_generated += 1
+        if sample.thinking and self._governs_thinking(sample, token):
+            return False
+        if token in request.stop_token_ids or (request.params.stop and self._stops_at_string(sample)):
+            sample.finish("stop")
+        elif len(sample.token_ids) >= request.max_new_tokens:
+            sample.finish("length")
+        elif sample.loops is not None and not sample.thinking and sample.loops.push(token):
+            sample.finish("repetition")
+        return sample.finish_reason is None
+
+    def _governs_thinking(self, sample: Sample, token: int) -> bool:
+        """Prolong or close a thinking that asks for it; True when tokens were put in."""
+        assert self.reasoning is not None
+        num_computed = sample.num_tokens - 1
+        if self.reasoning.is_too_short(sample):
+            sample.retract()
+            self.num_generated -= 1
+            return self._insert(sample, self.reasoning.prolonging_ids, num_computed)
+        if token == self.reasoning.end_id:
+            self.reasoning.note_end(sample)
+            return False
+        if token in sample.request.stop_token_ids:
+            return False
+        loops = sample.loops is not None and sample.loops.push(token)
+        if loops or self.reasoning.is_spent(sample):
+            return self._close(sample, num_computed)
+        return False
+
+    def _close(self, sample: Sample, num_computed: int) -> bool:
+        """Put the closing text in; False when there is no room left."""
+        assert self.reasoning is not None
+        put_in = self._insert(sample, self.reasoning.closing_ids, num_computed)
+        if put_in:
+            self.reasoning.note_end(sample)
+        return put_in
+
+    def _insert(self, sample: Sample, token_ids: Sequence[int], num_computed: int) -> bool:
+        """Put tokens behind a sample's last; they are computed in the next step. False when there is no room."""
+        room = sample.request.max_new_tokens - len(sample.token_ids)
+        if room <= 0:
+            return False
+        sample.insert(token_ids[:room], self.version)
+        if room <= len(token_ids):
+            sample.finish("length")
+        elif sample.row != NO_ROW:
+            self.scheduler.refill(sample, num_computed)
+        return True
 
     def _stops_at_string(self, sample: Sample) -> bool:
         assert self.tokenizer is not None
-        return holds_stop(self.tokenizer.decode, sample.token_ids, sample.request.params.stop)
+        if sample.thinking:
+            return False
+        return holds_stop(self.tokenizer.decode, sample.token_ids[sample.answer_start :], sample.request.params.stop)
 
     def _output(self, request: Request) -> RequestOutput:
-        assert all(sample.slot == NO_SLOT for sample in request.sequences)
+        assert all(sample.row == NO_ROW and not sample.table.blocks for sample in request.sequences)
         completions = [self.completion(sample) for sample in request.sequences]
-        return RequestOutput(request.id, None, request.prompt_ids, completions)
+        prompt_logprobs = None
+        if request.params.prompt_logprobs is not None:
+            prompt_logprobs = (None, *request.prompt_logprobs)
+        num_cached = request.sequences[0].num_cached
+        return RequestOutput(request.id, None, request.prompt_ids, completions, prompt_logprobs, num_cached)
 
     def _text(self, sample: Sample) -> str:
         """The decoded sample without its end token, cut before the first stop string."""
@@ -243,5 +338,8 @@ class Engine:
         token_ids = sample.token_ids
         if token_ids and sample.finish_reason == "stop" and token_ids[-1] in sample.request.stop_token_ids:
             token_ids = token_ids[:-1]
-        text = self.tokenizer.decode(token_ids)
-        return text[: find_stop(text, sample.request.params.stop)]
+        if not sample.request.params.stop or sample.thinking:
+            return self.tokenizer.decode(token_ids)
+        thoughts = self.tokenizer.decode(token_ids[: sample.answer_start])
+        answer = self.tokenizer.decode(token_ids[sample.answer_start :])
+        return thoughts + answer[: find_stop(answer, sample.request.params.stop)]

@@ -4,8 +4,9 @@ Each row draws one uniform number and inverts its cumulative distribution. The n
 row's key and its token's position (SplitMix64, Steele et al. 2014), so that it depends on nothing else:
 not on the batch, not on the row's place in it, not on what was drawn before.
 
-Order, as in vLLM when QwQ-32B's scores were made: temperature, top-k, top-p, min-p. Equal logits at the
-edge of a cut are all kept. Letters: R rows, V vocabulary, S slots.
+Order, as in vLLM when QwQ-32B's scores were made: temperature, top-k, top-p, min-p; with `temperature_last`, as in
+llama.cpp: top-k, top-p, min-p, temperature. Equal logits at the edge of a cut are all kept. What changes logits
+before that (penalties, biases, masks) is in rules.py. Letters: R rows, V vocabulary, S slots.
 """
 
 from __future__ import annotations
@@ -18,15 +19,21 @@ from torch import Tensor
 
 from openqwq.types import SamplingParams
 
+from .sequence import Sequence
+
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
+COLUMNS = ("keys", "positions", "greedy", "temperature", "late_temperature", "top_k", "top_p", "min_p")
+
+
 class SamplingTable:
     """The sampling settings of every slot, as tensors [S]; the first `num_rows` are in use.
 
-    keys: decide the noise.   positions: tokens sampled so far, the noise's counter.
+    keys: decide the noise.   positions: tokens so far, the noise's counter.
+    temperature divides before the cuts, late_temperature after them; one of the two is 1.
     Off is temperature 1, top_k = V, top_p infinite (rounding may carry a sum above 1) and min_p 0;
     greedy rows are flagged and never cut.
     """
@@ -37,20 +44,23 @@ class SamplingTable:
         self.positions = torch.zeros(num_slots, dtype=torch.int64, device=device)
         self.greedy = torch.zeros(num_slots, dtype=torch.bool, device=device)
         self.temperature = torch.ones(num_slots, device=device)
+        self.late_temperature = torch.ones(num_slots, device=device)
         self.top_k = torch.full((num_slots,), vocab_size, device=device)
         self.top_p = torch.full((num_slots,), math.inf, device=device)
         self.min_p = torch.zeros(num_slots, device=device)
         self.focus(0)
 
-    def write(self, slots: Seq[int], keys: Seq[int], params: Seq[SamplingParams]) -> None:
-        """Settings of sequences that arrive in `slots`; call `focus` afterwards."""
-        device, rows = self.keys.device, torch.tensor(slots, device=self.keys.device)
+    def write(self, arrivals: Seq[Sequence]) -> None:
+        """Settings of sequences that arrive in their rows; call `focus` afterwards."""
+        device, rows = self.keys.device, torch.tensor([s.row for s in arrivals], device=self.keys.device)
+        params = [sequence.request.params for sequence in arrivals]
         greedy = [p.temperature == 0 for p in params]
         columns: dict[str, Seq[float]] = {
-            "keys": keys,
-            "positions": [0] * len(slots),
+            "keys": [sequence.key for sequence in arrivals],
+            "positions": [len(sequence.token_ids) for sequence in arrivals],
             "greedy": greedy,
-            "temperature": [p.temperature or 1.0 for p in params],
+            "temperature": [1.0 if p.temperature_last else p.temperature or 1.0 for p in params],
+            "late_temperature": [p.temperature or 1.0 if p.temperature_last else 1.0 for p in params],
             "top_k": [self._top_k(p) for p in params],
             "top_p": [math.inf if p.temperature == 0 or p.top_p >= 1 else p.top_p for p in params],
             "min_p": [0.0 if p.temperature == 0 else p.min_p for p in params],
@@ -64,7 +74,8 @@ class SamplingTable:
         return self.vocab_size if off else min(params.top_k, self.vocab_size)
 
     def move(self, sources: Tensor, targets: Tensor) -> None:
-        for column in (self.keys, self.positions, self.greedy, self.temperature, self.top_k, self.top_p, self.min_p):
+        for name in COLUMNS:
+            column = getattr(self, name)
             column[targets] = column[sources]
 
     def focus(self, num_rows: int) -> None:
@@ -73,6 +84,7 @@ class SamplingTable:
         top_k = self.top_k[:num_rows]
         self.any_greedy = bool(self.greedy[:num_rows].any())
         self.any_temperature = bool((self.temperature[:num_rows] != 1).any())
+        self.any_late_temperature = bool((self.late_temperature[:num_rows] != 1).any())
         self.any_min_p = bool((self.min_p[:num_rows] > 0).any())
         self.any_top_p = bool((self.top_p[:num_rows] < 1).any())
         self.any_top_k = bool((top_k < self.vocab_size).any())
@@ -93,16 +105,15 @@ def _shift_right(z: Tensor, bits: int) -> Tensor:
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def cut_thresholds(logits: Tensor, table: SamplingTable) -> Tensor:
+def cut_thresholds(logits: Tensor, table: SamplingTable, rows: Tensor | slice) -> Tensor:
     """The least logit [R, 1] that top-k, then top-p, then min-p keep; the largest logit always stays."""
-    num_rows = len(logits)
     if table.any_top_p or table.any_top_k:
         ranked = logits.topk(table.max_top_k, dim=-1).values  # [R, K] descending
         rank = torch.arange(ranked.shape[1], device=logits.device)
-        outside = rank >= table.top_k[:num_rows, None]
+        outside = rank >= table.top_k[rows][:, None]
         probs = ranked.masked_fill(outside, float("-inf")).softmax(-1)
         before = probs.cumsum(-1) - probs
-        outside |= (before >= table.top_p[:num_rows, None]) & (rank > 0)
+        outside |= (before >= table.top_p[rows][:, None]) & (rank > 0)
         last = (~outside).sum(-1, keepdim=True) - 1
         threshold = ranked.gather(-1, last)
         largest = ranked[:, :1]
@@ -110,32 +121,38 @@ def cut_thresholds(logits: Tensor, table: SamplingTable) -> Tensor:
         threshold = torch.full_like(logits[:, :1], float("-inf"))
         largest = logits.amax(-1, keepdim=True)
     if table.any_min_p:  # p >= min_p * p_max, whatever the probabilities are divided by
-        threshold = torch.maximum(threshold, largest + table.min_p[:num_rows, None].log())
+        threshold = torch.maximum(threshold, largest + table.min_p[rows][:, None].log())
     return threshold
 
 
-def sample(logits: Tensor, table: SamplingTable) -> tuple[Tensor, Tensor]:
+def sample(
+    logits: Tensor, table: SamplingTable, rows: Tensor | None = None, offsets: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Token ids [R] and their log-probs [R] from logits [R, V] in fp32, which are overwritten.
 
+    rows, offsets: the row [R] that each line of logits belongs to, and how many tokens after the row's next one it
+                   decides; None: one line for each of the first rows.
     Log-probs are those of the distribution that was drawn from. A greedy row has no such
     distribution: it takes the largest logit and reports the model's own log-prob (temperature 1).
     Rows whose logits are not finite come back with a log-prob of NaN.
     """
-    num_rows = len(logits)
+    own = slice(len(logits)) if rows is None else rows
+    positions = table.positions[own] if offsets is None else table.positions[own] + offsets
     if table.any_temperature:
-        logits.div_(table.temperature[:num_rows, None])
+        logits.div_(table.temperature[own][:, None])
     if table.any_top_k or table.any_top_p or table.any_min_p:
-        logits.masked_fill_(logits < cut_thresholds(logits, table), float("-inf"))
+        logits.masked_fill_(logits < cut_thresholds(logits, table, own), float("-inf"))
+    if table.any_late_temperature:
+        logits.div_(table.late_temperature[own][:, None])
     largest, best = logits.max(-1, keepdim=True) if table.any_greedy else (logits.amax(-1, keepdim=True), None)
     weights = logits.sub_(largest).exp_()
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
-    uniform = draw_uniform(table.keys[:num_rows], table.positions[:num_rows])
+    uniform = draw_uniform(table.keys[own], positions)
     target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     tokens = torch.searchsorted(cumulative, target, right=True)  # the first whose cumulative exceeds it
     tokens.clamp_(max=logits.shape[-1] - 1)  # only rows of NaN leave the range
     if best is not None:
-        tokens = torch.where(table.greedy[:num_rows, None], best, tokens)
+        tokens = torch.where(table.greedy[own][:, None], best, tokens)
     logprobs = (weights.gather(-1, tokens) / total).log()
-    table.positions[:num_rows] += 1
     return tokens.squeeze(-1), logprobs.squeeze(-1)

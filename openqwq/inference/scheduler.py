@@ -1,114 +1,264 @@
-"""Who runs in the next step: arrivals into free slots, one prefill for a group, one decode for all.
+"""Who runs in the next step: one token for every decoding sequence, and chunks of the prompts that arrive.
 
-Every step decodes one token for every running sequence. Before that, arrivals are let in first come,
-first served, as long as slots and the prefill budget last. Only the first running sample of a request
-is prefilled; its siblings get a copy of that KV. The prompt's last token is left to the
-decoding step, so that a sibling that arrives later needs nothing but the copy. Plain Python: no torch.
+    decoding -> a block for the token to come; where none is free, the latest arrival is preempted
+    chunks   -> of prompts and of preempted sequences, by order of arrival, as far as the token budget goes
+    forks    -> the other samples of a request share its prompt's blocks once the first has computed them
+
+A sequence's last known token is never part of a chunk: the decoding row reads it, in the very step in which the
+last chunk is computed. A sequence that is preempted gives up its blocks and is computed again from its tokens; what
+was shared or is still cached is found again. The earliest arrival always runs: nothing starves.
+Plain Python: no torch.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .block_manager import SlotTable
-from .sequence import NO_SLOT, Request, Sequence
+from .block_manager import BlockPool
+from .rows import RowTable
+from .sequence import NO_ROW, Request, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens `start` to `end` of a sequence, computed in one step."""
+
+    sequence: Sequence
+    start: int
+    end: int
 
 
 @dataclass(slots=True)
 class Plan:
     """What the runner does in one step, in this order.
 
-    moves:    (from, to) slots of running sequences.
-    prefills: sequences whose prompt, without its last token, is computed into their slot.
-    copies:   (from, to, length) slots and the positions to copy.
-    arrivals: all sequences that run for the first time.
-    running:  all sequences to decode one token for, in slot order.
+    copies:   (from, to) blocks: the tail of a shared prompt.
+    moves:    (from, to) rows of decoding sequences.
+    arrivals: sequences that decode for the first time, or again.
+    entries:  (row, column, block) new entries of block tables, arrivals' not included.
+    chunks:   tokens to compute beside the rows.
+    running:  all sequences to decode one token for, in row order.
+    drafts:   guesses at the tokens behind the next one, by row; filled in by the engine.
     """
 
-    moves: list[tuple[int, int]]
-    prefills: list[Sequence] = field(default_factory=list)
-    copies: list[tuple[int, int, int]] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    moves: list[tuple[int, int]] = field(default_factory=list)
     arrivals: list[Sequence] = field(default_factory=list)
+    entries: list[tuple[int, int, int]] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
     running: list[Sequence] = field(default_factory=list)
+    drafts: dict[int, list[int]] = field(default_factory=dict)
 
 
 class Scheduler:
-    """Continuous batching over `max_num_seqs` slots, by order of arrival."""
+    """Continuous batching over a pool of blocks, by order of arrival."""
 
-    def __init__(self, *, max_num_seqs: int, max_num_batched_tokens: int):
+    def __init__(self, pool: BlockPool, *, max_num_seqs: int, max_num_batched_tokens: int):
+        self.pool = pool
         self.max_num_batched_tokens = max_num_batched_tokens
-        self.slots = SlotTable(max_num_seqs)
-        self.waiting: deque[Sequence] = deque()
+        self.table = RowTable(max_num_seqs)
+        self.filling: list[Sequence] = []
+        self.waiting: list[tuple[tuple[int, int], Sequence]] = []
         self.requests: dict[str, Request] = {}
+        self.num_preempted = 0
+        self.num_cached = 0
+        self._budget = 0
+        self._ready: list[Sequence] = []
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold blocks: decoding or being filled."""
+        return self.table.num_active + len(self.filling)
 
     def add(self, request: Request) -> None:
         if request.id in self.requests:
             raise ValueError(f"request id {request.id!r} is already in the engine")
         self.requests[request.id] = request
-        self.waiting.extend(request.sequences)
+        self._wait(request.sequences[0])
 
     def schedule(self) -> Plan:
-        """The next step; its `running` is empty only when nothing is left to do."""
-        arrivals = self._admit()
-        plan = Plan(moves=self.slots.close_holes(), arrivals=arrivals)
-        plan.running = self.slots.active()
-        sources = {}
-        fresh = set(map(id, arrivals))
-        for sequence in plan.running:
-            if id(sequence) not in fresh:
-                sources[sequence.request.id] = sequence
-        for sequence in arrivals:
-            source = sources.setdefault(sequence.request.id, sequence)
-            if source is sequence:
-                plan.prefills.append(sequence)
-            else:
-                plan.copies.append((source.slot, sequence.slot, sequence.request.num_cached))
+        """The next step; it has neither rows nor chunks only when nothing is left to do."""
+        plan = Plan()
+        for sequence in self._ready:
+            if not sequence.finish_reason:
+                self._wait(sequence)
+        self._ready.clear()
+        grown = self._grow()
+        self._fill(plan)
+        self._admit(plan)
+        for sequence in plan.arrivals:
+            self.table.take(sequence)
+        plan.moves = self.table.close_holes()
+        plan.running = self.table.active()
+        fresh = set(map(id, plan.arrivals))
+        plan.entries = [
+            (sequence.row, len(sequence.table.blocks) - 1, sequence.table.blocks[-1])
+            for sequence in grown
+            if sequence.row != NO_ROW and id(sequence) not in fresh
+        ]
         return plan
 
-    def _admit(self) -> list[Sequence]:
-        """Move waiting sequences into free slots while the prefill budget lasts; the first always fits."""
-        arrivals: list[Sequence] = []
-        budget = self.max_num_batched_tokens
-        prefilled: set[str] = set()
-        while self.waiting and self.slots.num_free:
-            request = self.waiting[0].request
-            if request.id not in prefilled and not self._runs(request):
-                if arrivals and request.num_cached > budget:
-                    break
-                budget -= request.num_cached
-                prefilled.add(request.id)
-            sequence = self.waiting.popleft()
-            self.slots.take(sequence)
-            arrivals.append(sequence)
-        return arrivals
-
-    @staticmethod
-    def _runs(request: Request) -> bool:
-        return any(sequence.slot != NO_SLOT for sequence in request.sequences)
-
     def settle(self) -> list[Request]:
-        """Free the slots of running sequences that have ended; the requests that are now complete."""
-        ended = [sequence for sequence in self.slots.rows if sequence is not None and sequence.finish_reason]
-        self.slots.free(ended)
+        """Free what ended sequences held; the requests that are now complete."""
+        ended = [s for s in self.table.rows if s is not None and s.finish_reason]
+        for sequence in ended:
+            if sequence.finish_reason != "abort":
+                self.pool.register(sequence.table, _all_ids(sequence), sequence.num_tokens - 1)
+            self.pool.release(sequence.table)
+        self.table.free(ended)
         return self._complete(sequence.request for sequence in ended)
+
+    def lengthen(self, plan: Plan, sequence: Sequence, num_tokens: int) -> bool:
+        """Hold blocks for a draft behind a row's next token; False when none are free."""
+        blocks = sequence.table.blocks
+        before = len(blocks)
+        if not self.pool.extend(sequence.table, sequence.num_tokens + num_tokens):
+            return False
+        if sequence not in plan.arrivals:  # whose whole tables are entered anyway
+            plan.entries += [(sequence.row, i, blocks[i]) for i in range(before, len(blocks))]
+        return True
+
+    def refill(self, sequence: Sequence, num_computed: int) -> None:
+        """Take a sequence out of its row: tokens were put behind its last one, and have to be computed."""
+        self.table.free([sequence])
+        sequence.num_computed = num_computed
+        self.filling.append(sequence)
 
     def abort(self, request_id: str) -> Request | None:
         """End what is left of a request at once; None when it is not in the engine."""
         request = self.requests.get(request_id)
         if request is None:
             return None
-        left = [sequence for sequence in request.sequences if not sequence.finish_reason]
-        for sequence in left:
-            sequence.finish("abort")
-        self.slots.free([sequence for sequence in left if sequence.slot != NO_SLOT])
-        self.waiting = deque(sequence for sequence in self.waiting if sequence.request is not request)
+        for sequence in request.sequences:
+            if not sequence.finish_reason:
+                sequence.finish("abort")
+                self._drop(sequence)
+        self.waiting = [entry for entry in self.waiting if entry[1].request is not request]
+        heapq.heapify(self.waiting)
         self._complete([request])
         return request
+
+    def _grow(self) -> list[Sequence]:
+        """Give every decoding sequence room for its next token, early arrivals first; those that got a block."""
+        size = self.pool.block_size
+        rows = [s for s in self.table.rows if s is not None and s.num_tokens > len(s.table.blocks) * size]
+        rows.sort(key=lambda sequence: sequence.order)
+        return [s for s in rows if s.row != NO_ROW and self._make_room(s)]
+
+    def _fill(self, plan: Plan) -> None:
+        """Go on with the sequences that are being computed; the budget never shrinks below one block."""
+        self._budget = max(self.max_num_batched_tokens - self.table.num_active, self.pool.block_size)
+        self.filling.sort(key=lambda sequence: sequence.order)
+        for sequence in list(self.filling):
+            if self._budget > 0 and sequence in self.filling and self._make_room(sequence):
+                self._chunk(sequence, plan)
+
+    def _admit(self, plan: Plan) -> None:
+        """Start waiting sequences while there are rows, tokens and blocks."""
+        while self.waiting and self._budget > 0:
+            if self.num_running + len(plan.arrivals) >= self.table.num_rows:
+                return
+            sequence = self.waiting[0][1]
+            if not self._start(sequence, plan):
+                return
+            heapq.heappop(self.waiting)
+            self.filling.append(sequence)
+            self._chunk(sequence, plan)
+
+    def _start(self, sequence: Sequence, plan: Plan) -> bool:
+        """Give a sequence blocks for all of its tokens; False when too few are free.
+
+        Each running sequence keeps one block in reserve, so that an arrival is not preempted as soon as it runs.
+        """
+        source = self._source(sequence)
+        if source is None:
+            table = self.pool.match(_all_ids(sequence)[:-1]) if sequence.reads_cache else self.pool.match(())
+            num_computed = len(table.blocks) * self.pool.block_size
+        else:
+            num_computed = sequence.num_tokens - 1
+            table = self.pool.fork(source.table, num_computed // self.pool.block_size)
+        missing = -(-sequence.num_tokens // self.pool.block_size) - len(table.blocks)
+        reserve = self.num_running + len(plan.arrivals)
+        if missing + reserve > self.pool.num_free or not self.pool.extend(table, sequence.num_tokens):
+            self.pool.release(table)
+            return False
+        if source is not None and num_computed % self.pool.block_size:
+            tail = num_computed // self.pool.block_size
+            plan.copies.append((source.table.blocks[tail], table.blocks[tail]))
+        sequence.table, sequence.num_computed = table, num_computed
+        if not sequence.token_ids:
+            sequence.num_cached = num_computed
+            self.num_cached += num_computed
+        return True
+
+    def _source(self, sequence: Sequence) -> Sequence | None:
+        """A decoding sample of the same request, whose blocks hold the prompt."""
+        if sequence.token_ids or not sequence.reads_cache:
+            return None
+        return next((s for s in sequence.request.sequences if s.row != NO_ROW), None)
+
+    def _chunk(self, sequence: Sequence, plan: Plan) -> None:
+        """Schedule as many of a sequence's tokens as the budget allows; with the last of them, its row."""
+        start, last = sequence.num_computed, sequence.num_tokens - 1
+        end = min(last, start + self._budget)
+        if end > start:
+            plan.chunks.append(Chunk(sequence, start, end))
+            self._budget -= end - start
+            sequence.num_computed = end
+            self.pool.register(sequence.table, _all_ids(sequence), end)
+        if end == last:
+            self.filling.remove(sequence)
+            plan.arrivals.append(sequence)
+            self._budget -= 1
+            self._release_siblings(sequence)
+
+    def _release_siblings(self, sequence: Sequence) -> None:
+        """Let a request's other samples wait for a row from the next step on: its prompt is computed then."""
+        request = sequence.request
+        if not request.forked:
+            request.forked = True
+            for sibling in request.sequences[1:]:
+                self._ready.append(sibling)
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Hold blocks for all of its tokens, preempting later arrivals; False when it was preempted itself."""
+        while not self.pool.extend(sequence.table, sequence.num_tokens):
+            victim = max(self._holders(), key=lambda s: s.order)
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _holders(self) -> list[Sequence]:
+        return [s for s in self.table.rows if s is not None] + self.filling
+
+    def _preempt(self, sequence: Sequence) -> None:
+        num_computed = sequence.num_tokens - 1 if sequence.row != NO_ROW else sequence.num_computed
+        self.pool.register(sequence.table, _all_ids(sequence), num_computed)
+        self._drop(sequence)
+        sequence.num_computed = 0
+        self.num_preempted += 1
+        self._wait(sequence)
+
+    def _drop(self, sequence: Sequence) -> None:
+        """Free a sequence's row and blocks."""
+        self.pool.release(sequence.table)
+        if sequence.row != NO_ROW:
+            self.table.free([sequence])
+        elif sequence in self.filling:
+            self.filling.remove(sequence)
+
+    def _wait(self, sequence: Sequence) -> None:
+        heapq.heappush(self.waiting, (sequence.order, sequence))
 
     def _complete(self, requests: Iterable[Request]) -> list[Request]:
         complete = {request.id: request for request in requests if request.finished}
         for request_id in complete:
-            del self.requests[request_id]
+            self.requests.pop(request_id, None)
         return list(complete.values())
+
+
+def _all_ids(sequence: Sequence) -> list[int]:
+    return [*sequence.request.prompt_ids, *sequence.token_ids]

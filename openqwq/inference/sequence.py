@@ -1,40 +1,84 @@
 """What the engine keeps about one request: the prompt, its samples, and what they have sampled.
 
-A request asks for `params.n` samples of one prompt. Each sample is a `Sequence`, which owns a slot
-of the KV cache while it runs. Plain Python: no torch.
+A request asks for `params.n` samples of one prompt. Each sample is a `Sequence`, which holds blocks of the
+KV cache while it runs. Plain Python: no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from openqwq.errors import UserError
 from openqwq.types import Completion, FinishReason, SamplingParams
 
-NO_SLOT = -1
+from .block_manager import BlockTable
+from .drafts import PromptLookup
+from .guides import Guide
+from .loops import LoopDetector
+
+NO_ROW = -1
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
     """One sample of a request.
 
-    index:  which of the request's samples this is.
-    slot:   its row of the KV cache and of every batch tensor; NO_SLOT while it waits or has ended.
-    marks:  (number of tokens sampled before, policy version) wherever the version changed.
+    index:        which of the request's samples this is.
+    row:          its row of every batch tensor; NO_ROW while it does not decode.
+    table:        its blocks of the KV cache.
+    num_computed: tokens whose keys and values are in the cache; only kept up to date while it does not decode.
+    num_cached:   prompt tokens that did not have to be computed.
+    marks:        (number of tokens sampled before, policy version) wherever the version changed.
+    inserted:     (start, end) of tokens that were put in rather than sampled.
+    thinking:     `</think>` has not come yet, though the prompt has opened the thinking.
+    answer_start: number of tokens up to `</think>`, that included; 0 while it has not come.
+    guide, loops, lookup: what forbids its next tokens, looks for loops in them, guesses them; None for most.
     """
 
     request: Request
     index: int
-    slot: int = NO_SLOT
+    row: int = NO_ROW
+    table: BlockTable = field(default_factory=BlockTable)
+    num_computed: int = 0
+    num_cached: int = 0
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     marks: list[tuple[int, int]] = field(default_factory=list)
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    inserted: list[tuple[int, int]] = field(default_factory=list)
+    thinking: bool = False
+    answer_start: int = 0
+    guide: Guide | None = None
+    loops: LoopDetector | None = None
+    lookup: PromptLookup | None = None
     finish_reason: FinishReason | None = None
     error: str = ""
-    text_end: int | None = None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Its place in the order of arrival, which is also its priority."""
+        return self.request.number, self.index
+
+    @property
+    def reads_cache(self) -> bool:
+        """Whether its prompt may come from the cache: log-probs of the prompt need every position computed."""
+        return self.request.params.prompt_logprobs is None or self.index > 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and sampled tokens."""
+        return len(self.request.prompt_ids) + len(self.token_ids)
+
+    def known_ids(self, start: int, end: int) -> Seq[int]:
+        """Tokens `start` to `end` of prompt and sampled tokens together."""
+        prompt = self.request.prompt_ids
+        if end <= len(prompt):
+            return prompt[start:end]
+        own = self.token_ids[max(start - len(prompt), 0) : end - len(prompt)]
+        return own if start >= len(prompt) else [*prompt[start:], *own]
 
     @property
     def key(self) -> int:
@@ -46,6 +90,24 @@ class Sequence:
             self.marks.append((len(self.token_ids), version))
         self.token_ids.append(token_id)
         self.logprobs.append(logprob)
+
+    def retract(self) -> None:
+        """Take the last sampled token back."""
+        self.token_ids.pop()
+        self.logprobs.pop()
+        if self.top_logprobs:
+            self.top_logprobs.pop()
+        if self.marks and self.marks[-1][0] == len(self.token_ids):
+            self.marks.pop()
+
+    def insert(self, token_ids: Seq[int], version: int) -> None:
+        """Put tokens behind the last one that the model did not sample: log-prob 0."""
+        start = len(self.token_ids)
+        for token_id in token_ids:
+            self.append(token_id, 0.0, version)
+            if self.request.params.logprobs is not None:
+                self.top_logprobs.append({})
+        self.inserted.append((start, len(self.token_ids)))
 
     def finish(self, reason: FinishReason, error: str = "") -> None:
         self.finish_reason = reason
@@ -66,6 +128,8 @@ class Sequence:
             policy_versions=self.policy_versions(),
             finish_reason=self.finish_reason,
             error=self.error,
+            top_logprobs=tuple(self.top_logprobs),
+            inserted=tuple(self.inserted),
         )
 
 
@@ -73,6 +137,9 @@ class Sequence:
 class Request:
     """One prompt with `params.n` samples.
 
+    number:         counts requests in the order of their arrival.
+    prompt_logprobs: raw log-probs of the prompt's tokens but the first, when they were asked for.
+    forked:         the prompt is computed, and the samples behind the first may start.
     seed:           the resolved seed; the same seed, sample index and prompt draw the same noise.
     stop_token_ids: every id that ends a sample: the model's own end tokens and the request's.
     max_new_tokens: `params.max_tokens`, shortened to what fits the model's context.
@@ -84,15 +151,13 @@ class Request:
     seed: int
     stop_token_ids: frozenset[int]
     max_new_tokens: int
+    number: int = 0
+    forked: bool = False
+    prompt_logprobs: list[dict[int, float]] = field(default_factory=list)
     sequences: list[Sequence] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.sequences = [Sequence(self, index) for index in range(self.params.n)]
-
-    @property
-    def num_cached(self) -> int:
-        """Prompt tokens that are prefilled: all but the last, which the first decoding step reads."""
-        return len(self.prompt_ids) - 1
 
     @property
     def finished(self) -> bool:
@@ -111,19 +176,3 @@ def noise_key(seed: int, index: int, prompt_ids: tuple[int, ...]) -> int:
 def failed_completion(error: str) -> Completion:
     """The record of a sample that never ran, and why."""
     return Completion(text="", token_ids=(), logprobs=(), policy_versions=(), finish_reason="abort", error=error)
-
-
-def check_params(params: SamplingParams) -> None:
-    """Raises UserError naming the first value that is out of range."""
-    rules = (
-        ("n", params.n >= 1, "at least 1"),
-        ("temperature", 0 <= params.temperature < float("inf"), "0 (greedy) or above"),
-        ("top_p", 0 < params.top_p <= 1, "above 0 and at most 1"),
-        ("top_k", params.top_k >= -1, "1 or more; 0 or -1 for off"),
-        ("min_p", 0 <= params.min_p <= 1, "between 0 and 1"),
-        ("max_tokens", params.max_tokens >= 1, "at least 1"),
-        ("stop", all(params.stop), "strings that are not empty"),
-    )
-    for name, good, allowed in rules:
-        if not good:
-            raise UserError(f"`{name}` is {getattr(params, name)!r}, but must be {allowed}")

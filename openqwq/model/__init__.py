@@ -4,6 +4,8 @@ from .attention import AttentionContext, DecodeAttention, ExtendAttention, Packe
 from .config import Qwen2Config, YarnScaling
 from .kv_cache import KVCache
 from .load import create_model, init_weights, load_model, load_weights, read_config, resolve_folder
+from .native import native_kernels
+from .paged import PagedAttention, PagedChunk
 from .presets import HUB_NAMES, PRESETS, preset
 from .qwen2 import Qwen2ForCausalLM, convert_swish_beta
 
@@ -15,6 +17,8 @@ __all__ = [
     "ExtendAttention",
     "KVCache",
     "PackedAttention",
+    "PagedAttention",
+    "PagedChunk",
     "PrefillAttention",
     "Qwen2Config",
     "Qwen2ForCausalLM",
@@ -24,6 +28,7 @@ __all__ = [
     "init_weights",
     "load_model",
     "load_weights",
+    "native_kernels",
     "preset",
     "read_config",
     "resolve_folder",

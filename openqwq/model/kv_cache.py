@@ -1,4 +1,4 @@
-"""The keys and values of past tokens: one slot a sequence, contiguous in memory.
+"""The keys and values of past tokens in slots: each a sequence, or a block of one (paged.py).
 
 Letters: L layers, S slots, K kv heads, M max length, D head dim.
 
@@ -8,8 +8,10 @@ attention context. A slot is reused without being cleared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from .config import Qwen2Config
 
 
 class KVCache:
-    """`keys[layer]` and `values[layer]`, each [S, K, M, D].
+    """`keys[layer]` and `values[layer]`, each [S, K, M, D]; `group_size` query heads share a kv head.
 
     Zeros at the start: what lies beyond a sequence's length is masked, but must be finite.
     """
@@ -33,8 +35,8 @@ class KVCache:
     ):
         shape = (config.num_hidden_layers, num_slots, config.num_key_value_heads, max_length, config.head_dim)
         self.num_slots, self.max_length = num_slots, max_length
-        self._keys = torch.zeros(shape, device=device, dtype=dtype)
-        self._values = torch.zeros(shape, device=device, dtype=dtype)
+        self.group_size = config.num_attention_heads // config.num_key_value_heads
+        self._keys, self._values = _zeros(shape, device, dtype), _zeros(shape, device, dtype)
         self.keys, self.values = self._keys.unbind(0), self._values.unbind(0)
 
     @staticmethod
@@ -58,3 +60,16 @@ class KVCache:
         source, target = list(sources), list(targets)
         for store in (self._keys, self._values):
             store[:, target, :, :length] = store[:, source, :, :length]
+
+    def clear_slots(self, slots: Sequence[int]) -> None:
+        """Zero some slots: what is not finite in them would spoil a later holder's masked positions."""
+        for store in (self._keys, self._values):
+            store[:, list(slots)] = 0
+
+
+def _zeros(shape: tuple[int, ...], device: torch.device | str, dtype: torch.dtype) -> Tensor:
+    """Zeros; on a CPU as memory that the system hands out when it is first written."""
+    if torch.device(device).type != "cpu":
+        return torch.zeros(shape, device=device, dtype=dtype)
+    raw = torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8))
+    return raw.view(dtype).view(shape)

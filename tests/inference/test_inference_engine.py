@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openqwq.errors import UserError
-from openqwq.inference import Engine, runner
+from openqwq.inference import Engine
 from openqwq.model import create_model, preset
 from openqwq.types import Policy, Prompt, SamplingParams
 
@@ -23,14 +23,6 @@ def model():
         vocab_size=V, hidden_size=32, intermediate_size=48, num_hidden_layers=3, initializer_range=0.4
     )
     return create_model(config, seed=1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache_that_starts_short():
-    """Every test passes through the cache's growth."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "FIRST_CACHE_LENGTH", 5)
-        yield
 
 
 def make_engine(model, **options):
@@ -219,12 +211,13 @@ def test_training_still_works_on_the_module_that_was_sampled_from(model):
 
 
 def test_abort_returns_what_was_sampled_and_frees_the_slots(model):
-    engine = make_engine(model, max_num_seqs=2)
+    engine = make_engine(model, max_num_seqs=3)
     engine.add_request((1, 2), FREE.replace(n=3, seed=0), "a")
     engine.add_request((3,), GREEDY, "b")
     engine.step()
+    engine.step()
     aborted = engine.abort("a")
-    assert [len(c.token_ids) for c in aborted.outputs] == [1, 1, 0]
+    assert [len(c.token_ids) for c in aborted.outputs] == [2, 1, 0]
     assert {c.finish_reason for c in aborted.outputs} == {"abort"}
     assert engine.abort("a") is None
     results = []
@@ -262,20 +255,11 @@ def test_a_request_id_can_be_used_once_at_a_time(model):
         engine.add_request((1,), FREE, "a")
 
 
-def test_a_cache_too_small_for_one_sequence_is_refused_and_a_small_one_holds_fewer(model):
+def test_a_cache_too_small_for_one_sequence_is_refused(model):
+    block_bytes = 16 * 3 * 2 * 2 * 8 * 4  # positions, layers, keys and values, kv heads, head dim, bytes
     with pytest.raises(UserError, match="kv_cache_memory"):
-        make_engine(model, kv_cache_memory=1000)
-    slot_bytes = 64 * 3 * 2 * 2 * 8 * 4  # positions, layers, keys and values, kv heads, head dim, bytes
-    assert make_engine(model, kv_cache_memory=3 * slot_bytes).runner.num_slots == 3
-
-
-def test_the_cache_grows_with_the_sequences_and_no_further_than_the_context(model):
-    engine = make_engine(model)
-    lengths = []
-    for prompt_length, max_tokens in [(2, 3), (2, 5), (11, 2), (50, 14), (2, 2)]:
-        engine.generate(make_prompts(prompt_length), FREE.replace(max_tokens=max_tokens))
-        lengths.append(engine.runner.cache.max_length)
-    assert lengths == [5, 10, 20, 64, 64]
+        make_engine(model, kv_cache_memory=4 * block_bytes - 1)
+    assert make_engine(model, kv_cache_memory=7 * block_bytes + 1).pool.num_blocks == 7
 
 
 arrivals = st.lists(
@@ -285,7 +269,7 @@ arrivals = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(arrivals, st.integers(1, 5), st.integers(1, 12))
 def test_random_arrivals_and_aborts_do_not_change_what_others_sample(model, requests, num_slots, budget):
     engine = make_engine(model, max_num_seqs=num_slots, max_num_batched_tokens=budget)
@@ -301,7 +285,7 @@ def test_random_arrivals_and_aborts_do_not_change_what_others_sample(model, requ
                 engine.abort(str(i))
         outputs |= {output.request_id: output for output in engine.step()}
         step += 1
-    assert engine.scheduler.slots.num_free == num_slots
+    assert engine.pool.num_free == engine.pool.num_blocks
     for i, (_, prompt_length, n, max_tokens, aborts) in enumerate(requests):
         assert aborts or str(i) in outputs
         if str(i) in outputs:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from openqwq.inference.sampling import SamplingTable, draw_uniform, sample
+from openqwq.inference.sequence import Request
 from openqwq.types import SamplingParams
 
 FREE = SamplingParams(temperature=1.0, top_p=1.0, top_k=0)
@@ -14,8 +15,15 @@ V = 11
 
 
 def make_table(params, keys=None, vocab_size=V):
+    """A table with one row for each of the params; a row's noise key is its number, or as given."""
     table = SamplingTable(len(params), vocab_size, torch.device("cpu"))
-    table.write(range(len(params)), list(range(len(params))) if keys is None else keys, params)
+    rows = []
+    for row, own in enumerate(params):
+        [sequence, *_] = Request(str(row), (1,), own, 0, frozenset(), 9).sequences
+        sequence.row = row
+        rows.append(sequence)
+    table.write(rows)
+    table.keys[:] = torch.tensor(range(len(params)) if keys is None else keys)
     table.focus(len(params))
     return table
 
@@ -29,8 +37,9 @@ def splitmix64(key, position):
 
 
 def reference_distribution(logits, params):
-    """Temperature, top-k, top-p, min-p with plain loops in float64."""
-    scaled = np.asarray(logits, dtype=np.float64) / params.temperature
+    """Temperature, top-k, top-p, min-p, or the temperature last, with plain loops in float64."""
+    early, late = (1, params.temperature) if params.temperature_last else (params.temperature, 1)
+    scaled = np.asarray(logits, dtype=np.float64) / early
     order = sorted(range(len(scaled)), key=lambda i: -scaled[i])
     if params.top_k > 0:
         order = order[: params.top_k]
@@ -41,7 +50,8 @@ def reference_distribution(logits, params):
             kept.append(i)
         before += weights[i] / total
     kept = [i for i in kept if weights[i] >= params.min_p * weights[order[0]]]
-    total = sum(weights[i] for i in kept)
+    weights = {i: weights[i] ** (1 / late) for i in kept}
+    total = sum(weights.values())
     return {i: weights[i] / total for i in kept}
 
 
@@ -74,10 +84,14 @@ SETTINGS = [
     FREE.replace(top_p=1e-6),
     FREE.replace(top_k=1),
     FREE.replace(top_k=500),
+    SamplingParams(temperature=1.8, top_p=0.8, top_k=7, min_p=0.05, temperature_last=True),
+    SamplingParams(temperature=0.5, top_p=0.7, top_k=0, temperature_last=True),
 ]
 
 
-@pytest.mark.parametrize("params", SETTINGS, ids=lambda p: f"t{p.temperature}-k{p.top_k}-p{p.top_p}-m{p.min_p}")
+@pytest.mark.parametrize(
+    "params", SETTINGS, ids=lambda p: f"t{p.temperature}-k{p.top_k}-p{p.top_p}-m{p.min_p}-{p.temperature_last}"
+)
 def test_frequencies_and_logprobs_match_the_reference_distribution(params):
     rows = 20_000
     logits = torch.randn(V, generator=torch.Generator().manual_seed(5)) * 2
@@ -120,8 +134,8 @@ def test_equal_logits_at_the_edge_of_top_k_are_all_kept():
 def test_the_next_position_draws_new_noise():
     table = make_table([FREE] * 4000)
     first, _ = sample(torch.zeros(4000, V), table)
+    table.positions += 1
     second, _ = sample(torch.zeros(4000, V), table)
-    assert table.positions.tolist() == [2] * 4000
     assert abs(float((first == second).float().mean()) - 1 / V) < 0.02
 
 
@@ -138,7 +152,20 @@ def test_moved_settings_draw_what_they_would_have_drawn():
     table = make_table([FREE, FREE.replace(top_k=2), FREE])
     logits = torch.randn(V, generator=torch.Generator().manual_seed(3))
     expected = sample(logits.repeat(3, 1), table)[0].tolist()
-    table.positions -= 1
     table.move(torch.tensor([2]), torch.tensor([0]))
     table.focus(2)
     assert sample(logits.repeat(2, 1), table)[0].tolist() == [expected[2], expected[1]]
+
+
+def test_lines_of_a_draft_draw_the_noise_of_their_own_places():
+    table = make_table([FREE, FREE.replace(top_k=3, temperature=0.5)])
+    logits = torch.randn(3, V, generator=torch.Generator().manual_seed(4))
+    rows, offsets = torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1])
+    together = sample(logits.clone(), table, rows, offsets)
+    one_by_one = []
+    for line in range(3):
+        own = make_table([FREE.replace(top_k=3, temperature=0.5) if rows[line] else FREE], keys=[rows[line].item()])
+        own.positions += offsets[line]
+        one_by_one.append(sample(logits[line : line + 1].clone(), own))
+    assert together[0].tolist() == [tokens.item() for tokens, _ in one_by_one]
+    assert together[1].tolist() == pytest.approx([logprobs.item() for _, logprobs in one_by_one], abs=1e-6)

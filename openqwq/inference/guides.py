@@ -1,0 +1,177 @@
+"""What a sample may write next: bad words, scripts, and grammars that wait for the end of the thinking.
+
+Grammars are llguidance's (a parser over the vocabulary, in Rust). It is imported when a request first needs it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from openqwq.errors import UserError
+from openqwq.tokenizer import Tokenizer
+from openqwq.tokenizer.special_tokens import TOOL_CALL_END, TOOL_CALL_START
+from openqwq.types import StructuredOutputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# As Qwen's template and `json.dumps` write it; free white space lets a model write newlines for ever.
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+class Grammar:
+    """One sample's way through a grammar.
+
+    trigger: the token behind which it begins anew, each time (tool calls); None: it begins with the answer, once.
+    """
+
+    def __init__(self, tokens: GrammarTokens, text: str, trigger: int | None = None):
+        self._tokens, self._text, self._trigger = tokens, text, trigger
+        self._matcher = tokens.matcher(text) if trigger is None else None
+        self._consumed = 0
+
+    def advance(self, token_ids: Sequence[int], answer_start: int) -> None:
+        """Read the answer's tokens that are new since the last call."""
+        self._consumed = max(self._consumed, answer_start)
+        for token_id in token_ids[self._consumed :]:
+            if self._matcher is not None and not self._matcher.is_stopped():
+                self._matcher.consume_token(token_id)
+            if self._trigger is not None and self._matcher is not None and self._matcher.is_stopped():
+                self._matcher = None
+            if token_id == self._trigger and self._matcher is None:
+                self._matcher = self._tokens.matcher(self._text)
+        self._consumed = max(self._consumed, len(token_ids))
+
+    def bitmask(self) -> bytes | None:
+        """One bit a token, the lowest first: set where it may follow. None: any may."""
+        if self._matcher is None:
+            return None
+        return self._matcher.compute_bitmask() if not self._matcher.is_stopped() else self._tokens.end_bitmask
+
+
+@dataclass(slots=True, eq=False)
+class Guide:
+    """Everything that forbids one sample's next tokens.
+
+    bad_words: token ids of each; the last of them is forbidden where the others have just been written.
+    thinking_mask, answer_mask: added to the logits [V] of that part, -inf where a script forbids; None: nothing.
+    """
+
+    bad_words: Sequence[tuple[int, ...]] = ()
+    thinking_mask: Tensor | None = None
+    answer_mask: Tensor | None = None
+    grammar: Grammar | None = None
+    thinking: bool = False
+    answer_start: int = 0
+
+    def mask(self, logits: Tensor, token_ids: Sequence[int]) -> None:
+        """Set the logits [V] of everything forbidden to -inf, in place."""
+        mask = self.thinking_mask if self.thinking else self.answer_mask
+        if mask is not None:
+            logits += mask
+        banned = [w[-1] for w in self.bad_words if len(w) == 1 or tuple(token_ids[1 - len(w) :]) == w[:-1]]
+        if banned:
+            logits[banned] = float("-inf")
+        if self.grammar is not None and not self.thinking:
+            self.grammar.advance(token_ids, self.answer_start)
+            bitmask = self.grammar.bitmask()
+            if bitmask is not None:
+                logits.masked_fill_(~_bits(bitmask, logits), float("-inf"))
+
+
+def _bits(bitmask: bytes, like: Tensor) -> Tensor:
+    """A bitmask as booleans [V]."""
+    import torch
+
+    words = torch.frombuffer(bytearray(bitmask), dtype=torch.uint8)
+    bits = (words[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
+    return bits.flatten()[: len(like)].bool().to(like.device)
+
+
+class GrammarTokens:
+    """The vocabulary as the grammar library sees it."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, end_ids: Sequence[int]):
+        from llguidance import LLTokenizer
+
+        self._tokenizer = LLTokenizer(tokenizer.backend.to_str(), n_vocab=vocab_size, eos_token=list(end_ids))
+        mask = bytearray((vocab_size + 31) // 32 * 4)
+        for token_id in end_ids:
+            mask[token_id // 8] |= 1 << token_id % 8
+        self.end_bitmask = bytes(mask)
+
+    def check(self, grammar: str) -> None:
+        """Raises UserError where the grammar is none."""
+        from llguidance import LLMatcher
+
+        problem = LLMatcher.validate_grammar(grammar, self._tokenizer)
+        if problem:
+            raise UserError(f"`structured` cannot be followed: {problem}")
+
+    def matcher(self, grammar: str) -> Any:
+        from llguidance import LLMatcher
+
+        return LLMatcher(self._tokenizer, grammar, log_level=0)
+
+
+class GrammarMaker:
+    """Grammars from what requests ask for, each text compiled and checked once."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, end_ids: Sequence[int]):
+        self._tokenizer, self._vocab_size, self._end_ids = tokenizer, vocab_size, end_ids
+        self._tokens: GrammarTokens | None = None
+        self._checked = lru_cache(maxsize=64)(self._check)
+
+    def make(self, wanted: StructuredOutputs) -> Grammar:
+        """Raises UserError for a schema or expression that is none."""
+        if self._tokens is None:
+            self._tokens = GrammarTokens(self._tokenizer, self._vocab_size, self._end_ids)
+        text, trigger = self._text(wanted), None
+        if wanted.tools and not wanted.require_tool:
+            trigger = self._tokenizer.token_id(TOOL_CALL_START)
+        self._checked(text)
+        return Grammar(self._tokens, text, trigger)
+
+    def _check(self, text: str) -> None:
+        assert self._tokens is not None
+        self._tokens.check(text)
+
+    def _text(self, wanted: StructuredOutputs) -> str:
+        from llguidance import LLMatcher
+
+        if wanted.json is not None:
+            schema = wanted.json if isinstance(wanted.json, str) else json.dumps(wanted.json)
+            try:
+                json.loads(schema)
+            except ValueError as error:
+                raise UserError(f"`structured.json` is not JSON: {error}") from error
+            return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_STYLE)
+        if wanted.regex is not None:
+            return LLMatcher.grammar_from_regex(wanted.regex)
+        if wanted.choice:
+            return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(text) for text in wanted.choice))
+        return LLMatcher.grammar_from_lark(self._tool_grammar(wanted))
+
+    def _tool_grammar(self, wanted: StructuredOutputs) -> str:
+        """One call as Qwen writes it, from behind its opening tag on, or with it where a call is required."""
+        start, end = (self._tokenizer.token_id(tag) for tag in (TOOL_CALL_START, TOOL_CALL_END))
+        if start is None or end is None:
+            raise UserError(f"this tokenizer has no {TOOL_CALL_START} token, but `structured.tools` needs it")
+        opening = f"<[{start}]> " if wanted.require_tool else ""
+        calls = json.dumps({"anyOf": [_call_schema(tool) for tool in wanted.tools], "x-guidance": JSON_STYLE})
+        return f'start: {opening}"\\n" call "\\n" <[{end}]>\ncall: %json {calls}\n'
+
+
+def _call_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(tool.get("name"), str):
+        raise UserError(f"a tool in `structured.tools` has no name: {tool}")
+    return {
+        "type": "object",
+        "properties": {"name": {"const": tool["name"]}, "arguments": tool.get("parameters", {"type": "object"})},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }

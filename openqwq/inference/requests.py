@@ -1,0 +1,137 @@
+"""From a prompt and parameters to a `Request`: everything is checked before the engine takes it in.
+
+Public: RequestMaker, Decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from openqwq.errors import UserError
+from openqwq.tokenizer import Tokenizer
+from openqwq.types import SamplingParams
+
+from .drafts import PromptLookup
+from .guides import GrammarMaker, Guide
+from .params import check_params
+from .reasoning import Reasoning, needs_reasoning
+from .rules import has_penalties
+from .scripts import forbidden_tokens
+from .sequence import Request, Sequence
+
+
+class Decoder(Protocol):
+    """The part of a tokenizer that every engine needs; bad words, scripts and grammars need a whole `Tokenizer`."""
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]: ...
+    def decode(self, ids: Seq[int]) -> str: ...
+
+
+class RequestMaker:
+    """Makes the requests of one engine.
+
+    num_drafted: tokens that prompt lookup guesses for requests that allow it; 0: none.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Decoder | None,
+        reasoning: Reasoning | None,
+        *,
+        eos_token_ids: frozenset[int],
+        vocab_size: int,
+        max_model_len: int,
+        device: torch.device,
+        num_drafted: int,
+    ):
+        self.tokenizer, self.reasoning = tokenizer, reasoning
+        self.eos_token_ids, self.vocab_size, self.max_model_len = eos_token_ids, vocab_size, max_model_len
+        self.device, self.num_drafted = device, num_drafted
+        self._script_masks: dict[tuple[str, ...], Tensor] = {}
+        self._grammars: GrammarMaker | None = None
+
+    def make(
+        self, request_id: str, prompt_ids: tuple[int, ...], params: SamplingParams, number: int, seed: int
+    ) -> Request:
+        """Raises UserError when the request can never run."""
+        self._check(prompt_ids, params)
+        end_ids = () if params.ignore_eos else self.eos_token_ids
+        request = Request(
+            id=request_id,
+            prompt_ids=prompt_ids,
+            params=params,
+            seed=seed if params.seed is None else params.seed,
+            stop_token_ids=frozenset(params.stop_token_ids).union(end_ids),
+            max_new_tokens=min(params.max_tokens, self.max_model_len - len(prompt_ids)),
+            number=number,
+        )
+        thinking = self.reasoning is not None and self.reasoning.is_open(prompt_ids)
+        if needs_reasoning(params) and not thinking:
+            raise UserError(
+                "`thinking_budget` and `min_thinking_tokens` need a prompt that ends inside a thinking",
+                hint="use the chat template, which opens one, and a tokenizer with <think> and </think>",
+            )
+        for sample in request.sequences:
+            sample.thinking = thinking
+            sample.guide = self._guide(params, thinking)
+            sample.loops = self.reasoning.detector(params) if self.reasoning else None
+            sample.lookup = self._lookup(sample)
+        return request
+
+    def _check(self, prompt_ids: tuple[int, ...], params: SamplingParams) -> None:
+        check_params(params)
+        if params.stop and self.tokenizer is None:
+            raise UserError("stop strings need a tokenizer, and this engine has none", hint="use `stop_token_ids`")
+        if params.max_repeats is not None and self.reasoning is None:
+            raise UserError("`max_repeats` needs a tokenizer with <think> and </think>")
+        if not prompt_ids:
+            raise UserError("the prompt has no tokens, but at least 1 is needed")
+        if len(prompt_ids) >= self.max_model_len:
+            raise UserError(
+                f"the prompt has {len(prompt_ids)} tokens, but `max_model_len` is {self.max_model_len}",
+                hint="shorten the prompt or raise `max_model_len`",
+            )
+        for name, ids in (("prompt", prompt_ids), ("`logit_bias`", params.logit_bias)):
+            if ids and (min(ids) < 0 or max(ids) >= self.vocab_size):
+                raise UserError(f"the {name} has token ids outside of 0..{self.vocab_size - 1}")
+
+    def _guide(self, params: SamplingParams, thinking: bool) -> Guide | None:
+        if not (params.bad_words or params.answer_scripts or params.thinking_scripts or params.structured):
+            return None
+        tokenizer = self.tokenizer
+        if not isinstance(tokenizer, Tokenizer):
+            raise UserError("bad words, scripts and structured outputs need a tokenizer, and this engine has none")
+        if params.structured and self._grammars is None:
+            self._grammars = GrammarMaker(tokenizer, self.vocab_size, sorted(self.eos_token_ids))
+        return Guide(
+            bad_words=_bad_word_ids(tokenizer, params.bad_words),
+            thinking_mask=self._script_mask(tokenizer, params.thinking_scripts),
+            answer_mask=self._script_mask(tokenizer, params.answer_scripts),
+            grammar=self._grammars.make(params.structured) if params.structured and self._grammars else None,
+            thinking=thinking,
+        )
+
+    def _script_mask(self, tokenizer: Tokenizer, scripts: tuple[str, ...]) -> Tensor | None:
+        if not scripts:
+            return None
+        if scripts not in self._script_masks:
+            mask = torch.zeros(self.vocab_size, device=self.device)
+            mask[forbidden_tokens(scripts, self.vocab_size, tokenizer.token_bytes)] = -torch.inf
+            self._script_masks[scripts] = mask
+        return self._script_masks[scripts]
+
+    def _lookup(self, sample: Sequence) -> PromptLookup | None:
+        """None where a token may depend on the ones sampled just before it in other ways than through the model."""
+        params = sample.request.params
+        plain = sample.guide is None and not has_penalties(sample) and not params.min_tokens and not params.logit_bias
+        return PromptLookup() if self.num_drafted and plain and params.logprobs is None else None
+
+
+def _bad_word_ids(tokenizer: Tokenizer, words: Seq[str]) -> list[tuple[int, ...]]:
+    """Each word as it is written at the start of a text and behind a space."""
+    return [tuple(tokenizer.encode(text)) for word in words for text in dict.fromkeys((word, " " + word.lstrip()))]

@@ -1,0 +1,194 @@
+"""Attention over a paged cache: the rows that decode and the chunks that are computed, in one pass of the decoder.
+
+The cache is a `KVCache` whose slots are blocks: `max_length` tokens of one sequence. Block tables say which blocks
+hold a sequence's tokens, in their order. Every layer stores all new keys and values before it mixes, so that a row
+may read what a chunk of the same pass has written.
+
+Letters: N tokens, R rows that decode, W blocks a table, P tokens a block, H heads, K kv heads, D head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .attention import PackedAttention, mix_by_products, mix_fused
+from .kv_cache import KVCache
+from .native import native_kernels
+
+MAX_GROUP, MAX_HEAD_DIM, MAX_BLOCK = 32, 256, 64  # bounds of native.c's buffers
+
+
+@dataclass(frozen=True, slots=True)
+class PagedChunk:
+    """Tokens of one sequence from position `start` on; `blocks` hold everything up to the last of them."""
+
+    start: int
+    length: int
+    blocks: Sequence[int]
+
+
+class PagedAttention:
+    """First one token for each of R rows, then the chunks' tokens, in the flat row of tokens.
+
+    tables:    [R, W] int32 on the cache's device; entries beyond a row's own blocks must be valid block numbers.
+    positions: [R] where each row's token goes.
+    longest:   the largest of `positions` + 1.
+    """
+
+    def __init__(
+        self,
+        cache: KVCache,
+        tables: Tensor,
+        positions: Tensor,
+        *,
+        longest: int,
+        chunks: Sequence[PagedChunk] = (),
+        native: bool = True,
+    ):
+        self._cache, self._num_rows = cache, len(positions)
+        size = cache.max_length
+        blocks = tables.gather(1, (positions // size)[:, None].to(torch.int64))[:, 0] if len(positions) else positions
+        self.positions = positions
+        parts: list[_Part] = []
+        if len(positions):
+            kernel = _NativeRows if native and _runs_native(cache) else _GatheredRows
+            parts.append(kernel(cache, tables, positions, longest))
+        if chunks:
+            parts += _chunk_parts(cache, chunks)
+            chunk_positions, chunk_blocks = _chunk_places(chunks, size, cache.keys[0].device)
+            self.positions = torch.cat((positions, chunk_positions))
+            blocks = torch.cat((blocks.to(torch.int64), chunk_blocks))
+        self._parts = parts
+        self._rows = cache.row_index(blocks, self.positions % size)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self._cache.write(layer, self._rows, k, v)
+        outputs, start = [], 0
+        for part in self._parts:
+            end = start + part.num_tokens
+            outputs.append(part.mix(layer, q[start:end], k[start:end], v[start:end]))
+            start = end
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+class _Part:
+    """Some consecutive tokens and how they are mixed: [n, H*D] from q [n, H, D] and their own k and v [n, K, D]."""
+
+    num_tokens: int
+
+    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class _NativeRows(_Part):
+    """Rows by the C kernel: each reads its own blocks, in place."""
+
+    def __init__(self, cache: KVCache, tables: Tensor, positions: Tensor, longest: int):
+        self.num_tokens = len(positions)
+        self._cache, self._tables, self._positions = cache, tables.contiguous(), positions.contiguous()
+        self._kernels = native_kernels()
+        self._threads = torch.get_num_threads()
+
+    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        assert self._kernels is not None
+        q = q.contiguous()
+        out = torch.empty_like(q)
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        pointers = (q, keys, values, self._tables, None, self._positions, out)
+        self._kernels.attend_paged(
+            *(None if tensor is None else tensor.data_ptr() for tensor in pointers),
+            self.num_tokens,
+            self._tables.shape[1],
+            q.shape[1],
+            k.shape[1],
+            q.shape[2],
+            keys.shape[2],
+            self._threads,
+        )
+        return out.flatten(1)
+
+
+class _GatheredRows(_Part):
+    """Rows by PyTorch's operators: each layer copies the rows' blocks side by side first."""
+
+    def __init__(self, cache: KVCache, tables: Tensor, positions: Tensor, longest: int):
+        store, size = cache.keys[0], cache.max_length
+        kv_heads = store.shape[1]
+        self.num_tokens, self._cache = len(positions), cache
+        width = -(-longest // size)
+        heads = torch.arange(kv_heads, device=store.device)
+        self._index = (tables[:, None, :width] * kv_heads + heads[:, None]).flatten()  # [R*K*W]
+        hidden = torch.arange(width * size, device=store.device) > positions[:, None]
+        mask = torch.zeros(hidden.shape, dtype=store.dtype, device=store.device).masked_fill_(hidden, -torch.inf)
+        self._mask = mask.repeat_interleave(kv_heads, 0)[:, None]  # [R*K, 1, W*P]
+        self._mixer = mix_by_products if store.device.type == "cpu" else mix_fused
+
+    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q = q.reshape(-1, q.shape[1] // k.shape[1], q.shape[2])  # [R*K, G, D]
+        keys, values = (self._side_by_side(store[layer]) for store in (self._cache.keys, self._cache.values))
+        return self._mixer(q, keys, values, self._mask).reshape(self.num_tokens, -1)
+
+    def _side_by_side(self, store: Tensor) -> Tensor:
+        """[blocks, K, P, D] -> [R*K, W*P, D]."""
+        rows = store.flatten(0, 1).flatten(1).index_select(0, self._index)
+        return rows.view(len(self._mask), -1, store.shape[-1])
+
+
+class _FirstChunks(_Part):
+    """Chunks from position 0 on: they see nothing but themselves, so the cache is not read."""
+
+    def __init__(self, chunks: Sequence[PagedChunk], device: torch.device):
+        self.num_tokens = sum(chunk.length for chunk in chunks)
+        self._packed = PackedAttention([chunk.length for chunk in chunks], device=device)
+
+    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self._packed.attend(layer, q, k, v)
+
+
+class _LaterChunk(_Part):
+    """A chunk of a sequence that has tokens in the cache already."""
+
+    def __init__(self, cache: KVCache, chunk: PagedChunk):
+        self.num_tokens, self._cache, self._end = chunk.length, cache, chunk.start + chunk.length
+        device = cache.keys[0].device
+        num_blocks = -(-self._end // cache.max_length)
+        self._blocks = torch.tensor(list(chunk.blocks[:num_blocks]), device=device)
+        own = torch.arange(chunk.start, self._end, device=device)
+        self._mask = torch.arange(self._end, device=device) <= own[:, None]
+
+    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        past = (self._in_order(store[layer])[None] for store in (self._cache.keys, self._cache.values))
+        query = q.transpose(0, 1)[None]
+        mixed = F.scaled_dot_product_attention(query, *past, attn_mask=self._mask, enable_gqa=True)
+        return mixed[0].transpose(0, 1).flatten(1)
+
+    def _in_order(self, store: Tensor) -> Tensor:
+        """[blocks, K, P, D] -> [K, end, D]."""
+        return store[self._blocks].transpose(0, 1).flatten(1, 2)[:, : self._end]
+
+
+def _runs_native(cache: KVCache) -> bool:
+    store = cache.keys[0]
+    fits = store.shape[2] <= MAX_BLOCK and store.shape[3] <= MAX_HEAD_DIM and cache.group_size <= MAX_GROUP
+    return store.device.type == "cpu" and store.dtype == torch.float32 and fits and native_kernels() is not None
+
+
+def _chunk_parts(cache: KVCache, chunks: Sequence[PagedChunk]) -> list[_Part]:
+    """The parts of chunks that come in order: first chunks before later ones."""
+    first = [chunk for chunk in chunks if chunk.start == 0]
+    if any(chunk.start for chunk in chunks[: len(first)]):
+        raise ValueError("chunks from position 0 on must come before the others")
+    parts: list[_Part] = [_FirstChunks(first, cache.keys[0].device)] if first else []
+    return parts + [_LaterChunk(cache, chunk) for chunk in chunks[len(first) :]]
+
+
+def _chunk_places(chunks: Sequence[PagedChunk], size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Position and block, each [n], of every token of the chunks."""
+    positions = [torch.arange(chunk.start, chunk.start + chunk.length) for chunk in chunks]
+    blocks = [torch.tensor(list(c.blocks))[p // size] for c, p in zip(chunks, positions, strict=True)]
+    return torch.cat(positions).to(device), torch.cat(blocks).to(device)

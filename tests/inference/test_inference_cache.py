@@ -1,0 +1,166 @@
+"""The paged cache never shows in what is sampled: small pools, chunks, shared prefixes, preemption, no C kernel."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openqwq.inference import Engine
+from openqwq.model import KVCache, PagedAttention, PagedChunk, create_model, native_kernels, paged, preset
+from openqwq.types import Prompt, SamplingParams
+
+FREE = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_tokens=12)
+V = 97
+
+
+@pytest.fixture(scope="module")
+def model():
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "initializer_range": 0.4}
+    return create_model(preset("tiny").replace(vocab_size=V, **shape), seed=1)
+
+
+def make_engine(model, *, num_blocks=None, **options):
+    block_bytes = 16 * KVCache.bytes_per_token(model.config)
+    memory = None if num_blocks is None else num_blocks * block_bytes
+    return Engine(model, **{"eos_token_ids": (), "max_model_len": 96, "kv_cache_memory": memory, **options})
+
+
+def ids(length, seed=0):
+    return tuple(torch.randint(V, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
+
+
+def run(engine, requests):
+    results = engine.generate([Prompt(p) for p, _ in requests], [own for _, own in requests])
+    assert engine.pool.num_free == engine.pool.num_blocks
+    return results
+
+
+def token_ids(results):
+    return [c.token_ids for completions in results for c in completions]
+
+
+def assert_same(first, second):
+    """Equal tokens, and log-probs up to rounding."""
+    assert token_ids(first) == token_ids(second)
+    for one, two in zip(first, second, strict=True):
+        for a, b in zip(one, two, strict=True):
+            assert a.logprobs == pytest.approx(b.logprobs, abs=5e-5)
+
+
+def test_preempted_samples_are_what_they_would_have_been(model):
+    requests = [(ids(20 + i, i), FREE.replace(seed=i, max_tokens=50, n=1 + i % 2)) for i in range(5)]
+    small = make_engine(model, num_blocks=9)
+    assert_same(run(small, requests), run(make_engine(model), requests))
+    assert small.stats().preemptions > 0
+
+
+def test_a_prompt_in_chunks_is_the_prompt_at_once(model):
+    requests = [(ids(70, i), FREE.replace(seed=i)) for i in range(3)] + [(ids(3), FREE.replace(seed=9))]
+    assert_same(run(make_engine(model, max_num_batched_tokens=17), requests), run(make_engine(model), requests))
+
+
+def test_a_cached_prefix_gives_what_a_cold_one_gives(model):
+    prefix = ids(50)
+    engine = make_engine(model)
+    for i in range(3):
+        request = (prefix + ids(5 + i, i), FREE.replace(seed=i, n=2))
+        before = engine.stats().cached_tokens
+        warm = run(engine, [request])
+        assert_same(warm, run(make_engine(model, prefix_caching=False), [request]))
+        assert engine.stats().cached_tokens - before >= (48 if i else 0)
+
+
+def test_new_weights_forget_the_cache_of_prompts(model):
+    other = create_model(model.config, seed=2)
+    engine, request = make_engine(create_model(model.config, seed=1)), (ids(40), FREE.replace(seed=1))
+    run(engine, [request])
+    engine.load_weights(other)
+    assert_same(run(engine, [request]), run(make_engine(other), [request]))
+
+
+def test_operators_without_the_c_kernel_give_the_same(model, monkeypatch):
+    requests = [(ids(30 + 9 * i, i), FREE.replace(seed=i, n=2)) for i in range(3)]
+    by_default = run(make_engine(model), requests)
+    monkeypatch.setattr(paged, "native_kernels", lambda: None)
+    assert_same(run(make_engine(model, num_blocks=10), requests), by_default)
+
+
+@pytest.mark.skipif(native_kernels() is None, reason="needs a C compiler")
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 2, 32), (6, 1, 64), (2, 2, 128), (3, 3, 20)])
+def test_the_c_kernel_is_attention(heads, kv_heads, dim):
+    """Against softmax(q k^T / sqrt(D)) v in float64, block by block in a shuffled order."""
+    torch.manual_seed(0)
+    config = preset("tiny").replace(
+        hidden_size=heads * dim, num_attention_heads=heads, num_key_value_heads=kv_heads, num_hidden_layers=1
+    )
+    cache = KVCache(config, 12, 16)
+    tables = torch.randperm(12).view(3, 4).int()
+    positions = torch.tensor([0, 15, 61])
+    keys, values = torch.randn(2, 3, 64, kv_heads, dim) * 3
+    q, k, v = torch.randn(3, heads, dim), torch.randn(3, kv_heads, dim), torch.randn(3, kv_heads, dim)
+    for row in range(3):
+        places = cache.row_index(tables[row].long().repeat_interleave(16), torch.arange(64) % 16)
+        cache.write(0, places, keys[row], values[row])
+        keys[row, positions[row]], values[row, positions[row]] = k[row], v[row]
+    mixed = PagedAttention(cache, tables, positions, longest=62).attend(0, q, k, v).view(3, heads, dim)
+    for row, last in enumerate(positions.tolist()):
+        for head in range(heads):
+            own = head // (heads // kv_heads)
+            scores = keys[row, : last + 1, own].double() @ q[row, head].double() / dim**0.5
+            expected = scores.softmax(0) @ values[row, : last + 1, own].double()
+            assert torch.allclose(mixed[row, head].double(), expected, atol=2e-5)
+
+
+def test_chunks_must_come_in_order(model):
+    cache = KVCache(model.config, 4, 16)
+    chunks = [PagedChunk(5, 2, [0]), PagedChunk(0, 2, [1])]
+    with pytest.raises(ValueError, match="position 0"):
+        PagedAttention(cache, torch.zeros(0, 4).int(), torch.zeros(0).long(), longest=1, chunks=chunks)
+
+
+def test_what_is_not_finite_does_not_spoil_later_holders_of_its_blocks(model, monkeypatch):
+    """On PyTorch's operators, where masked positions are multiplied by zero."""
+    monkeypatch.setattr(paged, "native_kernels", lambda: None)
+    engine = make_engine(create_model(model.config, seed=1), num_blocks=6, max_num_seqs=1)
+    clean = engine.model.model.embed_tokens.weight.detach().clone()
+    with torch.no_grad():
+        engine.model.model.embed_tokens.weight[5] = torch.nan
+    [[broken]] = run(engine, [((5, 6) * 20, FREE)])
+    assert "not finite" in broken.error
+    with torch.no_grad():
+        engine.model.model.embed_tokens.weight.copy_(clean)
+    request = (ids(4), FREE.replace(seed=3))
+    assert_same(run(engine, [request]), run(make_engine(model), [request]))
+
+
+arrivals = st.lists(
+    st.tuples(
+        st.integers(0, 6), st.integers(1, 60), st.integers(1, 3), st.integers(1, 30), st.booleans(), st.integers(0, 1)
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(arrivals, st.integers(6, 12), st.integers(8, 40), st.integers(1, 4))
+def test_random_arrivals_in_tiny_pools_sample_what_they_sample_alone(model, requests, num_blocks, budget, max_num_seqs):
+    engine = make_engine(model, num_blocks=num_blocks, max_num_batched_tokens=budget, max_num_seqs=max_num_seqs)
+    outputs, step = {}, 0
+    prompts = [ids(length, beginning) for _, length, _, _, _, beginning in requests]
+    params = [FREE.replace(n=n, max_tokens=most, seed=i) for i, (_, _, n, most, _, _) in enumerate(requests)]
+    while step <= 6 or engine.has_unfinished:
+        for i, request in enumerate(requests):
+            if request[0] == step:
+                engine.add_request(prompts[i], params[i], str(i))
+            if request[4] and request[0] + 4 == step:
+                engine.abort(str(i))
+        outputs |= {output.request_id: output for output in engine.step()}
+        step += 1
+        assert step < 3000
+    assert engine.pool.num_free == engine.pool.num_blocks and engine.stats().running == engine.stats().waiting == 0
+    for i, request in enumerate(requests):
+        assert request[4] or str(i) in outputs
+        if str(i) in outputs:
+            alone = make_engine(model, prefix_caching=False).generate([Prompt(prompts[i])], params[i])
+            assert token_ids([outputs[str(i)].outputs]) == token_ids(alone)
