@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,30 @@ class RunExperiment:
         self.families = tuple(recipe.eval.families)
         self.max_tokens = recipe.eval.max_completion_tokens or MAX_TOKENS
         self._materials: Any = Materials(recipe, folder)
+        self._held_out: dict[str, list[Problem]] = {}
+        self._lock = threading.Lock()
 
     def draw(self, family: str | None) -> Problem:
         """A held-out problem at random. Raises UserError for a recipe that evaluates nothing."""
         if not self.families:
             raise UserError("this run's recipe names no families under [eval]")
-        return random.choice(self._materials.families[family or random.choice(self.families)])
+        return random.choice(self._problems(family or random.choice(self.families)))
+
+    def _problems(self, family: str) -> list[Problem]:
+        """The evaluation's problems of one family; a KeyError for another one."""
+        from openqwq.data import held_out
+
+        with self._lock:
+            if family not in self._held_out:
+                count = self._materials.recipe.eval.problems_per_family
+                self._held_out[family] = held_out(self._materials.sources[family], count)
+            return self._held_out[family]
 
     def judge(self, family: str, problem_id: str, text: str, finish_reason: str) -> Verdict:
         """The strict verdict, as in the run's own evaluation: what was cut off is wrong."""
         from openqwq.verifiers import verify_all
 
-        problem = next((p for p in self._materials.families[family] if p.id == problem_id), None)
+        problem = next((p for p in self._problems(family) if p.id == problem_id), None)
         if problem is None:
             raise KeyError(problem_id)
         [verdict] = verify_all([(problem, text)], self._materials.judge.strict)

@@ -34,6 +34,7 @@ from .streams import ClientGone, EventStream, JsonResponse, until_gone
 
 # nginx's word for a client that left; nobody reads it, but it is counted
 CLIENT_GONE = 499
+METRICS_KIND = "text/plain; version=0.0.4"
 
 
 def create_app(server: Server) -> Any:
@@ -102,7 +103,7 @@ def _add_plain_routes(app: FastAPI, server: Server) -> None:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return PlainTextResponse(server.metrics.render(server.models.values()))
+        return PlainTextResponse(server.metrics.render(server.models.values()), media_type=METRICS_KIND)
 
     @app.get("/v1/models")
     async def models() -> Response:

@@ -10,17 +10,19 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import openqwq
-from openqwq.tokenizer import Tokenizer
 from openqwq.types import ToolCall
 
 from .errors import ApiError, error_body, unsupported, wrong
-from .fields import ChatBody, Tool
+from .fields import ChatBody
+from .forms import answer_form, choose_tools
 from .generation import Gain, Plan, Run
 from .prompts import chat_prompt, check_length
-from .sampling import ENGINE_FIELDS, sampling_params, thinking_budget, warn_of_greedy
+from .sampling import sampling_params, thinking_budget, warn_of_greedy
 from .state import Server, new_id
 from .streams import event, to_json
 
+# Minus infinity is no JSON number; OpenAI writes this for it.
+LEAST_LOGPROB = -9999.0
 FINGERPRINT = f"openqwq-{openqwq.__version__}"
 
 
@@ -39,12 +41,10 @@ def plan_chat(server: Server, body: ChatBody) -> Plan:
     params = sampling_params(
         model, body, max_tokens=getattr(body, named), room=room, warnings=warnings, max_tokens_name=named
     )
-    if budget and opened:
-        if "thinking_budget" not in ENGINE_FIELDS:
-            name = "thinking_budget" if body.thinking_budget is not None else "reasoning_effort"
-            raise unsupported(name, "this engine can switch thinking off (0, `none`), but not bound it")
-        params = params.replace(thinking_budget=budget)
+    form, form_field = answer_form(body, tools)
+    params = params.replace(structured=form, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
     if opened:
+        params = params.replace(thinking_budget=budget, min_thinking_tokens=body.min_thinking_tokens or 0)
         warn_of_greedy(params, warnings)
     return Plan(
         request_id=new_id("chatcmpl"),
@@ -55,19 +55,9 @@ def plan_chat(server: Server, body: ChatBody) -> Plan:
         reads_calls=bool(tools),
         max_calls=1 if body.parallel_tool_calls is False else None,
         shows_thinking=body.include_reasoning,
+        form_field=form_field,
         warnings=warnings,
     )
-
-
-def choose_tools(tools: Sequence[Tool], choice: Any) -> list[Tool]:
-    """The tools that the model is told of. Raises ApiError for a choice that cannot be kept."""
-    if choice not in (None, "auto", "none", "required") and not isinstance(choice, dict):
-        raise wrong("tool_choice", 'is "auto", "none", "required" or {"type": "function", "function": {"name": ...}}')
-    if choice not in (None, "none") and not tools:
-        raise wrong("tool_choice", "needs `tools`")
-    if choice == "required" or isinstance(choice, dict):
-        raise unsupported("tool_choice", 'this engine cannot force a call; "auto" and "none" work')
-    return [] if choice == "none" else list(tools)
 
 
 def _refuse_unsupported(body: ChatBody) -> None:
@@ -75,14 +65,8 @@ def _refuse_unsupported(body: ChatBody) -> None:
         raise unsupported("store", "this server keeps nothing")
     if body.top_logprobs and not body.logprobs:
         raise wrong("top_logprobs", "needs `logprobs`")
-    if body.top_logprobs:
-        raise unsupported("top_logprobs", "this engine reports the sampled tokens only")
-    if body.response_format is not None and body.response_format.get("type") != "text":
-        raise unsupported("response_format", 'this engine cannot hold an answer to a form; only {"type": "text"} works')
     if body.stream_options is not None and not body.stream:
         raise wrong("stream_options", "needs `stream`")
-    if any(tool.function.strict for tool in body.tools or ()):
-        raise unsupported("tools", "`strict` needs an engine that can hold a call to its schema")
 
 
 async def answer_chat(run: Run, body: ChatBody) -> dict[str, Any]:
@@ -179,7 +163,7 @@ def call_object(call: ToolCall) -> dict[str, Any]:
 
 def _logprobs(plan: Plan, gain: Gain) -> dict[str, Any]:
     """Of the answer's tokens under `content`, as OpenAI has it; of the thinking's under `reasoning_content`."""
-    entries = token_logprobs(plan.model.tokenizer, gain.token_ids, gain.logprobs)
+    entries = token_logprobs(plan, gain)
     thought = entries[: gain.thought] if plan.shows_thinking else []
     return {"content": entries[gain.thought :], "reasoning_content": thought, "refusal": None}
 
@@ -190,12 +174,19 @@ def _merge_logprobs(plan: Plan, gains: Sequence[Gain]) -> dict[str, Any]:
     return {**merged, "refusal": None}
 
 
-def token_logprobs(tokenizer: Tokenizer, ids: Sequence[int], logprobs: Sequence[float]) -> list[dict[str, Any]]:
-    """One entry for each token: its text, its bytes, its log-prob under what it was sampled from."""
-    entries = []
-    for token_id, logprob in zip(ids, logprobs, strict=True):
+def token_logprobs(plan: Plan, gain: Gain) -> list[dict[str, Any]]:
+    """One entry for each token: its text, its bytes, its log-prob as the model has it, before temperature and cuts."""
+    tokenizer, wanted = plan.model.tokenizer, plan.params.logprobs or 0
+
+    def entry(token_id: int, logprob: float) -> dict[str, Any]:
         raw = tokenizer.token_bytes(token_id)
         text = raw.decode("utf-8", "replace")
-        # a log-prob of minus infinity is no JSON number; OpenAI writes -9999 for it
-        entries.append({"token": text, "logprob": max(logprob, -9999.0), "bytes": list(raw), "top_logprobs": []})
+        return {"token": text, "logprob": max(logprob, LEAST_LOGPROB), "bytes": list(raw)}
+
+    entries = []
+    for position, token_id in enumerate(gain.token_ids):
+        known = gain.top_logprobs[position] if position < len(gain.top_logprobs) else {}
+        likeliest = sorted(known.items(), key=lambda item: -item[1])[:wanted]
+        logprob = known.get(token_id, gain.logprobs[position])
+        entries.append({**entry(token_id, logprob), "top_logprobs": [entry(*item) for item in likeliest]})
     return entries

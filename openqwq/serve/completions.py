@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+from .chat import token_logprobs
 from .engine import ServedModel
 from .errors import ApiError, error_body, unsupported, wrong
 from .fields import CompletionBody
@@ -40,6 +41,7 @@ def plan_completions(server: Server, body: CompletionBody) -> list[Plan]:
             warnings=warnings,
             max_tokens_name="max_tokens",
         )
+        params = params.replace(logprobs=body.logprobs)
         plans.append(
             Plan(
                 request_id=new_id(f"cmpl-{number}"),
@@ -59,8 +61,6 @@ def _refuse_unsupported(body: CompletionBody) -> None:
         raise unsupported("suffix", "this server only continues texts")
     if body.best_of not in (None, 1, body.n):
         raise unsupported("best_of", "every sample is returned; ask for `n`")
-    if body.logprobs:
-        raise unsupported("logprobs", "this engine reports the sampled tokens only; 0 asks for those")
 
 
 def _prompts(model: ServedModel, prompt: Any) -> list[list[int]]:
@@ -135,11 +135,11 @@ def _envelope(run: Run, *, warned: Sequence[str] = (), **rest: Any) -> dict[str,
 
 
 def _logprobs(plan: Plan, gains: Sequence[Gain]) -> dict[str, Any]:
-    tokenizer = plan.model.tokenizer
-    pairs = [pair for gain in gains for pair in zip(gain.token_ids, gain.logprobs, strict=True)]
+    entries = [entry for gain in gains for entry in token_logprobs(plan, gain)]
+    likeliest = [{top["token"]: top["logprob"] for top in entry["top_logprobs"]} for entry in entries]
     return {
-        "tokens": [tokenizer.token_bytes(token_id).decode("utf-8", "replace") for token_id, _ in pairs],
-        "token_logprobs": [max(logprob, -9999.0) for _, logprob in pairs],
-        "top_logprobs": None,
+        "tokens": [entry["token"] for entry in entries],
+        "token_logprobs": [entry["logprob"] for entry in entries],
+        "top_logprobs": likeliest if plan.params.logprobs else None,
         "text_offset": None,
     }

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from openqwq.types import StructuredOutputs
 
 # More samples of one prompt than this in one request are more likely a mistake than a wish.
 MAX_SAMPLES = 128
@@ -51,6 +53,26 @@ class Sampled(Body):
     stop_token_ids: list[TokenId] | None = None
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
+    bad_words: list[Annotated[str, Field(min_length=1)]] | None = None
+    max_repeats: Annotated[int, Field(ge=2)] | None = None
+
+
+class FormSpec(Body):
+    """vLLM's way to say which form an answer has: exactly one of these."""
+
+    schema_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
+    regex: str | None = None
+    choice: Annotated[list[str], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> FormSpec:
+        if sum(value is not None for value in (self.schema_, self.regex, self.choice)) != 1:
+            raise ValueError("exactly one of `json`, `regex` and `choice` is needed")
+        return self
+
+    def form(self) -> StructuredOutputs:
+        """In the engine's words."""
+        return StructuredOutputs(json=self.schema_, regex=self.regex, choice=tuple(self.choice or ()))
 
 
 class StreamOptions(Body):
@@ -112,6 +134,10 @@ class ChatBody(Sampled):
 
     reasoning_effort: Effort | None = None
     thinking_budget: Annotated[int, Field(ge=0)] | None = None
+    min_thinking_tokens: Annotated[int, Field(ge=0)] | None = None
+    answer_scripts: list[str] | None = None
+    thinking_scripts: list[str] | None = None
+    structured_outputs: FormSpec | None = None
     include_reasoning: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
 

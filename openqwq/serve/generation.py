@@ -7,8 +7,9 @@ Public: Plan, Run, Gain, End, Usage.
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ class Plan:
     reads_calls:    whether tool calls are looked for in the answer.
     max_calls:      calls after which a sample ends; None: no bound.
     shows_thinking: whether thinking is sent to the client; it is counted in any case.
+    form_field:     the request's field that says which form the answer has; empty where it is free.
     warnings:       what the client should know though the request runs.
     """
 
@@ -41,6 +43,7 @@ class Plan:
     reads_calls: bool = False
     max_calls: int | None = None
     shows_thinking: bool = True
+    form_field: str = ""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -86,6 +89,7 @@ class Gain:
     parts: tuple[str | ToolCall, ...]
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    top_logprobs: tuple[Mapping[int, float], ...]
     thought: int
     end: End | None = None
 
@@ -130,6 +134,7 @@ class _Sample:
             parts=tuple(kept),
             token_ids=delta.token_ids,
             logprobs=delta.logprobs,
+            top_logprobs=delta.top_logprobs,
             thought=thought,
             end=None if reason is None else self._end(reason, delta),
         )
@@ -194,11 +199,19 @@ class Run:
             self._first = await anext(self._deltas)
         except UserError as error:
             await self.close()
-            raise ApiError(400, f"{error.message}; {error.hint}" if error.hint else error.message) from error
+            raise self._refused(error) from error
         except BaseException:
             await self.close()
             raise
         self.metrics.time_to_first_token.observe(time.monotonic() - self._started)
+
+    def _refused(self, error: UserError) -> ApiError:
+        """What the engine will not run, with the request's own name for the form of an answer."""
+        message = f"{error.message}; {error.hint}" if error.hint else error.message
+        if "`structured" not in message:
+            return ApiError(400, message)
+        field = self.plan.form_field
+        return ApiError(400, re.sub(r"`structured[.\w]*`", f"`{field}`", message), param=field, code="invalid_value")
 
     async def gains(self) -> AsyncIterator[Gain]:
         """Gains of all samples until each has ended. Raises ApiError where the engine gave up on one."""

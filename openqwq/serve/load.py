@@ -11,16 +11,12 @@ from typing import Any
 
 from openqwq.errors import UserError
 from openqwq.inference import LLM, AsyncEngine
-from openqwq.log import logger
 from openqwq.model import resolve_folder
 
 from .engine import ServedModel
-from .sampling import ENGINE_FIELDS
 
 GENERATION_CONFIG = "generation_config.json"
 SAMPLING_NAMES = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-# Values that ask for nothing, so that an engine without the parameter loses nothing.
-OFF = {"repetition_penalty": 1.0, "min_p": 0.0}
 
 
 def load_served_model(
@@ -52,8 +48,4 @@ def recommended_sampling(folder: Path) -> dict[str, Any]:
         values = {key: config[key] for key in SAMPLING_NAMES if config.get(key) is not None}
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{file} cannot be read as JSON: {error}") from error
-    for key in [key for key in values if key not in ENGINE_FIELDS]:
-        value = values.pop(key)
-        if value != OFF.get(key):
-            logger.warning("%s asks for `%s` %s, which this engine cannot do", file, key, value)
     return values

@@ -15,6 +15,20 @@ from .engine import ServedModel
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
+ENGINE_STATS = {
+    "running": "Samples that run.",
+    "waiting": "Samples that wait.",
+    "kv_blocks_used": "Blocks of the KV cache in use.",
+    "kv_blocks": "Blocks of the KV cache.",
+    "cached_tokens_total": "Prompt tokens found in the cache.",
+    "preemptions_total": "Sequences that lost their blocks and were computed again.",
+}
+
+
+def _label(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
 class Histogram:
     """Observed values by upper bound, cumulated when they are shown."""
 
@@ -83,7 +97,9 @@ class Metrics:
             lines += [f"# HELP openqwq_{name} {text}", f"# TYPE openqwq_{name} histogram"]
             lines += histogram.lines(f"openqwq_{name}")
         stats = [(model.name, model.engine.stats()) for model in models]
-        for field in ("running", "waiting", "kv_blocks_used", "kv_blocks_total"):
-            lines += [f"# HELP openqwq_engine_{field} Of the engine.", f"# TYPE openqwq_engine_{field} gauge"]
-            lines += [f'openqwq_engine_{field}{{model="{name}"}} {getattr(s, field)}' for name, s in stats]
+        for field, text in ENGINE_STATS.items():
+            kind = "counter" if field.endswith("_total") else "gauge"
+            name = "kv_blocks_total" if field == "kv_blocks" else field.removesuffix("_total")
+            lines += [f"# HELP openqwq_engine_{field} {text}", f"# TYPE openqwq_engine_{field} {kind}"]
+            lines += [f'openqwq_engine_{field}{{model="{_label(m)}"}} {getattr(s, name)}' for m, s in stats]
         return "\n".join(lines) + "\n"

@@ -18,7 +18,6 @@ from openqwq.types import Problem, Verdict
 
 from .errors import ApiError, wrong
 from .fields import Body
-from .sampling import ENGINE_FIELDS
 from .state import Server
 from .streams import JsonResponse
 
@@ -95,7 +94,6 @@ def add_page(app: FastAPI, server: Server) -> None:
                 "version": openqwq.__version__,
                 "views": views,
                 "close_thinking": any(isinstance(m.engine, ClosesThinking) for m in server.models.values()),
-                "thinking_budget": "thinking_budget" in ENGINE_FIELDS,
             }
         )
 

@@ -21,6 +21,9 @@ from .state import Server, new_id
 from .streams import event
 
 NAMES = {"messages": "input", "max_completion_tokens": "max_output_tokens", "reasoning_effort": "reasoning.effort"}
+NAMES |= {"response_format": "text.format", "response_format.type": "text.format.type"}
+NAMES |= {"response_format.json_schema.schema": "text.format.schema"}
+CUTS = {"length": "max_output_tokens", "repetition": "repetition"}
 TEXT_PARTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
 
 
@@ -64,8 +67,9 @@ def plan_response(server: Server, body: ResponsesBody) -> Plan:
     """The checked request. Raises ApiError naming the field that is wrong."""
     if body.previous_response_id is not None:
         raise unsupported("previous_response_id", "this server keeps nothing; send the earlier items in `input`")
-    if body.text and body.text.get("format", {}).get("type", "text") != "text":
-        raise unsupported("text.format", "this engine cannot hold an answer to a form")
+    extra = {key: value for key, value in (body.text or {}).items() if key != "format"}
+    if extra.pop("verbosity", "medium") not in (None, "medium") or extra:
+        raise unsupported("text", "only `format` is known here")
     choice = body.tool_choice
     if isinstance(choice, dict) and "name" in choice:
         choice = {"type": "function", "function": {"name": choice["name"]}}
@@ -82,12 +86,14 @@ def plan_response(server: Server, body: ResponsesBody) -> Plan:
                 max_completion_tokens=body.max_output_tokens,
                 temperature=body.temperature,
                 top_p=body.top_p,
+                response_format=(body.text or {}).get("format"),
                 reasoning_effort=body.reasoning.effort if body.reasoning else None,
             ),
         )
     except ApiError as error:
         raise renamed(error, NAMES) from error
     plan.request_id = new_id("resp")
+    plan.form_field = NAMES.get(plan.form_field, plan.form_field)
     plan.warnings = [warning.replace("max_completion_tokens", "max_output_tokens") for warning in plan.warnings]
     return plan
 
@@ -152,6 +158,7 @@ class _Items:
         self.output: list[dict[str, Any]] = []
         self.open = ""  # "reasoning" or "message" while the last item grows
         self.number = 0
+        self.cut = ""  # why the response is incomplete
 
     def event(self, kind: str, **values: Any) -> dict[str, Any]:
         self.number += 1
@@ -165,7 +172,7 @@ class _Items:
             "created_at": self.created,
             "status": status,
             "error": {"code": "server_error", "message": error.message} if error else None,
-            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "incomplete_details": {"reason": self.cut} if self.cut else None,
             "instructions": self.body.instructions,
             "max_output_tokens": self.body.max_output_tokens,
             "model": plan.model.name,
@@ -206,7 +213,7 @@ class _Items:
         item = self.output[-1]
         item["content"][0]["text"] += text
         name = "reasoning_text" if kind == "reasoning" else "output_text"
-        extra = {} if kind == "reasoning" else {"logprobs": []}
+        extra: dict[str, Any] = {} if kind == "reasoning" else {"logprobs": []}
         yield self.event(f"response.{name}.delta", **self._place(), content_index=0, delta=text, **extra)
 
     def _place(self) -> dict[str, Any]:
@@ -215,11 +222,12 @@ class _Items:
     def _begin(self, kind: str) -> Iterator[dict[str, Any]]:
         self.open = kind
         if kind == "reasoning":
-            item = {"id": new_id("rs"), "type": "reasoning", "summary": [], "content": [], "status": "in_progress"}
+            item: dict[str, Any] = {"id": new_id("rs"), "type": "reasoning", "summary": [], "content": []}
             part: dict[str, Any] = {"type": "reasoning_text", "text": ""}
         else:
-            item = {"id": new_id("msg"), "type": "message", "role": "assistant", "content": [], "status": "in_progress"}
+            item = {"id": new_id("msg"), "type": "message", "role": "assistant", "content": []}
             part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        item["status"] = "in_progress"
         self.output.append(item)
         yield self.event("response.output_item.added", output_index=len(self.output) - 1, item={**item, "content": []})
         yield self.event("response.content_part.added", **self._place(), content_index=0, part=dict(part))
@@ -232,7 +240,7 @@ class _Items:
         item, place = self.output[-1], self._place()
         part = item["content"][0]
         name, self.open = ("reasoning_text" if self.open == "reasoning" else "output_text"), ""
-        extra = {} if name == "reasoning_text" else {"logprobs": []}
+        extra: dict[str, Any] = {} if name == "reasoning_text" else {"logprobs": []}
         item["status"] = "completed"
         yield self.event(f"response.{name}.done", **place, content_index=0, text=part["text"], **extra)
         yield self.event("response.content_part.done", **place, content_index=0, part=part)
@@ -256,16 +264,16 @@ async def response_events(run: Run, body: ResponsesBody) -> AsyncIterator[dict[s
     items = _Items(run, body)
     yield items.event("response.created", response=items.response("in_progress"))
     yield items.event("response.in_progress", response=items.response("in_progress"))
-    status = "completed"
     try:
         async for gain in run.gains():
             for one in items.grow(gain):
                 yield one
-            if gain.end is not None and gain.end.reason == "length":
-                status = "incomplete"
+            if gain.end is not None:
+                items.cut = CUTS.get(gain.end.reason, "")
     except ApiError as error:
         yield items.event("response.failed", response=items.response("failed", error))
         return
+    status = "incomplete" if items.cut else "completed"
     yield items.event(f"response.{status}", response=items.response(status))
 
 

@@ -1,32 +1,31 @@
 """From a request's fields to sampling parameters: the model's recommended values, then the request's own.
 
-A field that asks for something the engine cannot do is refused by name, never ignored.
-
 Public: sampling_params, thinking_budget.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from openqwq.types import SamplingParams
 
 from .engine import ServedModel
-from .errors import unsupported, wrong
+from .errors import wrong
 from .fields import ChatBody, Effort, Sampled
 
-ENGINE_FIELDS = frozenset(field.name for field in fields(SamplingParams))
-# Values that ask for nothing: sent by clients that fill in every field.
-NEUTRAL = {
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-    "repetition_penalty": 1,
-    "logit_bias": {},
-    "min_tokens": 0,
-    "min_p": 0,
-}
-SAME_NAMES = ("n", "temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos", *NEUTRAL)
+SAME_NAMES: tuple[str, ...] = (
+    "n",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "ignore_eos",
+    "min_tokens",
+    "max_repeats",
+)
+SAME_NAMES += ("presence_penalty", "frequency_penalty", "repetition_penalty")
+LISTS = ("stop", "stop_token_ids", "bad_words", "answer_scripts", "thinking_scripts")
 # Tokens of thinking for an effort; "high" sets no bound. Chosen, not published.
 EFFORTS: dict[Effort, int | None] = {"none": 0, "minimal": 256, "low": 1024, "medium": 8192, "high": None}
 
@@ -41,21 +40,14 @@ def sampling_params(
     max_tokens_name: the field that the warning names.
     """
     values: dict[str, Any] = dict(model.defaults)
-    for name in dict.fromkeys(SAME_NAMES):
-        value = getattr(body, name)
-        if value is None:
-            continue
-        if name in ENGINE_FIELDS:
-            values[name] = _read_bias(model, value) if name == "logit_bias" else value
-        elif value != NEUTRAL.get(name):
-            raise unsupported(name, "this engine cannot do that yet")
+    values |= {name: getattr(body, name) for name in SAME_NAMES if getattr(body, name) is not None}
+    values |= {name: tuple(getattr(body, name, None) or ()) for name in LISTS}
+    values["logit_bias"] = _read_bias(model, body.logit_bias or {})
+    for token_id in values["stop_token_ids"]:
+        _check_token(model, "stop_token_ids", token_id)
     if max_tokens is not None and max_tokens > room:
         warnings.append(f"`{max_tokens_name}` {max_tokens} was clipped to {room}, which is what fits the context")
     values["max_tokens"] = room if max_tokens is None else min(max_tokens, room)
-    values["stop"] = tuple(body.stop or ())
-    values["stop_token_ids"] = tuple(body.stop_token_ids or ())
-    for token_id in values["stop_token_ids"]:
-        _check_token(model, "stop_token_ids", token_id)
     return SamplingParams(**values)
 
 
@@ -74,7 +66,7 @@ def warn_of_greedy(params: SamplingParams, warnings: list[str]) -> None:
         warnings.append("`temperature` 0 makes reasoning models repeat themselves without end; 0.6 is recommended")
 
 
-def _read_bias(model: ServedModel, bias: dict[str, float]) -> Any:
+def _read_bias(model: ServedModel, bias: dict[str, float]) -> dict[int, float]:
     read = {}
     for key, value in bias.items():
         if not key.isdecimal():

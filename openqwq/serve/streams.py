@@ -53,7 +53,8 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def patient_send(message: Any) -> None:
-            await asyncio.wait_for(send(message), WRITE_TIMEOUT_S)
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                await send(message)
 
         try:
             async with aclosing(self.events):

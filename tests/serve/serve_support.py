@@ -25,6 +25,7 @@ class FakeDelta:
     logprobs: tuple
     finish_reason: str | None = None
     error: str = ""
+    top_logprobs: tuple = ()
 
 
 @dataclass
@@ -33,6 +34,8 @@ class FakeStats:
     waiting: int = 0
     kv_blocks_used: int = 0
     kv_blocks_total: int = 8
+    cached_tokens: int = 0
+    preemptions: int = 0
 
 
 class FakeEngine:

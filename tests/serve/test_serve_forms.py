@@ -68,7 +68,7 @@ def test_a_response_cut_off_is_incomplete_and_says_why(client, engine):
         ("responses", {"input": 3}, "input"),
         ("responses", {"input": [{"type": "image"}]}, "input[0]"),
         ("responses", {"input": "a", "previous_response_id": "x"}, "previous_response_id"),
-        ("responses", {"input": "a", "text": {"format": {"type": "json_object"}}}, "text.format"),
+        ("responses", {"input": "a", "text": {"format": {"type": "xml"}}}, "text.format.type"),
         ("responses", {"input": "word " * 3000}, "input"),
         ("responses", {"input": "a", "tools": [{"type": "web_search", "name": "w"}]}, "tools[0].type"),
         ("messages", {"messages": [{"role": "user", "content": "a"}]}, "max_tokens"),

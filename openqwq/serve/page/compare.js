@@ -45,7 +45,8 @@ export async function start() {
   root.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); both(); }
   });
-  await draw();
+  note.textContent = "Drawing a problem…";
+  draw();
 }
 
 function side(name) {

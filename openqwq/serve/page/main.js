@@ -23,6 +23,6 @@ for (const [name, title] of Object.entries(TITLES)) {
 }
 const wanted = () => (offered.views.includes(location.hash.slice(1)) ? location.hash.slice(1) : offered.views[0]);
 addEventListener("hashchange", () => open(wanted()));
-await import("./settings.js").then((module) => module.start(offered));
+await import("./settings.js").then((module) => module.start());
 await open(wanted());
 document.documentElement.dataset.ready = "yes";

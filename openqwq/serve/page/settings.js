@@ -16,10 +16,9 @@ export function requestFields() {
 
 export const systemPrompt = () => remembered("settings", {}).system?.trim() ?? "";
 
-export async function start(offered) {
+export function start() {
   find("#settings-button").addEventListener("click", show);
   form.addEventListener("submit", save);
-  if (!offered.thinking_budget) form.thinking_budget.max = 0;
 }
 
 async function show() {
