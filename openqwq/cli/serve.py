@@ -112,7 +112,7 @@ def _load(args: argparse.Namespace, settings: ServeSettings) -> Server:
     if args.compare:
         places = {name: _checkpoint(folder, name) for name in args.compare}
     else:
-        place = _checkpoint(folder, "final") if is_run else args.model
+        place = _newest(folder) if is_run else args.model
         places = {args.served_model_name or folder.resolve().name or args.model: place}
     models = {
         name: load_served_model(
@@ -121,6 +121,18 @@ def _load(args: argparse.Namespace, settings: ServeSettings) -> Server:
         for name, place in places.items()
     }
     return Server(models, settings, experiment=RunExperiment(folder) if is_run else None)
+
+
+def _newest(run_folder: Path) -> Path:
+    """The run's final model, or, while it is training, its newest checkpoint, which is said."""
+    from openqwq.log import logger
+
+    there = [path.parent for path in run_folder.glob("checkpoints/*/config.json")]
+    if (run_folder / "final" / "config.json").is_file() or not there:
+        return _checkpoint(run_folder, "final")
+    newest = max(there, key=lambda path: path.stat().st_mtime)
+    logger.info("%s has no final model yet: serving its checkpoint `%s`", run_folder, newest.name)
+    return newest
 
 
 def _checkpoint(run_folder: Path, name: str) -> Path:

@@ -24,7 +24,7 @@ def load_served_model(
 ) -> ServedModel:
     """The model of a folder, a hub name or a preset, in an engine of its own.
 
-    max_model_len: None: the model's context, or what the KV cache holds of it, which is then said.
+    max_model_len: None: the model's context.
     """
     folder = resolve_folder(source)
     llm = LLM(folder, max_model_len=max_model_len, max_num_seqs=max_num_seqs, seed=seed)

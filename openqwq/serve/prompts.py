@@ -42,7 +42,7 @@ def chat_prompt(
         text = render_chat(
             tokenizer.chat_template,
             [_plain(message) for message in messages],
-            tools=[tool.model_dump(exclude_none=True) for tool in tools] or None,
+            tools=[_told(tool) for tool in tools] or None,
             add_generation_prompt=add_generation_prompt,
             variables=names,
         )
@@ -88,6 +88,11 @@ def _plain(message: Message) -> dict[str, Any]:
     if row["role"] == "developer":  # OpenAI's newer word
         row["role"] = "system"
     return {key: value for key, value in row.items() if value is not None or key == "content"}
+
+
+def _told(tool: Tool) -> dict[str, Any]:
+    """A tool as the model is told of it: whether its schema is enforced is not the model's business."""
+    return tool.model_dump(exclude_unset=True, exclude={"function": {"strict"}})
 
 
 def _check_variables(template: str, variables: Mapping[str, Any]) -> None:

@@ -38,7 +38,7 @@ def test_a_sound_folder_has_nothing_but_ok(folder, capsys):
     assert "warn" not in capsys.readouterr().out
 
 
-YARN = {"type": "yarn", "factor": 4.0}
+YARN = {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 2048}
 TRAPS = {
     "pad missing": ("tokenizer_config.json", {"pad_token": None}, "pad token", "is missing"),
     "pad is the end": ("tokenizer_config.json", {"pad_token": "<|im_end|>"}, "pad token", "is the end token"),
@@ -51,7 +51,7 @@ TRAPS = {
         "template",
         "keeps the thinking of earlier turns",
     ),
-    "yarn": ("config.json", {"rope_scaling": YARN}, "rope", "original_max_position_embeddings"),
+    "yarn": ("config.json", {"rope_scaling": YARN}, "rope", "only one of `type` and `rope_type`"),
     "dtype": ("config.json", {"torch_dtype": "bfloat16"}, "dtype", "says bfloat16, but the weights are float32"),
     "greedy": ("generation_config.json", {"do_sample": False}, "sampling", "greedy"),
     "one end": ("generation_config.json", {"eos_token_id": 998}, "sampling", "answers end at any of [1000, 998]"),
@@ -74,6 +74,14 @@ def test_a_trap_is_named_and_mended_beside_the_original(trap, folder, capsys):
     capsys.readouterr()
     assert main.main(["doctor", str(folder), "--fix"]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_yarn_block_without_its_original_length_is_mended_too(folder):
+    edit(folder / "config.json", rope_scaling={"type": "yarn", "factor": 4.0})
+    assert set(problems(folder)) == {"config", "rope"}
+    mended = examine_model(folder).fixes["config.json"]
+    assert mended["rope_scaling"]["original_max_position_embeddings"] == 32768
+    assert mended["max_position_embeddings"] == 131072
 
 
 def test_the_mended_template_is_the_published_one_in_either_place(folder):

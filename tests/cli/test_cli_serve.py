@@ -54,6 +54,7 @@ def test_a_run_has_its_checkpoints_by_name(tmp_path, capsys):
     (tmp_path / "checkpoints" / "cold_start").mkdir(parents=True)
     (tmp_path / "checkpoints" / "cold_start" / "config.json").write_text("{}")
     assert serve._checkpoint(tmp_path, "cold_start") == tmp_path / "checkpoints" / "cold_start"
+    assert serve._newest(tmp_path) == tmp_path / "checkpoints" / "cold_start"
     assert main.main(["serve", str(tmp_path), "--port", "0", "--compare", "cold_start", "warm"]) == 2
     assert capsys.readouterr().err.endswith(
         f"error: {tmp_path} has no checkpoint `warm`\nhint: there are: cold_start\n"

@@ -48,6 +48,7 @@ class FakeEngine:
         self.tokenizer, self.text, self.finish, self.pause_s = tokenizer, text, finish, pause_s
         self.requests = []
         self.ended = []  # ids of requests that were left early
+        self.told = []  # ids of requests whose thinking was to end
         self.running = 0
         self.closed = False
 
@@ -78,6 +79,10 @@ class FakeEngine:
             text = "" if token_id == self.tokenizer.eos_token_id else decoder.push(token_id)
             text += decoder.finish() if last else ""
             yield FakeDelta(index, text, (token_id,), (-0.25,), reason if last else None)
+
+    async def close_thinking(self, request_id):
+        self.told.append(request_id)
+        return self.running > 0
 
     def stats(self):
         return FakeStats(running=self.running)

@@ -153,6 +153,7 @@ def test_stop_ends_the_answer_on_the_server(page, engines):
         ask(page, "go on")
         page.wait_for_selector("details.thinking:not([hidden])", state="attached")
         assert not page.locator("#send").is_visible()
+        page.click("text=Stop thinking, answer now")
         page.press("#prompt", "Escape")
         page.wait_for_selector("#send")
         last = engines[0].requests[-1][2]
@@ -161,6 +162,7 @@ def test_stop_ends_the_answer_on_the_server(page, engines):
                 break
             page.wait_for_timeout(25)
         assert last in engines[0].ended
+        assert engines[0].told == [last]
     finally:
         engines[0].pause_s = 0.0
 

@@ -37,7 +37,7 @@ export class AnswerView {
   }
 
   showCalls(message, running, onResults) {
-    const key = JSON.stringify([message.calls, running, message.results]);
+    const key = JSON.stringify([message.calls, running, message.results, Boolean(onResults)]);
     if (!message.calls?.length || key === this.shownCalls) return;
     this.shownCalls = key;
     const results = message.calls.map((call, i) => callElement(call, message.results?.[i], !running && onResults));
