@@ -43,7 +43,7 @@ def live(engine, tokenizer):
         yield started
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(live):
     with live.client() as made:
         yield made

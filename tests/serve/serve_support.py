@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
+httpx = pytest.importorskip("httpx")
 openai = pytest.importorskip("openai")
 
 from openqwq.serve import Server, ServeSettings, create_app  # noqa: E402
@@ -96,6 +97,7 @@ class Running:
     url: str
     server: Server
     listener: Listener
+    web: httpx.Client
 
     def client(self, **options):
         return openai.OpenAI(base_url=f"{self.url}/v1", **{"api_key": "none", "max_retries": 0, **options})
@@ -110,9 +112,12 @@ def running(models, **settings):
     thread.start()
     wait_for(lambda: listener.started)
     port = listener.servers[0].sockets[0].getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    web = httpx.Client(base_url=url, timeout=60)  # one for all requests: making one costs more than a request
     try:
-        yield Running(f"http://127.0.0.1:{port}", server, listener)
+        yield Running(url, server, listener, web)
     finally:
+        web.close()
         listener.should_exit = True
         thread.join(20)
         assert not thread.is_alive()

@@ -4,7 +4,6 @@ import json
 import math
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 from serve_support import running
@@ -31,7 +30,7 @@ def real():
         yield started
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(real):
     with real.client() as made:
         yield made
@@ -62,14 +61,14 @@ def test_a_running_thought_can_be_told_to_end(client, real):
     body = {"min_thinking_tokens": 1500, "ignore_eos": True}
     stream = ask(client, stream=True, max_tokens=1700, extra_body=body)
     chunk = next(iter(stream))
-    assert httpx.post(f"{real.url}/v1/chat/completions/{chunk.id}/close_thinking", json={}).json()["closed"] is True
+    assert real.web.post(f"/v1/chat/completions/{chunk.id}/close_thinking", json={}).json()["closed"] is True
     for chunk in stream:
         if chunk.choices[0].delta.content:
             break
     else:
         pytest.fail("no answer came")
     stream.close()
-    gone = httpx.post(f"{real.url}/v1/chat/completions/nothing/close_thinking", json={})
+    gone = real.web.post("/v1/chat/completions/nothing/close_thinking", json={})
     assert (gone.status_code, gone.json()["error"]["type"]) == (404, "not_found_error")
 
 

@@ -28,7 +28,7 @@ def real():
     assert not model.engine._thread.is_alive()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(real):
     with real.client() as made:
         yield made
@@ -70,13 +70,12 @@ def test_completions_continue_texts_and_ids_and_stop_where_told(client, real):
 
 
 def test_tokenize_and_back(real):
-    url = real.url
-    answer = httpx.post(f"{url}/tokenize", json={"prompt": "1+1=2 é", "return_token_strs": True}).json()
+    answer = real.web.post("/tokenize", json={"prompt": "1+1=2 é", "return_token_strs": True}).json()
     assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"])
-    assert httpx.post(f"{url}/detokenize", json={"tokens": answer["tokens"]}).json() == {"prompt": "1+1=2 é"}
-    chat = httpx.post(f"{url}/tokenize", json={"messages": USER}).json()["tokens"]
+    assert real.web.post("/detokenize", json={"tokens": answer["tokens"]}).json() == {"prompt": "1+1=2 é"}
+    chat = real.web.post("/tokenize", json={"messages": USER}).json()["tokens"]
     assert real.server.models["tiny"].tokenizer.decode(chat).endswith("<think>\n")
-    assert httpx.post(f"{url}/detokenize", json={"tokens": [9999]}).json()["error"]["param"] == "tokens[0]"
+    assert real.web.post("/detokenize", json={"tokens": [9999]}).json()["error"]["param"] == "tokens[0]"
 
 
 def raw_request(real, body):
@@ -107,7 +106,7 @@ def test_a_client_that_leaves_is_aborted_and_its_cache_is_free(real, stream):
 def test_clients_share_the_engine_and_a_bad_request_fails_alone(real, client):
     sock = raw_request(real, {"messages": USER, "ignore_eos": True, "stream": True, "max_tokens": 1500})
     wait_for(lambda: stats(real).running == 1)
-    bad = httpx.post(f"{real.url}/v1/completions", json={"prompt": [1, 5000], "max_tokens": 3})
+    bad = real.web.post("/v1/completions", json={"prompt": [1, 5000], "max_tokens": 3})
     assert (bad.status_code, bad.json()["error"]["param"]) == (400, "prompt")
     good = client.completions.create(model="tiny", prompt="1+1=", max_tokens=3, extra_body={"ignore_eos": True})
     assert good.usage.completion_tokens == 3
@@ -118,7 +117,7 @@ def test_clients_share_the_engine_and_a_bad_request_fails_alone(real, client):
 
 def test_metrics_count_tokens_and_responses(real, client):
     def value(name):
-        page = httpx.get(f"{real.url}/metrics").text
+        page = real.web.get("/metrics").text
         return float(re.search(rf"^openqwq_{re.escape(name)} (\S+)$", page, re.MULTILINE)[1])
 
     client.models.list()
@@ -129,7 +128,7 @@ def test_metrics_count_tokens_and_responses(real, client):
     assert value('time_to_first_token_seconds_bucket{le="+Inf"}') == value("time_to_first_token_seconds_count") > 0
     assert value('engine_kv_blocks_used{model="tiny"}') == 0
     assert [m.id for m in client.models.list()] == ["tiny"]
-    assert httpx.get(f"{real.url}/version").json()["version"]
+    assert real.web.get("/version").json()["version"]
 
 
 def test_sigterm_lets_running_requests_end_and_takes_no_new_ones():

@@ -5,9 +5,10 @@ import json
 import socket
 from urllib.parse import urlparse
 
-import httpx
 import openai
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from serve_support import running
 
 from openqwq.serve import ServedModel
@@ -17,7 +18,7 @@ USER = [{"role": "user", "content": "hi"}]
 
 def post(live, path, body, **headers):
     content = body if isinstance(body, (bytes, str)) else json.dumps(body)
-    return httpx.post(f"{live.url}{path}", content=content, headers={"Content-Type": "application/json", **headers})
+    return live.web.post(path, content=content, headers={"Content-Type": "application/json", **headers})
 
 
 @pytest.mark.parametrize(
@@ -82,14 +83,14 @@ def test_a_prompt_that_is_too_long_is_refused_with_the_counts(live, engine):
 
 
 def test_unknown_paths_and_methods_have_the_same_form(live):
-    assert httpx.get(f"{live.url}/v2/nothing").json()["error"]["type"] == "not_found_error"
-    assert httpx.get(f"{live.url}/v1/chat/completions").status_code == 405
+    assert live.web.get("/v2/nothing").json()["error"]["type"] == "not_found_error"
+    assert live.web.get("/v1/chat/completions").status_code == 405
 
 
 def test_only_json_is_read_so_that_other_sites_cannot_post(live):
-    answer = httpx.post(f"{live.url}/v1/chat/completions", content="{}", headers={"Content-Type": "text/plain"})
+    answer = live.web.post("/v1/chat/completions", content="{}", headers={"Content-Type": "text/plain"})
     assert answer.status_code == 415
-    preflight = httpx.options(f"{live.url}/v1/chat/completions", headers={"Origin": "https://site.example"})
+    preflight = live.web.options("/v1/chat/completions", headers={"Origin": "https://site.example"})
     assert "access-control-allow-origin" not in preflight.headers
 
 
@@ -99,25 +100,23 @@ def served(engine, tokenizer):
 
 def test_keys_hosts_origins_and_sizes(engine, tokenizer):
     engine.text = "</think>ok"
-    settings = {
+    allowed = {
         "api_keys": ("one", "two"),
         "allowed_hosts": ("127.0.0.1",),
         "cors_origins": ("https://page.example",),
         "max_body_bytes": 2000,
     }
-    with running([served(engine, tokenizer)], **settings) as live:
+    with running([served(engine, tokenizer)], **allowed) as live:
         body = {"messages": USER}
         assert post(live, "/v1/chat/completions", body).json()["error"]["code"] == "invalid_api_key"
         assert post(live, "/v1/chat/completions", body, Authorization="Bearer on").status_code == 401
         assert post(live, "/v1/chat/completions", body, Authorization="Bearer two").status_code == 200
         assert post(live, "/v1/chat/completions", body, **{"x-api-key": "one"}).status_code == 200
-        assert httpx.get(f"{live.url}/metrics").status_code == 401
-        assert httpx.get(f"{live.url}/health").json() == {"status": "ok"}
-        assert httpx.get(f"{live.url}/health", headers={"Host": "evil.example"}).status_code == 403
+        assert live.web.get("/metrics").status_code == 401
+        assert live.web.get("/health").json() == {"status": "ok"}
+        assert live.web.get("/health", headers={"Host": "evil.example"}).status_code == 403
         origin = {"Origin": "https://page.example"}
-        assert (
-            httpx.get(f"{live.url}/health", headers=origin).headers["access-control-allow-origin"] == origin["Origin"]
-        )
+        assert live.web.get("/health", headers=origin).headers["access-control-allow-origin"] == origin["Origin"]
         big = {"messages": [{"role": "user", "content": "a" * 3000}]}
         assert (
             post(live, "/v1/chat/completions", big, Authorization="Bearer one").json()["error"]["code"]
@@ -125,7 +124,7 @@ def test_keys_hosts_origins_and_sizes(engine, tokenizer):
         )
         chunks = iter([b'{"messages": "', b"a" * 3000])
         headers = {"Content-Type": "application/json", "x-api-key": "one"}
-        assert httpx.post(f"{live.url}/tokenize", content=chunks, headers=headers).status_code == 413
+        assert live.web.post("/tokenize", content=chunks, headers=headers).status_code == 413
         with live.client(api_key="three") as client, pytest.raises(openai.AuthenticationError):
             client.models.list()
 
@@ -155,3 +154,35 @@ def test_a_body_that_does_not_come_is_given_up(engine, tokenizer):
             answer = http.client.HTTPResponse(sock)
             answer.begin()
             assert answer.status == 408
+
+
+ODD = st.recursive(
+    st.sampled_from([None, True, -1, 0, 2**70, 1e300, "", "a", "\ud800", "auto", "required", "</think>"]),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2),
+        st.dictionaries(
+            st.sampled_from(["type", "function", "name", "content", "role", "text", "json_schema", "schema"]), inner
+        ),
+    ),
+    max_leaves=5,
+)
+FIELDS = ("messages", "prompt", "input", "tools", "tool_choice", "stop", "n", "logit_bias", "response_format", "text")
+FIELDS += ("tokens", "system", "thinking", "reasoning", "structured_outputs", "stop_token_ids", "chat_template_kwargs")
+GOOD = {
+    "/v1/chat/completions": {"messages": USER, "max_tokens": 2},
+    "/v1/completions": {"prompt": "a", "max_tokens": 2},
+    "/v1/responses": {"input": "a", "max_output_tokens": 2},
+    "/v1/messages": {"messages": USER, "max_tokens": 2},
+    "/v1/messages/count_tokens": {"messages": USER},
+    "/tokenize": {"prompt": "a"},
+    "/detokenize": {"tokens": [1]},
+}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.sampled_from(list(GOOD)), odd=st.dictionaries(st.sampled_from(FIELDS), ODD, min_size=1, max_size=3))
+def test_whatever_a_body_holds_the_answer_is_200_or_says_what_is_wrong(live, engine, path, odd):
+    engine.text = "</think>ok"
+    answer = post(live, path, {**GOOD[path], **odd})
+    assert answer.status_code in (200, 400), (answer.status_code, answer.text)
+    assert answer.status_code == 200 or answer.json()["error"]["message"]

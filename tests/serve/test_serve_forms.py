@@ -2,7 +2,6 @@
 
 import json
 
-import httpx
 import pytest
 
 CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
@@ -82,7 +81,7 @@ def test_a_response_cut_off_is_incomplete_and_says_why(client, engine):
     ],
 )
 def test_wrong_fields_bear_the_names_of_their_form(live, path, body, param):
-    answer = httpx.post(f"{live.url}/v1/{path}", json=body)
+    answer = live.web.post(f"/v1/{path}", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param, answer.json()
 
@@ -108,15 +107,15 @@ MESSAGES = {
 
 def test_a_message_has_thinking_text_and_tool_use_blocks(live, engine):
     engine.text = TEXT
-    answer = httpx.post(f"{live.url}/v1/messages", json=MESSAGES).json()
+    answer = live.web.post("/v1/messages", json=MESSAGES).json()
     assert [block["type"] for block in answer["content"]] == ["thinking", "text", "tool_use", "text"]
     assert answer["content"][0]["thinking"] == "two\nand two"
     assert answer["content"][2] | {"id": ""} == {"type": "tool_use", "id": "", "name": "add", "input": {"a": 1}}
     assert answer["stop_reason"] == "tool_use"
-    count = httpx.post(f"{live.url}/v1/messages/count_tokens", json={**MESSAGES, "max_tokens": None})
+    count = live.web.post("/v1/messages/count_tokens", json={**MESSAGES, "max_tokens": None})
     assert count.status_code == 400
     body = {key: value for key, value in MESSAGES.items() if key != "max_tokens"}
-    count = httpx.post(f"{live.url}/v1/messages/count_tokens", json=body).json()
+    count = live.web.post("/v1/messages/count_tokens", json=body).json()
     assert count == {"input_tokens": answer["usage"]["input_tokens"]}
     prompt = engine.tokenizer.decode(engine.requests[-1][0])
     assert "be brief" in prompt and "<tool_response>\n4\n" in prompt and "hidden" not in prompt
@@ -124,9 +123,9 @@ def test_a_message_has_thinking_text_and_tool_use_blocks(live, engine):
 
 def test_a_streamed_message_is_the_whole_one(live, engine):
     engine.text = TEXT
-    whole = httpx.post(f"{live.url}/v1/messages", json=MESSAGES).json()
+    whole = live.web.post("/v1/messages", json=MESSAGES).json()
     blocks, last = [], {}
-    with httpx.stream("POST", f"{live.url}/v1/messages", json={**MESSAGES, "stream": True}) as answer:
+    with live.web.stream("POST", "/v1/messages", json={**MESSAGES, "stream": True}) as answer:
         for line in answer.iter_lines():
             if not line.startswith("data: "):
                 continue
