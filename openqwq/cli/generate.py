@@ -2,6 +2,7 @@
 
 A row is {"prompt": "text as it is"} or {"messages": [{"role": "user", "content": "..."}]}; further fields are kept.
 An output row is {"line": 1, "input": {...}, "outputs": [{"text": "...", "finish_reason": "stop", "num_tokens": 7}]}.
+A row's own "sampling" object changes sampling parameters for that row, e.g. {"prompt": "...", "sampling": {"n": 4}}.
 Lines that cannot be used go to OUTPUT.rejects.jsonl with their number and the reason. Run the same command again
 to go on after an interruption: rows that are done are skipped, and the rest comes out as if never interrupted.
 """
@@ -12,17 +13,16 @@ import argparse
 import json
 import sys
 import time
-import tomllib
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openqwq.config.build import suggest
 from openqwq.errors import UserError
 from openqwq.log import append_jsonl, logger, read_jsonl
 from openqwq.types import SamplingParams
+
+from ._sampling import add_sampling_arguments, parse_params, read_params
 
 if TYPE_CHECKING:
     from openqwq.inference import LLM
@@ -37,14 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON lines of completions")
     parser.add_argument("--max-model-len", type=int, metavar="N", help="prompt and completion, in tokens")
     parser.add_argument("--max-num-seqs", type=int, default=256, metavar="N", help="sequences at once (256)")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        help="change a sampling parameter, e.g. --set temperature=1.0 --set max_tokens=512; may be repeated",
-    )
+    add_sampling_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,43 +62,6 @@ class Row:
     line: int
     value: Mapping[str, Any]
     error: str = ""
-
-
-def parse_params(overrides: Sequence[str]) -> SamplingParams:
-    """Sampling parameters from "temperature=0.6"-like texts. Raises UserError for an unknown name or a wrong type."""
-    kinds = typing.get_type_hints(SamplingParams)
-    values = {}
-    for override in overrides:
-        name, _, text = override.partition("=")
-        if name not in kinds:
-            raise UserError(f"there is no sampling parameter `{name}`", hint=suggest(name, kinds))
-        values[name] = _parse_value(name, text, kinds[name])
-    return SamplingParams(**values)
-
-
-def _parse_value(name: str, text: str, kind: Any) -> Any:
-    """The text as TOML, or as it stands where it is none; one string stands for a list of one."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    if typing.get_origin(kind) is tuple:
-        item_kind = typing.get_args(kind)[0]
-        items = tuple(value) if isinstance(value, list) else (value,)
-        good, value = all(type(item) is item_kind for item in items), items
-    else:
-        allowed = typing.get_args(kind) or (kind,)
-        good = type(value) in allowed or (float in allowed and type(value) is int)
-    if not good:
-        raise UserError(f"`--set {name}={text}` has a value of the wrong type; {name} is {_name_of(kind)}")
-    return value
-
-
-def _name_of(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    if typing.get_origin(kind) is tuple:
-        return f"a list, each item {names[typing.get_args(kind)[0]]}"
-    return names[(typing.get_args(kind) or (kind,))[0]]
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -219,8 +175,9 @@ def _start(llm: LLM, row: Row, params: SamplingParams, sink: Sink) -> bool:
     if row.error:
         sink.reject(row, row.error)
         return False
-    own = params.replace(seed=(params.seed or 0) * SEED_STRIDE + row.line)
     try:
+        own = params.replace(seed=(params.seed or 0) * SEED_STRIDE + row.line)
+        own = own.replace(**read_params(row.value.get("sampling", {})))
         llm.engine.add_request(_encode(llm, row.value), own, str(row.line))
     except (UserError, ValueError, TypeError) as error:
         sink.reject(row, error.message if isinstance(error, UserError) else str(error))

@@ -23,12 +23,14 @@ Key = tuple[int, tuple[int, ...]]
 class BlockTable:
     """The blocks of one sequence, in the order of its tokens.
 
+    capacity:   tokens that the blocks hold.
     link:       chain number of the last registered block.
     num_linked: how many of the blocks are registered; the ones after them are this sequence's own.
     epoch:      when the chain was begun; chains of older weights are not continued.
     """
 
     blocks: list[int] = field(default_factory=list)
+    capacity: int = 0
     link: int = ROOT
     num_linked: int = 0
     epoch: int = 0
@@ -67,6 +69,7 @@ class BlockPool:
             self._hold(block)
             table.blocks.append(block)
             table.num_linked += 1
+        table.capacity = len(table.blocks) * size
         return table
 
     def fork(self, table: BlockTable, num_full: int) -> BlockTable:
@@ -75,14 +78,15 @@ class BlockPool:
         for block in blocks:
             self._hold(block)
         epoch = table.epoch if table.num_linked == num_full else -1
-        return BlockTable(blocks, table.link, num_full, epoch)
+        return BlockTable(blocks, num_full * self.block_size, table.link, num_full, epoch)
 
     def extend(self, table: BlockTable, num_tokens: int) -> bool:
         """Hold blocks until there is room for `num_tokens`; False, and nothing changed, when too few are free."""
-        missing = -(-num_tokens // self.block_size) - len(table.blocks)
+        missing = -(-max(num_tokens - table.capacity, 0) // self.block_size)
         if missing > self.num_free:
             return False
         table.blocks += [self._take() for _ in range(missing)]
+        table.capacity += missing * self.block_size
         return True
 
     def register(self, table: BlockTable, tokens: Sequence[int], num_computed: int) -> None:
@@ -111,7 +115,8 @@ class BlockPool:
                 else:
                     self._free.append(block)
         table.blocks.clear()
-        table.link, table.num_linked = ROOT, 0
+        table.capacity = table.num_linked = 0
+        table.link = ROOT
 
     def forget(self, table: BlockTable) -> list[int]:
         """Blocks of a table that nobody else holds; no later prompt will find them."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # As Qwen's template and `json.dumps` write it; free white space lets a model write newlines for ever.
-JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class Grammar:

@@ -79,7 +79,8 @@ class Runner:
     def run(self, plan: Plan) -> Sampled:
         """The token sampled for each of `plan.running`."""
         if plan.copies:
-            self.cache.copy_slots(*zip(*plan.copies, strict=True), BLOCK_SIZE)
+            sources, targets = zip(*plan.copies, strict=True)
+            self.cache.copy_slots(sources, targets, BLOCK_SIZE)
         changed = bool(plan.moves or plan.arrivals) or len(plan.running) != self.num_rows
         self._move(plan.moves)
         self._seat(plan.arrivals)
@@ -107,7 +108,7 @@ class Runner:
         if lines is None:
             tokens, logprobs = sample(logits, self.table)
             result = Sampled(tokens.tolist(), logprobs.tolist())
-            last, count = tokens, 1
+            last, count = tokens, torch.ones_like(tokens)
         else:
             tokens, logprobs = sample(logits, self.table, lines.row, lines.offset)
             result = _accept(tokens.tolist(), logprobs.tolist(), self.num_rows, drafts)

@@ -142,8 +142,7 @@ class Scheduler:
 
     def _grow(self) -> list[Sequence]:
         """Give every decoding sequence room for its next token, early arrivals first; those that got a block."""
-        size = self.pool.block_size
-        rows = [s for s in self.table.rows if s is not None and s.num_tokens > len(s.table.blocks) * size]
+        rows = [s for s in self.table.rows if s is not None and s.num_prompt + len(s.token_ids) > s.table.capacity]
         rows.sort(key=lambda sequence: sequence.order)
         return [s for s in rows if s.row != NO_ROW and self._make_room(s)]
 

@@ -27,6 +27,7 @@ class Sequence:
     """One sample of a request.
 
     index:        which of the request's samples this is.
+    num_prompt:   tokens of the prompt.
     row:          its row of every batch tensor; NO_ROW while it does not decode.
     table:        its blocks of the KV cache.
     num_computed: tokens whose keys and values are in the cache; only kept up to date while it does not decode.
@@ -40,6 +41,7 @@ class Sequence:
 
     request: Request
     index: int
+    num_prompt: int
     row: int = NO_ROW
     table: BlockTable = field(default_factory=BlockTable)
     num_computed: int = 0
@@ -70,7 +72,7 @@ class Sequence:
     @property
     def num_tokens(self) -> int:
         """Prompt and sampled tokens."""
-        return len(self.request.prompt_ids) + len(self.token_ids)
+        return self.num_prompt + len(self.token_ids)
 
     def known_ids(self, start: int, end: int) -> Seq[int]:
         """Tokens `start` to `end` of prompt and sampled tokens together."""
@@ -157,7 +159,7 @@ class Request:
     sequences: list[Sequence] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.sequences = [Sequence(self, index) for index in range(self.params.n)]
+        self.sequences = [Sequence(self, index, len(self.prompt_ids)) for index in range(self.params.n)]
 
     @property
     def finished(self) -> bool:

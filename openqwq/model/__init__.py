@@ -7,6 +7,7 @@ from .load import create_model, init_weights, load_model, load_weights, read_con
 from .native import native_kernels
 from .paged import PagedAttention, PagedChunk
 from .presets import HUB_NAMES, PRESETS, preset
+from .quantize import quantize_weights
 from .qwen2 import Qwen2ForCausalLM, convert_swish_beta
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "load_weights",
     "native_kernels",
     "preset",
+    "quantize_weights",
     "read_config",
     "resolve_folder",
 ]

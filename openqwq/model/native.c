@@ -1,14 +1,19 @@
-/* Attention of single tokens over a paged cache, in fp32.
+/* Kernels for decoding on a CPU, in fp32: attention over a paged cache, and linear layers with int8 weights.
  *
- * keys, values  [blocks, K, P, D]: a block holds P tokens of one sequence for each of K kv heads.
- * tables        [rows, W]: the blocks of each sequence in the order of its tokens.
- * q, out        [N, H, D]; token n belongs to sequence row[n] (row NULL: n itself) and sees 0..position[n].
+ * attend_paged: single tokens over a paged cache.
+ * keys, values      [blocks, K, P, D]: a block holds P tokens of one sequence for each of K kv heads.
+ * new_keys, -values [N, K, D] of the tokens, stored first.
+ * tables            [N, W]: the blocks of each token's sequence in the order of its tokens.
+ * q, out            [N, H, D]; token n sees its sequence's tokens 0..positions[n].
  *
  * One pass with the running maximum of online softmax (arXiv:1805.02867), a block at a time: nothing beyond a
  * sequence's own tokens is read, and nothing is copied.
+ *
+ * linear_int8: out [N, O] = x [N, I] weight^T [O, I] * scale [O]; each weight is read once for all of the N rows.
  */
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #define MAX_GROUP 32
 #define MAX_HEAD_DIM 256
@@ -71,24 +76,47 @@ static inline __attribute__((always_inline)) void attend(const float *restrict q
         for (int d = 0; d < dim; d++) out[g * dim + d] /= total[g];
 }
 
-void attend_paged(const float *q, const float *keys, const float *values, const int32_t *tables, const int64_t *rows,
-                  const int64_t *positions, float *out, int64_t num_tokens, int64_t width, int heads, int kv_heads,
-                  int dim, int block_size, int threads) {
+void attend_paged(const float *q, const float *new_keys, const float *new_values, float *keys, float *values,
+                  const int32_t *tables, const int64_t *positions, float *out, int64_t num_tokens, int64_t width,
+                  int heads, int kv_heads, int dim, int block_size, int threads) {
     const int group = heads / kv_heads;
     const int64_t head = (int64_t)block_size * dim, stride = kv_heads * head;
     const float scale = 1 / sqrtf((float)dim);
+    /* all of them before any is mixed: a token may see another one of the same call */
+    for (int64_t n = 0; n < num_tokens; n++) {
+        const int64_t block = tables[n * width + positions[n] / block_size];
+        const int64_t place = block * stride + positions[n] % block_size * dim;
+        for (int k = 0; k < kv_heads; k++) {
+            memcpy(keys + place + k * head, new_keys + (n * kv_heads + k) * dim, dim * sizeof(float));
+            memcpy(values + place + k * head, new_values + (n * kv_heads + k) * dim, dim * sizeof(float));
+        }
+    }
 #pragma omp parallel for collapse(2) schedule(dynamic, 4) num_threads(threads) if (threads > 1)
     for (int64_t n = 0; n < num_tokens; n++)
         for (int k = 0; k < kv_heads; k++) {
             const int64_t first = (n * kv_heads + k) * group * dim;
-            const int32_t *table = tables + (rows ? rows[n] : n) * width;
+            const int32_t *table = tables + n * width;
             /* a head size that the compiler knows unrolls the inner loops */
-#define ATTEND(size) \
-    attend(q + first, keys + k * head, values + k * head, table, positions[n], out + first, group, size, block_size, \
+#define ATTEND(size)                                                                                                   \
+    attend(q + first, keys + k * head, values + k * head, table, positions[n], out + first, group, size, block_size,   \
            stride, scale)
             if (dim == 32) ATTEND(32);
             else if (dim == 64) ATTEND(64);
             else if (dim == 128) ATTEND(128);
             else ATTEND(dim);
         }
+}
+
+void linear_int8(const float *x, const int8_t *weight, const float *scale, float *out, int64_t num_rows, int64_t outputs,
+                 int64_t inputs, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && outputs * inputs > 1 << 16)
+    for (int64_t o = 0; o < outputs; o++) {
+        const int8_t *restrict row = weight + o * inputs;
+        for (int64_t n = 0; n < num_rows; n++) {
+            const float *restrict input = x + n * inputs;
+            float sum = 0;
+            for (int64_t i = 0; i < inputs; i++) sum += input[i] * row[i];
+            out[n * outputs + o] = sum * scale[o];
+        }
+    }
 }

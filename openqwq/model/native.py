@@ -36,7 +36,9 @@ def native_kernels() -> ctypes.CDLL | None:
         logger.warning(f"{SOURCE.name} could not be compiled, attention runs on PyTorch's operators: {error}")
         return None
     kernels.attend_paged.restype = None
-    kernels.attend_paged.argtypes = [ctypes.c_void_p] * 7 + [ctypes.c_int64] * 2 + [ctypes.c_int] * 5
+    kernels.attend_paged.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 2 + [ctypes.c_int] * 5
+    kernels.linear_int8.restype = None
+    kernels.linear_int8.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int]
     return kernels
 
 

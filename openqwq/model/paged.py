@@ -50,34 +50,36 @@ class PagedAttention:
         chunks: Sequence[PagedChunk] = (),
         native: bool = True,
     ):
-        self._cache, self._num_rows = cache, len(positions)
-        size = cache.max_length
-        blocks = tables.gather(1, (positions // size)[:, None].to(torch.int64))[:, 0] if len(positions) else positions
         self.positions = positions
-        parts: list[_Part] = []
+        self._cache, self._parts = cache, list[_Part]()
         if len(positions):
             kernel = _NativeRows if native and _runs_native(cache) else _GatheredRows
-            parts.append(kernel(cache, tables, positions, longest))
+            self._parts.append(kernel(cache, tables, positions, longest))
+        self._num_rows, self._places = len(positions), None
         if chunks:
-            parts += _chunk_parts(cache, chunks)
-            chunk_positions, chunk_blocks = _chunk_places(chunks, size, cache.keys[0].device)
+            self._parts += _chunk_parts(cache, chunks)
+            chunk_positions, blocks = _chunk_places(chunks, cache.max_length, cache.keys[0].device)
             self.positions = torch.cat((positions, chunk_positions))
-            blocks = torch.cat((blocks.to(torch.int64), chunk_blocks))
-        self._parts = parts
-        self._rows = cache.row_index(blocks, self.positions % size)
+            self._places = cache.row_index(blocks, chunk_positions % cache.max_length)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        self._cache.write(layer, self._rows, k, v)
+        if self._places is not None:  # before any row reads them
+            self._cache.write(layer, self._places, k[self._num_rows :], v[self._num_rows :])
+        if len(self._parts) == 1:
+            return self._parts[0].mix(layer, q, k, v)
         outputs, start = [], 0
         for part in self._parts:
             end = start + part.num_tokens
             outputs.append(part.mix(layer, q[start:end], k[start:end], v[start:end]))
             start = end
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return torch.cat(outputs)
 
 
 class _Part:
-    """Some consecutive tokens and how they are mixed: [n, H*D] from q [n, H, D] and their own k and v [n, K, D]."""
+    """Some consecutive tokens and how they are mixed: [n, H*D] from q [n, H, D] and their own k and v [n, K, D].
+
+    Rows store their keys and values themselves; those of chunks are in the cache before.
+    """
 
     num_tokens: int
 
@@ -96,12 +98,12 @@ class _NativeRows(_Part):
 
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         assert self._kernels is not None
-        q = q.contiguous()
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         out = torch.empty_like(q)
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        pointers = (q, keys, values, self._tables, None, self._positions, out)
+        pointers = (q, k, v, keys, values, self._tables, self._positions, out)
         self._kernels.attend_paged(
-            *(None if tensor is None else tensor.data_ptr() for tensor in pointers),
+            *(tensor.data_ptr() for tensor in pointers),
             self.num_tokens,
             self._tables.shape[1],
             q.shape[1],
@@ -126,9 +128,12 @@ class _GatheredRows(_Part):
         hidden = torch.arange(width * size, device=store.device) > positions[:, None]
         mask = torch.zeros(hidden.shape, dtype=store.dtype, device=store.device).masked_fill_(hidden, -torch.inf)
         self._mask = mask.repeat_interleave(kv_heads, 0)[:, None]  # [R*K, 1, W*P]
+        blocks = tables.gather(1, (positions // size)[:, None])[:, 0]
+        self._places = cache.row_index(blocks, positions % size)
         self._mixer = mix_by_products if store.device.type == "cpu" else mix_fused
 
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self._cache.write(layer, self._places, k, v)
         q = q.reshape(-1, q.shape[1] // k.shape[1], q.shape[2])  # [R*K, G, D]
         keys, values = (self._side_by_side(store[layer]) for store in (self._cache.keys, self._cache.values))
         return self._mixer(q, keys, values, self._mask).reshape(self.num_tokens, -1)
@@ -162,9 +167,9 @@ class _LaterChunk(_Part):
         self._mask = torch.arange(self._end, device=device) <= own[:, None]
 
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        past = (self._in_order(store[layer])[None] for store in (self._cache.keys, self._cache.values))
+        keys, values = (self._in_order(store[layer])[None] for store in (self._cache.keys, self._cache.values))
         query = q.transpose(0, 1)[None]
-        mixed = F.scaled_dot_product_attention(query, *past, attn_mask=self._mask, enable_gqa=True)
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=self._mask, enable_gqa=True)
         return mixed[0].transpose(0, 1).flatten(1)
 
     def _in_order(self, store: Tensor) -> Tensor:

@@ -183,8 +183,7 @@ class Qwen2ForCausalLM(nn.Module):
 
     def lm_head_logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., C]."""
-        head = self.model.embed_tokens if self.lm_head is None else self.lm_head
-        return F.linear(hidden, head.weight)
+        return F.linear(hidden, self.model.embed_tokens.weight) if self.lm_head is None else self.lm_head(hidden)
 
 
 def convert_swish_beta(

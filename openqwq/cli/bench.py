@@ -1,0 +1,97 @@
+"""Measure a model's speed here: prompt tokens and sampled tokens per second at several batch sizes.
+
+Prompts are random token ids and end tokens are ignored, so that every sample has its full length. Prompts are
+computed in a run of their own; what is left of the whole run is the time of sampling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import TYPE_CHECKING, Any
+
+from openqwq.errors import UserError
+
+from ._options import add_json_argument, print_json
+
+if TYPE_CHECKING:
+    from openqwq.inference import Engine
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a model folder, hub name or preset")
+    parser.add_argument("--batch", default="1,8,32", metavar="N,N", help="sequences at once (1,8,32)")
+    parser.add_argument("--prompt", type=int, default=128, metavar="N", help="tokens of each prompt (128)")
+    parser.add_argument("--new", type=int, default=64, metavar="N", help="sampled tokens of each (64)")
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="the best of so many counts (2)")
+    parser.add_argument("--random-weights", action="store_true", help="a preset's shape only: nothing is downloaded")
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    batches = read_batches(args.batch)
+    for name in ("prompt", "new", "rounds"):
+        if getattr(args, name) < 1:
+            raise UserError(f"`--{name}` is {getattr(args, name)}, but must be at least 1")
+    engine = load_engine(args.model, args.random_weights, max(batches), args.prompt + args.new + 1)
+    rows = [measure(engine, batch, args.prompt, args.new, args.rounds) for batch in batches]
+    if args.json:
+        print_json({"model": args.model, "prompt_tokens": args.prompt, "new_tokens": args.new, "rows": rows})
+        return 0
+    print(f"{'batch':>6} {'prompt tokens/s':>16} {'sampled tokens/s':>17} {'ms a step':>10}")
+    for row in rows:
+        sampled = row["sampled_tokens_per_s"]
+        step_ms = 1000 * row["batch"] / sampled
+        print(f"{row['batch']:>6} {row['prompt_tokens_per_s']:>16.0f} {sampled:>17.1f} {step_ms:>10.2f}")
+    return 0
+
+
+def read_batches(text: str) -> list[int]:
+    """Batch sizes from "1,8". Raises UserError for anything else."""
+    try:
+        batches = [int(part) for part in text.split(",")]
+    except ValueError:
+        batches = []
+    if not batches or min(batches) < 1:
+        raise UserError(f"`--batch` is {text!r}, but must be whole numbers from 1 on, as in 1,8,32")
+    return batches
+
+
+def load_engine(model: str, random_weights: bool, max_num_seqs: int, max_model_len: int) -> Engine:
+    """An engine with no more rows and no longer sequences than the measurement needs."""
+    from openqwq.inference import LLM, Engine
+
+    options: dict[str, Any] = {"max_num_seqs": max_num_seqs, "max_model_len": max_model_len, "prefix_caching": False}
+    if not random_weights:
+        return LLM(model, **options).engine
+    import torch
+
+    from openqwq.model import create_model, preset
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    return Engine(create_model(preset(model), seed=0, device=device, dtype=dtype), **options)
+
+
+def measure(engine: Engine, batch: int, num_prompt: int, num_new: int, rounds: int) -> dict[str, float]:
+    """Rates of one batch size, the best of the rounds; one short run goes before."""
+    _seconds(engine, batch, num_prompt, 1)
+    prefill_s = min(_seconds(engine, batch, num_prompt, 1) for _ in range(rounds))
+    whole_s = min(_seconds(engine, batch, num_prompt, num_new + 1) for _ in range(rounds))
+    return {
+        "batch": batch,
+        "prompt_tokens_per_s": batch * num_prompt / prefill_s,
+        "sampled_tokens_per_s": batch * num_new / max(whole_s - prefill_s, 1e-9),
+    }
+
+
+def _seconds(engine: Engine, batch: int, num_prompt: int, num_new: int) -> float:
+    """Wall time of sampling `num_new` tokens behind each of different prompts."""
+    from openqwq.types import Prompt, SamplingParams
+
+    vocab = engine.model.config.vocab_size
+    prompts = [Prompt(tuple((31 * i + 17 * j + i * j) % vocab for j in range(num_prompt))) for i in range(batch)]
+    params = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_tokens=num_new, ignore_eos=True, seed=0)
+    started = time.perf_counter()
+    engine.generate(prompts, params)
+    return time.perf_counter() - started

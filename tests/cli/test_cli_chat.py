@@ -1,0 +1,122 @@
+"""`openqwq chat` and `openqwq bench` on a small random model, as a user runs them."""
+
+import io
+import json
+import signal
+
+import pytest
+
+from openqwq.checkpoint.huggingface import save_model
+from openqwq.cli import chat
+from openqwq.cli.main import main
+from openqwq.errors import UserError
+from openqwq.inference import LLM
+from openqwq.model import create_model, preset
+from openqwq.tokenizer import train_tokenizer
+from openqwq.types import Message, SamplingParams
+
+TOKENIZER = train_tokenizer(["nothing to merge"], 282)
+END = TOKENIZER.think_end_id
+A, B = (TOKENIZER.encode(letter)[0] for letter in "ab")
+PARAMS = SamplingParams(temperature=0.0, max_tokens=40, thinking_budget=4, logit_bias={A: 100.0}, stop=("aaa",))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chat") / "model"
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "initializer_range": 0.3}
+    save_model(
+        create_model(preset("tiny").replace(vocab_size=282, max_position_embeddings=512, **shape), seed=3), folder
+    )
+    TOKENIZER.save(folder)
+    return folder
+
+
+@pytest.fixture
+def talk(folder):
+    return chat.Chat(LLM(folder, max_num_seqs=1, closing_text="\n</think>\n\n"), PARAMS)
+
+
+def test_lines_from_a_pipe_are_turns_and_stdout_holds_the_answers(folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("hi\n\n/nope\nagain\n"))
+    settings = ["temperature=0", "max_tokens=3", f"logit_bias={{ {END} = 50.0 }}"]
+    assert main(["chat", str(folder), *(part for text in settings for part in ("--set", text))]) == 0
+    out, err = capsys.readouterr()
+    assert out == "</think></think>\n" * 2
+    assert "no command /nope" in err
+
+
+def test_thinking_stays_out_of_the_history(talk, capsys):
+    talk.take("hello")
+    talk.params = PARAMS.replace(stop=("aa",))
+    assert talk.thoughts == "aaaa"
+    assert talk.turns == [Message("user", "hello"), Message("assistant", "")]
+    talk.params = PARAMS.replace(stop=(), max_tokens=4 + 4 + 2)
+    talk.take("more")
+    assert talk.turns[2:] == [Message("user", "more"), Message("assistant", "aa")]
+    assert capsys.readouterr().out == "\naa\n"
+
+
+def test_commands_change_the_conversation(talk, capsys):
+    talk.params = PARAMS.replace(stop=(), max_tokens=10)
+    talk.take("one")
+    talk.take("two")
+    talk.take("/undo")
+    assert [turn.content for turn in talk.turns] == ["one", "aa"]
+    talk.take("/system Be brief.")
+    talk.take("/set max_tokens=9")
+    talk.take("/retry")
+    assert talk._messages(Message("user", "x"))[0] == Message("system", "Be brief.")
+    assert [turn.content for turn in talk.turns] == ["one", "a"]
+    talk.take("/clear")
+    assert not talk.turns
+    with pytest.raises(UserError, match="no turn"):
+        talk.take("/retry")
+    with pytest.raises(UserError, match="temperature"):
+        talk.take("/set temperature=hot")
+
+
+def test_a_terminal_shows_thinking_dimmed_or_folded(talk, capsys):
+    talk.params = PARAMS.replace(stop=(), max_tokens=10)
+    talk.screen.interactive = talk.screen.colour = True
+    talk.take("x")
+    out = capsys.readouterr().out
+    assert out.startswith(f"{chat.DIM}a{chat.PLAIN}") and "[thought 8 tokens" in out
+    assert "tokens/s" in out and "of the context, cut at the limit" in out
+    talk.take("/fold")
+    talk.take("x")
+    out = capsys.readouterr().out
+    assert "thinking: 4 tokens" in out and f"{chat.DIM}a{chat.PLAIN}" not in out
+
+
+def test_ctrl_c_stops_the_answer_not_the_program(talk, monkeypatch, capsys):
+    talk.params = PARAMS.replace(stop=(), max_tokens=300, thinking_budget=None)
+    engine, steps = talk.llm.engine, []
+    step = engine.step
+
+    def interrupted():
+        steps.append(1)
+        if len(steps) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return step()
+
+    monkeypatch.setattr(engine, "step", interrupted)
+    talk.take("x")
+    assert len(steps) == 5 and not engine.has_unfinished
+    assert talk.thoughts == "aaaaa"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_conversation_that_does_not_fit_is_said_so_and_kept(talk):
+    with pytest.raises(UserError, match="max_model_len"):
+        talk.take("long" * 200)
+    assert not talk.turns and not talk.llm.engine.has_unfinished
+
+
+def test_bench_prints_rates(capsys):
+    assert main(["bench", "tiny", "--random-weights", "--batch", "1,2", "--prompt", "4", "--new", "3", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["batch"] for row in rows] == [1, 2]
+    assert all(row["prompt_tokens_per_s"] > 0 and row["sampled_tokens_per_s"] > 0 for row in rows)
+    assert main(["bench", "tiny", "--batch", "0"]) == 2
+    assert "--batch" in capsys.readouterr().err
