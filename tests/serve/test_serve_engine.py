@@ -44,6 +44,7 @@ def test_recommended_sampling_is_the_folders():
 
 def test_a_seed_gives_the_same_answer_streamed_and_whole(client):
     options = {"model": "tiny", "messages": USER, "max_tokens": 40, "temperature": 1.0, "seed": 5}
+    options["extra_body"] = {"ignore_eos": True}
     whole = client.chat.completions.create(**options)
     chunks = list(client.chat.completions.create(**options, stream=True))
     thinking = "".join(getattr(c.choices[0].delta, "reasoning_content", None) or "" for c in chunks)
@@ -59,13 +60,12 @@ def test_completions_continue_texts_and_ids_and_stop_where_told(client, real):
     answer = client.completions.create(model="tiny", prompt=["1+1=", "2+2="], max_tokens=6, n=2, seed=1, logprobs=0)
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
     assert answer.usage.completion_tokens == sum(len(c.logprobs.tokens) for c in answer.choices) <= 24
-    text = client.completions.create(model="tiny", prompt="1+1=", max_tokens=12, seed=1, temperature=1).choices[0].text
-    by_ids = client.completions.create(
-        model="tiny", prompt=tokenizer.encode("1+1="), max_tokens=12, seed=1, temperature=1, stream=True
-    )
+    options = {"model": "tiny", "max_tokens": 12, "seed": 1, "temperature": 1, "extra_body": {"ignore_eos": True}}
+    text = client.completions.create(prompt="1+1=", **options).choices[0].text
+    by_ids = client.completions.create(prompt=tokenizer.encode("1+1="), stream=True, **options)
     assert "".join(chunk.choices[0].text for chunk in by_ids) == text
     stop = text[2:4]
-    cut = client.completions.create(model="tiny", prompt="1+1=", max_tokens=12, seed=1, temperature=1, stop=stop)
+    cut = client.completions.create(prompt="1+1=", stop=stop, **options)
     assert (cut.choices[0].text, cut.choices[0].finish_reason) == (text[: text.index(stop)], "stop")
 
 
