@@ -33,6 +33,7 @@ export async function start() {
     }
   };
   const both = () => {
+    if (!field.value.trim()) return; // the first problem is still being drawn
     controller?.abort();
     controller = new AbortController();
     const asked = problem;
