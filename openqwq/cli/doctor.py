@@ -1,6 +1,9 @@
-"""Check that this machine can run openqwq: versions, threads, memory, the jail for untrusted code.
+"""Check that this machine can run openqwq, or that a model's folder is free of the known traps.
 
-Exit code 1 if something that is needed is missing.
+Without MODEL: versions, threads, memory, the jail for untrusted code. With it: missing or cut-off weights, their type,
+the YaRN block, pad and end tokens, a chat template that lost its thinking, recommended sampling. `--fix` writes the
+mended files into MODEL-fixed, beside the original, and links all others there. Exit code 1 if something that is
+needed is missing.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from openqwq.errors import UserError
@@ -22,28 +26,47 @@ from ._options import add_json_argument, print_json
 LEAST_MEMORY_GIB = 1.0
 
 
+Status = Literal["ok", "warn", "fail"]
+
+
 @dataclass(frozen=True)
 class Finding:
     """What one check found. "warn": works, but slower or with less."""
 
     name: str
-    status: Literal["ok", "warn", "fail"]
+    status: Status
     text: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="a model folder to look through")
+    parser.add_argument("--fix", action="store_true", help="write mended files into MODEL-fixed")
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    findings = [check() for check in CHECKS]
+    findings = _examine(args) if args.model else [check() for check in CHECKS]
     passed = all(finding.status != "fail" for finding in findings)
+    if args.fix and not args.model:
+        raise UserError("`--fix` needs a MODEL")
     if args.json:
         print_json({"ok": passed, "checks": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
             print(f"{finding.status:<4}  {finding.name:<10}  {finding.text}")
     return 0 if passed else 1
+
+
+def _examine(args: argparse.Namespace) -> list[Finding]:
+    from ._model_doctor import examine_model, write_fixed
+
+    examined = examine_model(args.model)
+    if args.fix and examined.fixes:
+        target = write_fixed(examined)
+        examined.note("fixed", "ok", f"{', '.join(sorted(examined.fixes))} in {target}")
+    elif examined.fixes:
+        examined.note("hint", "warn", f"`openqwq doctor {args.model} --fix` writes {', '.join(sorted(examined.fixes))}")
+    return examined.findings
 
 
 def check_python() -> Finding:

@@ -2,6 +2,7 @@
 
 from .chat import load_default_template, normalize_messages, render_chat
 from .parse import ParsedCompletion, parse_completion, parse_tool_calls
+from .parse_stream import CallError, ThinkingStream, ToolCallStream
 from .special_tokens import SPECIAL_TOKENS, TAG_TOKENS
 from .tokenizer import StreamDecoder, Tokenizer
 from .training import render_training_turn, train_tokenizer
@@ -9,9 +10,12 @@ from .training import render_training_turn, train_tokenizer
 __all__ = [
     "SPECIAL_TOKENS",
     "TAG_TOKENS",
+    "CallError",
     "ParsedCompletion",
     "StreamDecoder",
+    "ThinkingStream",
     "Tokenizer",
+    "ToolCallStream",
     "load_default_template",
     "normalize_messages",
     "parse_completion",

@@ -1,0 +1,72 @@
+"""A finished or running run as the page shows it: its held-out problems, its verifiers, its report.
+
+Public: RunExperiment.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from pathlib import Path
+from typing import Any
+
+from openqwq.config import recipe_from_dict
+from openqwq.errors import UserError
+from openqwq.types import Problem, Verdict
+
+# Completions of a recipe without evaluation settings of its own end here.
+MAX_TOKENS = 1024
+
+
+class RunExperiment:
+    """The run in a folder; problems and verifiers are made when they are first asked for."""
+
+    def __init__(self, folder: Path):
+        from openqwq.pipeline.materials import Materials
+
+        self.folder = folder
+        try:
+            recipe = recipe_from_dict(json.loads((folder / "recipe.json").read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise UserError(f"{folder / 'recipe.json'} is not valid JSON: {error}") from error
+        self.families = tuple(recipe.eval.families)
+        self.max_tokens = recipe.eval.max_completion_tokens or MAX_TOKENS
+        self._materials: Any = Materials(recipe, folder)
+        self._held_out: dict[str, list[Problem]] = {}
+        self._lock = threading.Lock()
+
+    def draw(self, family: str | None) -> Problem:
+        """A held-out problem at random. Raises UserError for a recipe that evaluates nothing."""
+        if not self.families:
+            raise UserError("this run's recipe names no families under [eval]")
+        return random.choice(self._problems(family or random.choice(self.families)))
+
+    def _problems(self, family: str) -> list[Problem]:
+        """The evaluation's problems of one family; a KeyError for another one."""
+        from openqwq.data import held_out
+
+        with self._lock:
+            if family not in self._held_out:
+                count = self._materials.recipe.eval.problems_per_family
+                self._held_out[family] = held_out(self._materials.sources[family], count)
+            return self._held_out[family]
+
+    def judge(self, family: str, problem_id: str, text: str, finish_reason: str) -> Verdict:
+        """The strict verdict, as in the run's own evaluation: what was cut off is wrong."""
+        from openqwq.verifiers import verify_all
+
+        problem = next((p for p in self._problems(family) if p.id == problem_id), None)
+        if problem is None:
+            raise KeyError(problem_id)
+        [verdict] = verify_all([(problem, text)], self._materials.judge.strict)
+        if finish_reason == "length" and verdict.status != "unjudged":
+            return Verdict.wrong("cut off at the token limit")
+        return verdict
+
+    def report(self) -> str:
+        """The report's page from the files as they are now."""
+        from openqwq.eval.report.html import render_html
+        from openqwq.eval.report.run_folder import read_run_folder
+
+        return render_html(read_run_folder(self.folder))

@@ -1,0 +1,248 @@
+"""One request in the engine, read as it grows: thinking, answer and calls of each of its samples.
+
+Every face of the API (chat, completions, responses, messages) is made of these gains.
+
+Public: Plan, Run, Gain, End, Usage.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from openqwq.errors import UserError
+from openqwq.tokenizer import CallError, ThinkingStream, ToolCallStream
+from openqwq.types import SamplingParams, ToolCall
+
+from .engine import Delta, ServedModel
+from .errors import ApiError
+from .state import Server
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """A checked request.
+
+    opened:         whether the prompt ends inside a thinking block; None: the completion is not taken apart.
+    reads_calls:    whether tool calls are looked for in the answer.
+    max_calls:      calls after which a sample ends; None: no bound.
+    shows_thinking: whether thinking is sent to the client; it is counted in any case.
+    form_field:     the request's field that says which form the answer has; empty where it is free.
+    warnings:       what the client should know though the request runs.
+    """
+
+    request_id: str
+    model: ServedModel
+    prompt_ids: list[int]
+    params: SamplingParams
+    opened: bool | None = None
+    reads_calls: bool = False
+    max_calls: int | None = None
+    shows_thinking: bool = True
+    form_field: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of a request; `reasoning_tokens` are among the `completion_tokens`."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """In the form of chat completions."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a sample ended: "stop", "length", "tool_calls", "malformed_tool_call", or the engine's own reason.
+
+    by_string: a stop string ended it, and no token of the model's own.
+    """
+
+    reason: str
+    by_string: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """What one sample has gained.
+
+    parts:    answer text and calls, in order.
+    thought:  how many of `token_ids` belong to the thinking, its closing tag included.
+    """
+
+    index: int
+    thinking: str
+    parts: tuple[str | ToolCall, ...]
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    top_logprobs: tuple[Mapping[int, float], ...]
+    thought: int
+    end: End | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+
+class _Sample:
+    """Takes one sample's text apart while it grows."""
+
+    def __init__(self, plan: Plan, index: int):
+        self.plan, self.index = plan, index
+        self.thinking = None if plan.opened is None else ThinkingStream(plan.opened)
+        self.calls = ToolCallStream() if plan.reads_calls else None
+        self.think_end_id = plan.model.tokenizer.token_id("</think>")
+        self.num_tokens = self.num_thought = self.num_calls = 0
+        self.errors: list[str] = []
+        self.ended = False
+
+    def read(self, delta: Delta) -> Gain:
+        was_thinking = self.thinking is not None and self.thinking.thinking
+        thinking, answer = self.thinking.push(delta.text) if self.thinking else ("", delta.text)
+        parts = list(self.calls.push(answer)) if self.calls else [answer]
+        if delta.finish_reason is not None:
+            if self.thinking:
+                last_thinking, last_answer = self.thinking.finish()
+                thinking += last_thinking
+                parts += self.calls.push(last_answer) if self.calls else [last_answer]
+            parts += self.calls.finish() if self.calls else []
+        self.errors += [str(part) for part in parts if isinstance(part, CallError)]
+        thought = self._count_thought(delta, was_thinking)
+        self.num_tokens += len(delta.token_ids)
+        self.num_thought += thought
+        kept, full = self._bound_calls([p for p in parts if p and not isinstance(p, CallError)])
+        self.num_calls += sum(isinstance(part, ToolCall) for part in kept)
+        reason = "stop" if full else delta.finish_reason
+        self.ended = reason is not None
+        return Gain(
+            index=self.index,
+            thinking=thinking if self.plan.shows_thinking else "",
+            parts=tuple(kept),
+            token_ids=delta.token_ids,
+            logprobs=delta.logprobs,
+            top_logprobs=delta.top_logprobs,
+            thought=thought,
+            end=None if reason is None else self._end(reason, delta),
+        )
+
+    def _bound_calls(self, parts: list[Any]) -> tuple[list[Any], bool]:
+        """The parts up to the last call that is allowed, and whether that call is among them."""
+        if self.plan.max_calls is None:
+            return parts, False
+        left = self.plan.max_calls - self.num_calls
+        for position, part in enumerate(parts):
+            left -= isinstance(part, ToolCall)
+            if left == 0 and isinstance(part, ToolCall):
+                return parts[: position + 1], True
+        return parts, False
+
+    def _count_thought(self, delta: Delta, was_thinking: bool) -> int:
+        """Thinking ends with the token `</think>`, or, spelled out of others, where the text says so."""
+        if not was_thinking or self.thinking is None:
+            return 0
+        if self.thinking.closed and self.think_end_id in delta.token_ids:
+            return delta.token_ids.index(self.think_end_id) + 1
+        return len(delta.token_ids) if self.thinking.thinking or self.thinking.closed else 0
+
+    def _end(self, reason: str, delta: Delta) -> End:
+        warnings = self.plan.warnings
+        where = f"sample {self.index}: " if self.plan.params.n > 1 else ""
+        warnings += [f"{where}{error}; it was left in the text" for error in self.errors]
+        if self.thinking and self.thinking.thinking and self.num_tokens:
+            warnings.append(
+                f"{where}all {self.num_tokens} tokens went into thinking that was not closed, so there is no answer; "
+                "raise `max_completion_tokens`, or set `thinking_budget`"
+            )
+        if reason == "stop" and self.num_calls:
+            return End("tool_calls")
+        if reason == "stop" and self.errors:
+            return End("malformed_tool_call")
+        ends = {*self.plan.model.tokenizer.eos_token_ids, *self.plan.params.stop_token_ids}
+        by_string = bool(self.plan.params.stop) and reason == "stop" and not ends & set(delta.token_ids[-1:])
+        return End(reason, by_string)
+
+
+class Run:
+    """A request from its admission to its end. `close` it in every case; it can be closed twice."""
+
+    def __init__(self, plan: Plan, server: Server):
+        self.plan, self.server, self.metrics = plan, server, server.metrics
+        self.usage = Usage(len(plan.prompt_ids))
+        self._samples = [_Sample(plan, index) for index in range(plan.params.n)]
+        self._stack = AsyncExitStack()
+        self._first: Delta | None = None
+        self._deltas: Any = None
+
+    async def start(self) -> None:
+        """Enter the engine and wait for the first token. Raises ApiError for a request that cannot run."""
+        plan = self.plan
+        self._stack.enter_context(self.server.admission.admit(plan.params.n))
+        self._stack.enter_context(self.metrics.running(len(plan.prompt_ids)))
+        self._started = time.monotonic()
+        stream = plan.model.engine.generate(plan.prompt_ids, plan.params, plan.request_id)
+        self._deltas = await self._stack.enter_async_context(aclosing(stream))  # type: ignore[type-var]
+        try:
+            self._first = await anext(self._deltas)
+        except UserError as error:
+            await self.close()
+            raise self._refused(error) from error
+        except BaseException:
+            await self.close()
+            raise
+        self.metrics.time_to_first_token.observe(time.monotonic() - self._started)
+
+    def _refused(self, error: UserError) -> ApiError:
+        """What the engine will not run, with the request's own name for the form of an answer."""
+        message = f"{error.message}; {error.hint}" if error.hint else error.message
+        if "`structured" not in message:
+            return ApiError(400, message)
+        field = self.plan.form_field
+        return ApiError(400, re.sub(r"`structured[.\w]*`", f"`{field}`", message), param=field, code="invalid_value")
+
+    async def gains(self) -> AsyncIterator[Gain]:
+        """Gains of all samples until each has ended. Raises ApiError where the engine gave up on one."""
+        last = time.monotonic()
+        first_texts = []
+        delta = self._first
+        while delta is not None:
+            sample = self._samples[delta.index]
+            if delta.index == 0:
+                first_texts.append(delta.text)
+            if delta.finish_reason == "abort" and not sample.ended:
+                raise ApiError(500, delta.error or "the request was aborted", code="aborted")
+            if delta.index == 0 and delta.finish_reason is not None:
+                self.server.keep(self.plan.request_id, "".join(first_texts))
+            if not sample.ended:
+                gain = sample.read(delta)
+                now = time.monotonic()
+                self._count(gain, now - last)
+                last = now
+                yield gain
+            if all(s.ended for s in self._samples):
+                break
+            delta = await anext(self._deltas, None)
+
+    def _count(self, gain: Gain, seconds: float) -> None:
+        self.usage.completion_tokens += len(gain.token_ids)
+        self.usage.reasoning_tokens += gain.thought
+        self.metrics.generated(len(gain.token_ids), gain.thought)
+        if self.usage.completion_tokens > len(gain.token_ids):
+            self.metrics.inter_token.observe(seconds)
+
+    async def close(self) -> None:
+        """Leave the engine: what still runs is aborted."""
+        await self._stack.aclose()

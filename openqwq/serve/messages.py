@@ -1,0 +1,275 @@
+"""`/v1/messages`: Anthropic's form, with thinking blocks and tool use.
+
+Public: MessagesBody, CountBody, plan_messages, answer_messages, stream_messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from openqwq.types import ToolCall
+
+from .chat import plan_chat
+from .errors import ApiError, error_body, wrong
+from .fields import Body, ChatBody, Function, Message, Stops, Tool
+from .generation import End, Gain, Plan, Run
+from .responses import renamed
+from .state import Server, new_id
+from .streams import event, to_json
+
+NAMES = {"max_completion_tokens": "max_tokens", "stop": "stop_sequences", "thinking_budget": "thinking.budget_tokens"}
+CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+
+
+class Turn(Body):
+    """One turn: a text or blocks."""
+
+    role: Literal["user", "assistant"]
+    content: Any
+
+
+class ToolSpec(Body):
+    """A tool as Anthropic describes it."""
+
+    name: Annotated[str, Field(min_length=1)]
+    description: str | None = None
+    input_schema: dict[str, Any]
+    type: Literal["custom"] | None = None
+    cache_control: Any = None
+
+
+class Thinking(Body):
+    """Whether to think, and for how many tokens."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+
+
+class CountBody(Body):
+    """`/v1/messages/count_tokens`."""
+
+    model: str | None = None
+    messages: Annotated[list[Turn], Field(min_length=1)]
+    system: Any = None
+    tools: list[ToolSpec] | None = None
+    tool_choice: dict[str, Any] | None = None
+    thinking: Thinking | None = None
+
+
+class MessagesBody(CountBody):
+    """`/v1/messages`."""
+
+    max_tokens: Annotated[int, Field(ge=1)]
+    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    stop_sequences: Stops | None = None
+    stream: bool | None = None
+    metadata: dict[str, Any] | None = None
+
+
+def plan_messages(server: Server, body: CountBody) -> Plan:
+    """The checked request. Raises ApiError naming the field that is wrong."""
+    choice = body.tool_choice or {}
+    wanted: Any = CHOICES.get(choice.get("type", "auto"))
+    if choice.get("type") == "tool":
+        wanted = {"type": "function", "function": {"name": choice.get("name")}}
+    if wanted is None:
+        raise wrong("tool_choice.type", 'is "auto", "any", "tool" or "none"')
+    tools = [_tool(tool) for tool in body.tools or ()]
+    values: dict[str, Any] = {}
+    if isinstance(body, MessagesBody):
+        values = {"max_completion_tokens": body.max_tokens, "stop": body.stop_sequences}
+        values |= {name: getattr(body, name) for name in ("temperature", "top_p", "top_k")}
+    if body.thinking is not None:
+        values["thinking_budget"] = 0 if body.thinking.type == "disabled" else body.thinking.budget_tokens
+    try:
+        plan = plan_chat(
+            server,
+            ChatBody(
+                model=body.model,
+                messages=_system(body.system) + read_turns(body.messages),
+                tools=tools or None,
+                tool_choice=wanted if tools or wanted != "auto" else None,
+                parallel_tool_calls=False if choice.get("disable_parallel_tool_use") else None,
+                **values,
+            ),
+        )
+    except ApiError as error:
+        raise renamed(error, NAMES) from error
+    plan.request_id = new_id("msg")
+    return plan
+
+
+def _tool(tool: ToolSpec) -> Tool:
+    function = Function(name=tool.name, description=tool.description, parameters=tool.input_schema)
+    return Tool(type="function", function=function)
+
+
+def _system(system: Any) -> list[Message]:
+    if not system:
+        return []
+    try:
+        return [Message(role="system", content=_text(system))]
+    except (TypeError, KeyError, ValueError) as error:
+        raise wrong("system", "is a text or a list of text blocks") from error
+
+
+def read_turns(turns: list[Turn]) -> list[Message]:
+    """The conversation in the form of chat completions; thinking of earlier turns is left to the template."""
+    messages: list[Message] = []
+    for position, turn in enumerate(turns):
+        try:
+            messages += _read_turn(turn)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise wrong(f"messages[{position}].content", f"cannot be read: {str(error)[:200]}") from error
+    return messages
+
+
+def _read_turn(turn: Turn) -> Iterator[Message]:
+    if isinstance(turn.content, str):
+        yield Message(role=turn.role, content=turn.content)
+        return
+    texts, thoughts, calls = [], [], []
+    for block in turn.content:
+        kind = block["type"]
+        if kind == "text":
+            texts.append(block["text"])
+        elif kind == "thinking":
+            thoughts.append(block["thinking"])
+        elif kind == "tool_use":
+            calls.append({"type": "function", "function": {"name": block["name"], "arguments": block["input"]}})
+        elif kind == "tool_result":
+            yield Message(role="tool", tool_call_id=block["tool_use_id"], content=_text(block.get("content", "")))
+        elif kind != "redacted_thinking":
+            raise ValueError(f"blocks of type {kind!r} are not known here")
+    if texts or calls or thoughts:
+        yield Message(
+            role=turn.role,
+            content="".join(texts),
+            reasoning_content="".join(thoughts) or None,
+            tool_calls=calls or None,
+        )
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    for block in content:
+        if block["type"] != "text":
+            raise ValueError(f"blocks of type {block['type']!r} are not known here")
+    return "".join(block["text"] for block in content)
+
+
+def _stop_reason(end: End, plan: Plan) -> dict[str, Any]:
+    reasons = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "malformed_tool_call": "end_turn"}
+    if end.by_string:
+        # the engine does not say which of several strings it was
+        only = plan.params.stop[0] if len(plan.params.stop) == 1 else None
+        return {"stop_reason": "stop_sequence", "stop_sequence": only}
+    return {"stop_reason": reasons.get(end.reason, end.reason), "stop_sequence": None}
+
+
+async def answer_messages(run: Run, body: MessagesBody) -> dict[str, Any]:
+    """The whole message."""
+    content: list[dict[str, Any]] = []
+    end = End("stop")
+    async for gain in run.gains():
+        for kind, text, call in _pieces(gain):
+            if call is not None:
+                content.append(_tool_use(call, call.arguments))
+            elif content and content[-1]["type"] == kind:
+                content[-1][kind] += text
+            else:
+                content.append(_blank(kind) | {kind: text})
+        end = gain.end or end
+    usage = {"input_tokens": run.usage.prompt_tokens, "output_tokens": run.usage.completion_tokens}
+    return {**_head(run), "content": content, **_stop_reason(end, run.plan), "usage": usage, **_warnings(run)}
+
+
+def _head(run: Run) -> dict[str, Any]:
+    return {"id": run.plan.request_id, "type": "message", "role": "assistant", "model": run.plan.model.name}
+
+
+def _warnings(run: Run) -> dict[str, Any]:
+    return {"warnings": run.plan.warnings} if run.plan.warnings else {}
+
+
+def _pieces(gain: Gain) -> Iterator[tuple[str, str, ToolCall | None]]:
+    if gain.thinking:
+        yield "thinking", gain.thinking, None
+    for part in gain.parts:
+        if isinstance(part, ToolCall):
+            yield "tool_use", "", part
+        else:
+            yield "text", part, None
+
+
+def _blank(kind: str) -> dict[str, Any]:
+    return {"type": "thinking", "thinking": "", "signature": ""} if kind == "thinking" else {"type": "text", "text": ""}
+
+
+def _tool_use(call: ToolCall, arguments: Any) -> dict[str, Any]:
+    return {"type": "tool_use", "id": new_id("toolu"), "name": call.name, "input": arguments}
+
+
+async def stream_messages(run: Run, body: MessagesBody) -> AsyncGenerator[bytes, None]:
+    """The message as Anthropic's events: blocks begin, grow and stop one after the other."""
+    blocks = _Blocks()
+    usage = {"input_tokens": run.usage.prompt_tokens, "output_tokens": 0}
+    empty = {**_head(run), "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
+    yield event({"type": "message_start", "message": empty}, "message_start")
+    end = End("stop")
+    try:
+        async for gain in run.gains():
+            for kind, text, call in _pieces(gain):
+                for one in blocks.call(call) if call is not None else blocks.write(kind, text):
+                    yield event(one, one["type"])
+            end = gain.end or end
+    except ApiError as error:
+        yield event(error_body(error.status_code, error.message), "error")
+        return
+    for one in blocks.close():
+        yield event(one, one["type"])
+    counted = {"output_tokens": run.usage.completion_tokens}
+    last = {"type": "message_delta", "delta": _stop_reason(end, run.plan), "usage": counted, **_warnings(run)}
+    yield event(last, "message_delta")
+    yield event({"type": "message_stop"}, "message_stop")
+
+
+class _Blocks:
+    """The content blocks of a stream: at most one is open."""
+
+    def __init__(self) -> None:
+        self.index = -1
+        self.open = ""
+
+    def write(self, kind: str, text: str) -> Iterator[dict[str, Any]]:
+        if self.open != kind:
+            yield from self.begin(kind, _blank(kind))
+        yield self._delta({"type": f"{kind}_delta", kind: text})
+
+    def call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
+        yield from self.begin("tool_use", _tool_use(call, {}))
+        arguments = to_json(call.arguments).decode("utf-8")
+        yield self._delta({"type": "input_json_delta", "partial_json": arguments})
+        yield from self.close()
+
+    def begin(self, kind: str, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        yield from self.close()
+        self.index, self.open = self.index + 1, kind
+        yield {"type": "content_block_start", "index": self.index, "content_block": block}
+
+    def close(self) -> Iterator[dict[str, Any]]:
+        if not self.open:
+            return
+        if self.open == "thinking":
+            yield self._delta({"type": "signature_delta", "signature": ""})
+        self.open = ""
+        yield {"type": "content_block_stop", "index": self.index}
+
+    def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "content_block_delta", "index": self.index, "delta": delta}

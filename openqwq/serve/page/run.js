@@ -1,0 +1,21 @@
+// The run's own report, made again from its files while the run goes on.
+import { find, make, remembered } from "./dom.js";
+
+const EVERY_MS = 10_000;
+
+export async function start() {
+  const frame = make("iframe", { title: "Run report", sandbox: "" });
+  find("#run").replaceChildren(frame);
+  let shown = "";
+  const key = remembered("settings", {}).key;
+  const refresh = async () => {
+    if (!find("#run").hidden && !document.hidden) {
+      const response = await fetch("run/report", { headers: key ? { Authorization: `Bearer ${key}` } : {} }).catch(() => null);
+      const text = response ? await response.text() : "The server does not answer.";
+      const html = response?.ok ? text : `<p style="font: 1rem system-ui">${(response ? JSON.parse(text).error.message : text).replace(/[<&]/g, "")}</p>`;
+      if (html !== shown) frame.srcdoc = shown = html;
+    }
+    setTimeout(refresh, EVERY_MS);
+  };
+  await refresh();
+}

@@ -1,0 +1,83 @@
+// One turn of a conversation as elements: thinking folded above the answer, calls, warnings, what can be done with it.
+import { count, make, seconds } from "./dom.js";
+import { MarkdownView } from "./markdown.js";
+
+/** An assistant's turn that can grow: `show(message, running)`. */
+export class AnswerView {
+  constructor(actions) {
+    this.summary = make("summary");
+    this.thought = make("div", { class: "text", tabindex: 0 });
+    this.details = make("details", { class: "thinking", hidden: true }, this.summary, this.thought);
+    this.answer = make("div", { class: "answer" });
+    this.markdown = new MarkdownView(this.answer);
+    this.calls = make("div");
+    this.notes = make("div");
+    this.facts = make("span", { class: "note facts" });
+    this.tools = make("div", { class: "row tools" }, ...actions, this.facts);
+    this.element = make("article", { class: "turn assistant", "aria-label": "Answer" }, this.details, this.answer, this.calls, this.notes, this.tools);
+    this.shownCalls = "";
+  }
+
+  show(message, running, onResults) {
+    this.details.hidden = !message.thinking;
+    if (message.thinking) {
+      const length = message.usage ? `, ${count(message.usage.completion_tokens_details.reasoning_tokens, "token")}` : "";
+      const time = message.thinkingSeconds;
+      this.summary.textContent = time === undefined ? "Thinking…" : `Thought for ${seconds(time)}${length}`;
+      const atEnd = this.thought.scrollTop + this.thought.clientHeight >= this.thought.scrollHeight - 8;
+      if (this.thought.textContent !== message.thinking) this.thought.textContent = message.thinking;
+      if (atEnd) this.thought.scrollTop = this.thought.scrollHeight;
+    }
+    this.markdown.show(message.content);
+    this.showCalls(message, running, onResults);
+    const warnings = [...(message.warnings ?? []), ...(message.error ? [message.error] : [])];
+    this.notes.replaceChildren(...warnings.map((text) => make("p", { class: "warning" }, text)));
+    this.tools.hidden = running;
+    this.facts.textContent = running || !message.usage ? "" : factsOf(message);
+  }
+
+  showCalls(message, running, onResults) {
+    const key = JSON.stringify([message.calls, running, message.results, Boolean(onResults)]);
+    if (!message.calls?.length || key === this.shownCalls) return;
+    this.shownCalls = key;
+    const results = message.calls.map((call, i) => callElement(call, message.results?.[i], !running && onResults));
+    const fields = results.map((element) => element.querySelector("textarea"));
+    const send = () => onResults(fields.map((field) => field.value));
+    const button = make("button", { type: "button", click: send }, "Send results");
+    this.calls.replaceChildren(...results, ...(fields[0] ? [button] : []));
+  }
+}
+
+function factsOf(message) {
+  const { completion_tokens } = message.usage;
+  const ended = { stop: "", tool_calls: "", length: ", cut off", stopped: ", stopped" }[message.finish] ?? `, ${message.finish}`;
+  return `${count(completion_tokens, "token")}, ${seconds(message.seconds)}${ended}`;
+}
+
+function callElement(call, result, open) {
+  let shown = call.arguments;
+  try {
+    shown = JSON.stringify(JSON.parse(call.arguments), null, 2);
+  } catch { /* still growing: shown as it stands */ }
+  const body = [make("strong", {}, call.name), make("pre", {}, shown)];
+  if (result !== undefined) body.push(make("span", { class: "note" }, "Result"), make("pre", {}, result));
+  else if (open) body.push(make("label", { class: "note" }, "Result", make("textarea", { rows: 2 })));
+  return make("div", { class: "call" }, body);
+}
+
+/** A user's turn. */
+export function questionElement(message, onEdit) {
+  const body = make("div", { class: "body" }, message.content);
+  const edit = make("button", { class: "quiet", type: "button" }, "Edit");
+  const tools = make("div", { class: "row tools" }, edit);
+  const element = make("article", { class: "turn user", "aria-label": "Question" }, body, tools);
+  edit.addEventListener("click", () => {
+    const field = make("textarea", { rows: 4, "aria-label": "Edit the question" });
+    field.value = message.content;
+    const save = make("button", { type: "button", click: () => onEdit(field.value.trim()) }, "Ask again");
+    const cancel = make("button", { type: "button", class: "quiet", click: () => element.replaceChildren(body, tools) }, "Cancel");
+    element.replaceChildren(field, make("div", { class: "row" }, save, cancel));
+    field.focus();
+  });
+  return element;
+}

@@ -1,0 +1,105 @@
+"""From a request's messages to the token ids that the model continues.
+
+Public: chat_prompt, text_prompt, check_length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+from jinja2 import meta
+
+from openqwq.errors import UserError
+from openqwq.tokenizer import render_chat
+from openqwq.tokenizer.special_tokens import THINK_END, THINK_START
+
+from .engine import ServedModel
+from .errors import ApiError, unsupported, wrong
+from .fields import Message, Tool
+
+
+def chat_prompt(
+    model: ServedModel,
+    messages: Sequence[Message],
+    tools: Sequence[Tool] = (),
+    *,
+    variables: Mapping[str, Any] | None = None,
+    thinks: bool = True,
+    add_generation_prompt: bool = True,
+    param: str = "messages",
+) -> tuple[list[int], bool]:
+    """Token ids of a conversation, and whether they end inside a thinking block.
+
+    variables: `chat_template_kwargs`; names that the template does not read are refused.
+    thinks:    False closes the thinking block that the template opens.
+    """
+    tokenizer = model.tokenizer
+    _check_variables(tokenizer.chat_template, variables or {})
+    names = {"eos_token": tokenizer.eos_token, "pad_token": tokenizer.pad_token, "bos_token": "", **(variables or {})}
+    try:
+        text = render_chat(
+            tokenizer.chat_template,
+            [_plain(message) for message in messages],
+            tools=[_told(tool) for tool in tools] or None,
+            add_generation_prompt=add_generation_prompt,
+            variables=names,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # a conversation of another shape
+        raise wrong(param, f"cannot be read: {error}") from error
+    except UserError as error:
+        raise wrong(param, error.message) from error
+    opened = text.rstrip().endswith(THINK_START) and add_generation_prompt
+    if opened and not thinks:
+        text, opened = f"{text.rstrip()}\n\n{THINK_END}\n\n", False
+    return text_prompt(model, text, param), opened
+
+
+def text_prompt(model: ServedModel, text: str, param: str) -> list[int]:
+    """Token ids of a text as it stands."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise wrong(param, f"holds half a surrogate pair at character {error.start}") from error
+    return model.tokenizer.encode(text)
+
+
+def check_length(model: ServedModel, prompt_ids: Sequence[int], param: str) -> int:
+    """Tokens that are left for the completion. Raises ApiError with the counts when there are none."""
+    left = model.max_model_len - len(prompt_ids)
+    if not prompt_ids:
+        raise wrong(param, "has no tokens, but at least 1 is needed")
+    if left < 1:
+        raise ApiError(
+            400,
+            f"the prompt has {len(prompt_ids)} tokens, but this model's context is {model.max_model_len} tokens, "
+            "prompt and completion together",
+            param=param,
+            code="context_length_exceeded",
+        )
+    return left
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    """The message for the template: what does not bear on the text is left out."""
+    row = message.model_dump(include={"role", "content", "tool_calls", "name", "tool_call_id", "reasoning_content"})
+    row["reasoning_content"] = row["reasoning_content"] or message.reasoning
+    if row["role"] == "developer":  # OpenAI's newer word
+        row["role"] = "system"
+    return {key: value for key, value in row.items() if value is not None or key == "content"}
+
+
+def _told(tool: Tool) -> dict[str, Any]:
+    """A tool as the model is told of it: whether its schema is enforced is not the model's business."""
+    return tool.model_dump(exclude_unset=True, exclude={"function": {"strict"}})
+
+
+def _check_variables(template: str, variables: Mapping[str, Any]) -> None:
+    if not variables:
+        return
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    read = meta.find_undeclared_variables(environment.parse(template))
+    for name in variables:
+        if name in ("messages", "tools", "add_generation_prompt") or name not in read:
+            raise unsupported(f"chat_template_kwargs.{name}", "this model's chat template does not read it")
