@@ -17,6 +17,7 @@ BUILT_IN = {
     "code": "openqwq.verifiers.code:CodeVerifier",
     "reasoning_gym": "openqwq.verifiers.reasoning_gym:ReasoningGymVerifier",
     "instructions": "openqwq.verifiers.instructions:InstructionsVerifier",
+    "tool_call": "openqwq.verifiers.tool_call:ToolCallVerifier",
     "format": "openqwq.verifiers.format:FormatVerifier",
     "language": "openqwq.verifiers.language:LanguageVerifier",
     "repetition": "openqwq.verifiers.repetition:RepetitionVerifier",
