@@ -1,4 +1,7 @@
-"""Verifiers by name: ours, and users' own through the entry-point group `openqwq.verifiers`."""
+"""Verifiers by name: ours, and users' own through the entry-point group `openqwq.verifiers`.
+
+An entry point names a `Verifier` class or a plain function of (problem, completion); see `verifier_of`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from openqwq.errors import UserError
-from openqwq.verifiers.base import Verifier
+from openqwq.verifiers.base import Verifier, verifier_of
 
 BUILT_IN = {
     "math": "openqwq.verifiers.math:MathVerifier",
@@ -21,6 +24,9 @@ BUILT_IN = {
     "format": "openqwq.verifiers.format:FormatVerifier",
     "language": "openqwq.verifiers.language:LanguageVerifier",
     "repetition": "openqwq.verifiers.repetition:RepetitionVerifier",
+    "length": "openqwq.verifiers.length:LengthVerifier",
+    "judge": "openqwq.verifiers.judge:JudgeVerifier",
+    "proof": "openqwq.verifiers.proof:ProofVerifier",
     "composite": "openqwq.verifiers.composite:CompositeVerifier",
     "reward_model": "openqwq.verifiers.reward_model:RewardModelVerifier",
 }
@@ -55,8 +61,17 @@ def _find(name: str) -> type[Verifier]:
         return getattr(importlib.import_module(module), attribute)
     for entry in entry_points(group="openqwq.verifiers"):
         if entry.name == name:
-            return entry.load()
+            return _as_verifier(entry.load(), name)
     raise _unknown("verifier", name, verifier_names())
+
+
+def _as_verifier(loaded: Any, name: str) -> type[Verifier]:
+    """What an entry point names: a Verifier class, or a function of (problem, completion)."""
+    if isinstance(loaded, type) and issubclass(loaded, Verifier):
+        return loaded
+    if not callable(loaded):
+        raise UserError(f"the entry point `{name}` of openqwq.verifiers is neither a Verifier nor a function")
+    return verifier_of(loaded, name)
 
 
 def _unknown(what: str, given: str, known: list[str]) -> UserError:
