@@ -1,8 +1,8 @@
 r"""Whether a problem may be trained on: its reference answer passes its own verifier, and cheap answers fail.
 
-Public: `admit`, `Candidate`, `Decision`. The cheap answers: empty ones, one constant for all problems, a shotgun (many
-answers at once, the right one among them) and random ones of the reference's shape. They are written as the verifier's
-kind asks for: in `\boxed{}`, as a program, as a tool call, as a proof, or as they are.
+Public: `admit`, `own_reference`, `Candidate`, `Decision`. The cheap answers: empty ones, one constant for all problems,
+a shotgun (many answers at once, the right one among them) and random ones of the reference's shape. They are written
+as the verifier's kind asks for: in `\boxed{}`, as a program, as a tool call, as a proof, or as they are.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _decide(problem: Problem, verdicts: Mapping[str, Verdict]) -> Decision:
 def _answers(candidate: Candidate) -> Iterator[tuple[str, str]]:
     """Completions by name, the reference first; nothing where there is no reference."""
     problem = candidate.problem
-    reference = candidate.reference if candidate.reference is not None else _own_reference(problem)
+    reference = candidate.reference if candidate.reference is not None else own_reference(problem)
     if reference is None:
         return
     rng = random.Random(int(hashlib.sha256(problem.id.encode("utf-8", "surrogatepass")).hexdigest()[:16], 16))
@@ -93,7 +93,7 @@ def _answers(candidate: Candidate) -> Iterator[tuple[str, str]]:
         yield name, f"Let me think.\n</think>\n\n{_write(problem.verifier, body)}"
 
 
-def _own_reference(problem: Problem) -> str | None:
+def own_reference(problem: Problem) -> str | None:
     """The reference that a problem of a known kind carries in its own `answer`."""
     answer = problem.answer
     if problem.verifier == "math" and isinstance(answer, str | int | float):

@@ -60,8 +60,6 @@ def extract(text: str) -> str:
         found = text.split("final answer is $", 1)[1].split("$. I hope", 1)[0].strip()
     elif "boxed" in text:
         found = _last_box(text.split("boxed")[-1])
-        if found is None:
-            return ""
     elif "he answer is" in text:
         found = text.split("he answer is")[-1].strip()
     elif "final answer is" in text:
@@ -71,11 +69,9 @@ def extract(text: str) -> str:
     return re.sub(r"\n\s*", "", found).removeprefix(":").removesuffix(".").removesuffix("/")
 
 
-def _last_box(text: str) -> str | None:
+def _last_box(text: str) -> str:
     """The balanced content at the text's head; the rest of the text where a brace is left open."""
-    if not text:
-        return None
-    if text[0] != "{":
+    if not text.startswith("{"):
         return text.split("$")[0].strip()
     depth = 1
     for position, character in enumerate(text[1:], 1):

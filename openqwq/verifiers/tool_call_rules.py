@@ -88,7 +88,7 @@ def _value_mismatch(schema: Mapping[str, Any], acceptable: Sequence[Any], value:
         value = _as_float(value)
     example = next((type(answer) for answer in acceptable if answer != ""), None)
     if type(value) is expected:
-        if item is not None and not _has_item_types(value, acceptable, item):
+        if item is not None and isinstance(value, list) and not _has_item_types(value, acceptable, item):
             return "has items of another type"
         by_name = example is not None and example is not expected  # the answer is a variable's name
         compare = None if by_name else _comparison(expected, item)

@@ -78,8 +78,8 @@ class InstructionsVerifier(WorkerVerifier):
         if self.protocol == "ifeval":
             thought, closed, answer = completion.partition("\n</think>\n\n")
             return answer if closed else thought
-        answer = answer_part(completion, format_free=self.format_free)
-        return None if answer is None else answer.strip()
+        part = answer_part(completion, format_free=self.format_free)
+        return None if part is None else part.strip()
 
     def _verdict(self, names: list[str], followed: list[bool], text: str) -> Verdict:
         details = {"instructions": [{"id": n, "followed": ok} for n, ok in zip(names, followed, strict=True)]}
