@@ -13,7 +13,7 @@ from typing import Any
 from openqwq.errors import UserError
 
 from .build import suggest
-from .recipe import PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage, Stage, TargetConfig
+from .recipe import TEXT_TYPES, PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage, Stage, TargetConfig
 
 Range = tuple[Callable[[float], bool], str]
 
@@ -72,8 +72,6 @@ EVAL_RANGES = {
     "max_completion_tokens": AT_LEAST_1,
     "show_problems": AT_LEAST_0,
 }
-# Sources of these types give texts without a question: pretraining draws from them, and nothing else does.
-TEXT_TYPES = ("corpus", "text")
 # Names of stages become folders of the run.
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -246,7 +244,7 @@ def _check_text_sources(recipe: Recipe, names: Iterable[str], where: str) -> Non
         if kind not in TEXT_TYPES:
             raise UserError(
                 f"`mix` names the source `{name}` in {where}, but a source of type {kind!r} has no texts",
-                hint=f"pretraining draws from sources of type {' or '.join(TEXT_TYPES)}",
+                hint=f"texts come from sources of type {' or '.join(TEXT_TYPES)}",
             )
 
 

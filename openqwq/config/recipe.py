@@ -35,6 +35,10 @@ class TokenizerConfig:
     """Characters of the pretraining corpus that a trained tokenizer is learned from."""
 
 
+TEXT_TYPES = ("corpus", "text")
+"""Sources of these types give texts without a question: only pretraining and replay draw from them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     """Where problems (or pretraining texts) come from; the table's name is the source's name."""
