@@ -104,7 +104,7 @@ def plain_number(text: str) -> Fraction | None:
         return None
     if _INTEGER.fullmatch(text):
         return Fraction(int(text))
-    text = strip_noise(text)
+    text = " ".join(strip_noise(text).split())
     if _DECIMAL.fullmatch(text):
         return Fraction(text)
     if _GROUPED.fullmatch(text):

@@ -25,7 +25,11 @@ _UNITS = """
     yard|pure|year|increase|decrease|d|less|Surface|litre|pi sq m|s .|metre|meter|inch
 """
 _UNIT_NAMES = re.sub(r"\n\s*", "", _UNITS).split("|")
-_UNIT_PATTERNS = [re.compile(rf"(^|\W){unit}($|\W)") for unit in [*_UNIT_NAMES, *(f"{u}s" for u in _UNIT_NAMES)]]
+_UNIT_PATTERNS = [
+    ("" if "." in unit else unit, re.compile(rf"(^|\W){unit}($|\W)"))
+    for unit in [*_UNIT_NAMES, *(f"{u}s" for u in _UNIT_NAMES)]
+]
+"""Each with the literal that a text must hold for it to match; a full stop in a unit stands for any character."""
 
 _SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
 _NUMBER_WORDS = {word: value for value, word in enumerate(f"{_SMALL} seventeen eighteen nineteen".split())}
@@ -102,7 +106,8 @@ def normalise(text: str) -> str:
     text = re.sub(r"\\mbox{.*?}", "", text.replace("and", "").replace("\\mathbf", ""))
     if "j" in text and "i" not in text:
         text = text.replace("j", "i")
-    text = re.sub(r"(\d+)\.0*$", r"\1", re.sub(r"(\d+)\.0*([^\d])", r"\1\2", text))
+    if "." in text:  # else the patterns would only search, in quadratic time
+        text = re.sub(r"(\d+)\.0*$", r"\1", re.sub(r"(\d+)\.0*([^\d])", r"\1\2", text))
     return _normalise_fractions(text) if text else text
 
 
@@ -116,8 +121,9 @@ _SYMBOLS = [
 
 
 def _without_units(text: str) -> str:
-    for pattern in _UNIT_PATTERNS * 2:
-        text = pattern.sub(r"\1\2", text) or text
+    for literal, pattern in _UNIT_PATTERNS * 2:
+        if literal in text:
+            text = pattern.sub(r"\1\2", text) or text
     return text
 
 

@@ -21,7 +21,7 @@ from openqwq.verifiers.answers import plain_number, strip_noise
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|operatorname|mbox)\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"\(?[A-Za-z][A-Za-z' -]*\)?")
 _BASE = re.compile(r"([0-9A-Za-z]+)\s*_\s*(?:\{\s*)?(?:\\text\{\s*)?([0-9]+|[a-z]+)(?:\s*\})*")
-_PERCENT = re.compile(r"(.*?)\s*\\?%")
+_PERCENT = re.compile(r"([^%]*?)\s*(?:\\?%\s*)+")
 _ARITHMETIC = re.compile(r"(?:[\d\s.+\-*/×÷·()]|\\times|\\cdot|\\div)+")
 _ASSIGNMENT = re.compile(r"[A-Za-z]\s*=\s*(?!.*=)(.+)", re.DOTALL)
 
@@ -99,7 +99,7 @@ def _split_unit(text: str) -> tuple[str, str] | None:
 
     One letter is a unit inside a text command only: `5m` may be algebra.
     """
-    match = _UNIT_AT_END.fullmatch(text.strip())
+    match = _UNIT_AT_END.fullmatch(" ".join(text.split()))
     if not match:
         return None
     words = (match["marked"] or match["bare"]).lower().split()
@@ -137,7 +137,7 @@ def same_answer(gold: str, answer: str) -> bool | None:
 
 def _canonical(text: str) -> str:
     """Spelling differences that never matter: noise, \\dfrac, text commands around words, spaces at commas."""
-    text = strip_noise(text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    text = " ".join(strip_noise(text).split()).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     text = _TEXT_COMMAND.sub(lambda match: f" {match[1].strip()} ", text)
     text = re.sub(r"\s*([,(){}\[\]])\s*", r"\1", text)
     return " ".join(text.split())

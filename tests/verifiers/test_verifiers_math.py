@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -192,6 +193,40 @@ def test_hanging_gold_is_unjudged():
 def test_endless_answer_is_wrong_at_once():
     assert judge("5", "1" * 100_000).reason == "answer too long"
     assert judge("5", "{" * 100_000).reason == "no answer"
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        " ",
+        "1 ",
+        "1a",
+        "a",
+        "(",
+        ",",
+        "(,",
+        "<",
+        "x<",
+        "=",
+        "%",
+        "\\frac",
+        "1)",
+        "\\text{",
+        "{",
+        "5 cm ",
+        "_",
+        "0",
+        ".",
+        "$",
+    ],
+)
+def test_degenerate_answer_takes_the_fast_path_in_little_time(unit):
+    start = time.process_time()
+    for text in (unit * (4000 // len(unit)), "1" + unit * (3990 // len(unit)) + "!"):
+        for gold in ("5", "[2,5)", r"5\text{ cm}", r"70\%"):
+            same_answer(*comparable(gold, text))
+        get_verifier("math", protocol="qwq").prepare(make_problem("(1,2)"), f"\\boxed{{{text}}}")
+    assert time.process_time() - start < 5
 
 
 @settings(max_examples=200, deadline=None)
