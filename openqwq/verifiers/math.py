@@ -23,7 +23,8 @@ WORKERS = {"strict": "openqwq.verifiers.math_worker:judge", "qwq": "openqwq.veri
 class MathVerifier(WorkerVerifier):
     """Judges the final answer against `problem.answer`; score 1 or 0.
 
-    protocol: "strict" for training; "qwq" judges as QwQ-32B's published evaluation does, leniencies included.
+    protocol: "strict" for training; "qwq" judges as QwQ-32B's published evaluation does, leniencies included, and
+              looks for an answer anywhere by itself.
     """
 
     name: ClassVar[str] = "math"
@@ -39,8 +40,6 @@ class MathVerifier(WorkerVerifier):
         super().__init__(format_free=format_free, deadline_s=deadline_s, num_workers=num_workers)
         if protocol not in WORKERS:
             raise UserError(f"option `protocol` of verifier `math` is {protocol!r}", hint="it takes `strict` or `qwq`")
-        if protocol == "qwq" and format_free:
-            raise UserError("`format_free` of verifier `math` has no meaning with `protocol = qwq`")
         self.protocol = protocol
         self.worker = WORKERS[protocol]
 

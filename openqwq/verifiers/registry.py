@@ -41,11 +41,14 @@ def verifier_names() -> list[str]:
 def get_verifier(name: str, **options: Any) -> Verifier:
     """The verifier of that name with these options.
 
+    `format_free` may be given to every verifier: those that read no answer judge alike with and without it.
     Raises UserError, naming the nearest, for an unknown name or option, a value of another type, a missing option.
     """
     verifier_class = _find(name)
     hints = typing.get_type_hints(verifier_class.__init__)
     parameters = inspect.signature(verifier_class).parameters
+    if "format_free" not in parameters:
+        _check_type(f"option `format_free` of verifier `{name}`", options.pop("format_free", False), bool)
     for option, value in options.items():
         if option not in parameters:
             raise _unknown(f"option of verifier `{name}`", option, list(parameters))

@@ -72,8 +72,6 @@ def test_hanging_answer_ends_at_the_deadline_and_is_wrong():
     assert quick(make_problem(r"\sqrt{2}"), r"\boxed{9^{9^{9^{9^9}}}}").reason in ("deadline", "wrong answer", "memory")
 
 
-def test_unknown_protocol_and_format_free_with_it_are_user_errors():
+def test_unknown_protocol_is_a_user_error():
     with pytest.raises(UserError, match="protocol"):
         get_verifier("math", protocol="qwen")
-    with pytest.raises(UserError, match="format_free"):
-        get_verifier("math", protocol="qwq", format_free=True)
