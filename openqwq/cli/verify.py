@@ -6,6 +6,11 @@ appended as they come, in the input's order, and a run that was stopped goes on 
 
   openqwq verify math answers.jsonl --output verdicts.jsonl
   openqwq verify instructions answers.jsonl --option loose=true --json
+
+With --admit the file holds problems, with a `reference` answer where the problem has none of its own. A problem is
+admitted when its reference passes its verifier and empty, constant, shotgun and random answers fail.
+
+  openqwq verify --admit problems.jsonl
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from openqwq.log import logger, read_jsonl, write_text_atomic
 from openqwq.types import Message, Problem, Verdict
 from openqwq.verifiers import Verifier, get_verifier
 
+from ._admit import admit_file, print_admission
 from ._options import add_json_argument, print_json
 
 ROWS_PER_BATCH = 256
@@ -50,6 +56,7 @@ class Summary:
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     score_sum: float = 0.0
+    part_scores: dict[str, list[float]] = field(default_factory=dict)
     skipped: int = 0
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
@@ -59,6 +66,9 @@ class Summary:
             self.reasons[f"{record['status']}: {record['reason']}"] += 1
         if record["status"] != "unjudged":
             self.score_sum += record["score"]
+        for name, part in record["details"].get("parts", {}).items():
+            if part["status"] != "unjudged":
+                self.part_scores.setdefault(name, []).append(part["score"])
 
     def to_dict(self, verifier: Verifier) -> dict[str, Any]:
         judged = self.statuses["correct"] + self.statuses["wrong"]
@@ -70,6 +80,7 @@ class Summary:
             "wrong": self.statuses["wrong"],
             "unjudged": self.statuses["unjudged"],
             "mean_score": self.score_sum / judged if judged else None,
+            "parts": {name: sum(scores) / len(scores) for name, scores in self.part_scores.items()},
             "reasons": dict(self.reasons.most_common()),
             "skipped": self.skipped,
             "rejects": self.rejects,
@@ -77,9 +88,15 @@ class Summary:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("verifier", metavar="NAME", help="math, code, reasoning_gym, instructions, format, ...")
-    parser.add_argument("file", metavar="FILE.jsonl", type=Path, help="problems or answers with completions")
-    parser.add_argument("--output", type=Path, metavar="OUT.jsonl", help="append one verdict a row to this file")
+    parser.add_argument("verifier", metavar="NAME", nargs="?", help="math, code, instructions, tool_call, proof, ...")
+    parser.add_argument("file", metavar="FILE.jsonl", type=Path, nargs="?", help="problems or answers with completions")
+    parser.add_argument("--admit", type=Path, metavar="PROBLEMS.jsonl", help="which of these problems to train on")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="OUT.jsonl",
+        help="append one verdict a row (with --admit: write one decision a problem) to this file",
+    )
     parser.add_argument(
         "--option", action="append", default=[], metavar="K=V", help="an option of the verifier; may be repeated"
     )
@@ -87,6 +104,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.admit:
+        return _admit(args)
+    if not args.verifier or not args.file:
+        raise UserError("`openqwq verify` needs NAME and FILE.jsonl, or --admit PROBLEMS.jsonl")
     verifier = get_verifier(args.verifier, **_options(args.option))
     if not args.file.is_file():
         raise UserError(f"there is no file {args.file}")
@@ -98,6 +119,17 @@ def run(args: argparse.Namespace) -> int:
         print_json(summary.to_dict(verifier))
     else:
         _print_summary(summary.to_dict(verifier))
+    return 0
+
+
+def _admit(args: argparse.Namespace) -> int:
+    if args.verifier or args.file or args.option:
+        raise UserError("--admit takes one file and no NAME or --option: each problem names its verifier")
+    summary = admit_file(args.admit, args.output)
+    if args.json:
+        print_json(summary)
+    else:
+        print_admission(summary)
     return 0
 
 
@@ -215,6 +247,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
     print(f"{summary['verifier']} (version {summary['version']}): {summary['rows']} rows, mean score {mean}")
     for status in ("correct", "wrong", "unjudged"):
         print(f"  {status:<9} {summary[status]}")
+    for name, score in summary["parts"].items():
+        print(f"  part {name}: mean score {score:.4f}")
     for reason, count in summary["reasons"].items():
         print(f"    {count:>6}  {reason}")
     if summary["skipped"]:

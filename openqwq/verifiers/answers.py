@@ -1,7 +1,7 @@
 r"""Finding the final answer in a completion, and reading plain numbers exactly.
 
 Public: `final_answer` (strict: the last `\boxed{}` of the answer part; format-free: an answer anywhere),
-`last_boxed`, `plain_number`. Pure Python, microseconds: the tiny models' thousands of verdicts a step use it.
+`last_boxed`, `answer_field`, `plain_number`. Pure Python, microseconds: tiny models need thousands of them a step.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ MAX_ANSWER_CHARACTERS = 4000
 _BOXED = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _ANSWER_IS = re.compile(r"answer\s*(?:is|=|:)\s*:?\s*([^\n]+)", re.IGNORECASE)
+_ANSWER_FIELD = re.compile(r"""["']answer["']\s*:\s*["']\(?([A-Z])\)?["']""")
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?|[-+]?\.\d+")
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
+_POWER_OF_TEN = re.compile(r"(.+?)\s*(?:\\times|\\cdot|×|\*)\s*10\s*\^\s*(?:\{\s*([+-]?[0-9]{1,3})\s*\}|([0-9]))")
+_REPEATING = re.compile(r"([+-]?)([0-9]*)\.([0-9]*)\\overline\{([0-9]+)\}")
 _QUOTIENT = re.compile(r"([+-]?)([0-9]+)\s*/\s*([0-9]+)")
 _LATEX_FRACTION = re.compile(
     r"([+-]?)\s*\\[dt]?frac\s*(?:\{\s*([+-]?[0-9]+)\s*\}|([0-9]))\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))"
@@ -70,6 +73,12 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
+def answer_field(text: str) -> str | None:
+    """The last `"answer": "C"` of a text: an option letter, as QwQ's prompt for multiple choice asks for it."""
+    found = _ANSWER_FIELD.findall(text)
+    return found[-1] if found else None
+
+
 def _find_anywhere(text: str) -> str | None:
     boxed = last_boxed(text)
     if boxed:
@@ -85,8 +94,9 @@ def _find_anywhere(text: str) -> str | None:
 
 @lru_cache(maxsize=65536)
 def plain_number(text: str) -> Fraction | None:
-    r"""The exact value of an integer, a decimal (`1.5`, `1.5e3`), `a/b` or `\frac{a}{b}`; None for anything else.
+    r"""The exact value of an integer, a decimal, `a/b` or `\frac{a}{b}`; None for anything else.
 
+    Decimals: `1.5`, `1.5e3`, `1.5 \times 10^3`, `0.\overline{3}`.
     Thousands separators, LaTeX spaces, dollar signs around and one full stop at the end are noise.
     """
     text = text.strip()
@@ -94,7 +104,7 @@ def plain_number(text: str) -> Fraction | None:
         return None
     if _INTEGER.fullmatch(text):
         return Fraction(int(text))
-    text = strip_noise(text)
+    text = " ".join(strip_noise(text).split())
     if _DECIMAL.fullmatch(text):
         return Fraction(text)
     if _GROUPED.fullmatch(text):
@@ -103,7 +113,18 @@ def plain_number(text: str) -> Fraction | None:
         return _quotient(match[1], match[2], match[3])
     if match := _LATEX_FRACTION.fullmatch(text):
         return _quotient(match[1], match[2] or match[3], match[4] or match[5])
+    if (match := _POWER_OF_TEN.fullmatch(text)) and _DECIMAL.fullmatch(match[1]):
+        return Fraction(match[1]) * Fraction(10) ** int(match[2] or match[3])
+    if match := _REPEATING.fullmatch(text):
+        return _repeating(*match.groups())
     return None
+
+
+def _repeating(sign: str, whole: str, fixed: str, period: str) -> Fraction:
+    value = Fraction(
+        int(whole + fixed + period) - int((whole + fixed) or 0), (10 ** len(period) - 1) * 10 ** len(fixed)
+    )
+    return -value if sign == "-" else value
 
 
 def strip_noise(text: str) -> str:

@@ -1,7 +1,8 @@
 """What a verifier is: a pure function of (problem, completion) with a name, a version and typed options.
 
 Public: `Verifier` (subclass it and write `__call__`), `answer_part` (the text that is judged),
-`verify_all` (a mixed batch, in order). `registry.py` finds verifiers by name.
+`verify_all` (a mixed batch, in order),
+`verifier_of` (a verifier from a plain function). `registry.py` finds verifiers by name.
 
 Two modes for every verifier that reads an answer. Strict, for training and scores: the thinking is
 closed and the answer well-formed. Format-free: an answer is looked for anywhere, so that learning
@@ -10,9 +11,11 @@ a format is not sold as learning to reason.
 
 from __future__ import annotations
 
+import inspect
+import typing
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from openqwq.errors import UserError
 from openqwq.types import Problem, Verdict
@@ -43,6 +46,45 @@ class Verifier(ABC):
     def verify_many(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         """One verdict for each pair, in order; verifiers with workers judge the pairs in parallel."""
         return [self(problem, completion) for problem, completion in pairs]
+
+
+def verifier_of(function: Callable[[Problem, str], Verdict | bool | float], name: str) -> type[Verifier]:
+    """A verifier class around a plain function; its options are the function's own keyword arguments.
+
+    The function may return a Verdict, a bool, or a score in [0, 1] (1 is correct, less is wrong with that score).
+    Whatever it raises, and any other value, makes the completion unjudged: a fault of the verifier's.
+    """
+
+    def initialise(self: Verifier, **options: Any) -> None:
+        Verifier.__init__(self)
+        self.options = options  # type: ignore[attr-defined]
+
+    def judge(self: Verifier, problem: Problem, completion: str) -> Verdict:
+        try:
+            return _as_verdict(function(problem, completion, **self.options))  # type: ignore[attr-defined]
+        except Exception as error:  # a stranger's code: its faults are data, the batch goes on
+            return Verdict.unjudged(f"{type(error).__name__}: {error}"[:500])
+
+    parameters = list(inspect.signature(function).parameters.values())[2:]
+    hints = typing.get_type_hints(function)
+    initialise.__annotations__ = {p.name: hints[p.name] for p in parameters if p.name in hints}
+    made = type(
+        name, (Verifier,), {"name": name, "__init__": initialise, "__call__": judge, "__doc__": function.__doc__}
+    )
+    made.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    )
+    return made
+
+
+def _as_verdict(judged: Any) -> Verdict:
+    if isinstance(judged, Verdict):
+        return judged
+    if isinstance(judged, bool):
+        return Verdict.correct() if judged else Verdict.wrong("wrong answer")
+    if isinstance(judged, int | float) and 0 <= judged <= 1:
+        return Verdict.correct() if judged == 1 else Verdict.wrong("below the full score", score=float(judged))
+    return Verdict.unjudged(f"the verifier returned {judged!r}"[:500])
 
 
 def answer_part(completion: str, *, format_free: bool = False) -> str | None:

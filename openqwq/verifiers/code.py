@@ -3,7 +3,8 @@
 Public: `CodeVerifier`, `extract_code`. `problem.answer` is
 `{"mode": "function", "entry_point": "f", "tests": [{"args": [[1, 2]], "expected": 3}, ...]}`,
 `{"mode": "asserts", "entry_point": "f", "tests": ["assert f([1, 2]) == 3", ...]}` or
-`{"mode": "stdio", "tests": [{"stdin": "1 2\\n", "stdout": "3\\n"}, ...]}`.
+`{"mode": "stdio", "tests": [{"stdin": "1 2\\n", "stdout": "3\\n"}, ...]}`; `code_tasks.py` reads rows of
+HumanEval, MBPP and LiveCodeBench as well.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, ClassVar
 from openqwq.sandbox import JudgeResult, Limits, Sandbox, Submission, default_sandbox
 from openqwq.types import Problem, Verdict
 from openqwq.verifiers.base import THINK_CLOSE, Verifier, answer_part
+from openqwq.verifiers.code_tasks import TaskError, read_task
 
 MAX_CODE_CHARACTERS = 65_536
 """Longer "programs" are runaway text."""
@@ -75,22 +77,22 @@ class CodeVerifier(Verifier):
 
     def _submission(self, answer: Any, completion: str) -> Submission | Verdict:
         """What to run, or the verdict where there is nothing to run."""
-        fault = _find_fault(answer)
-        if fault:
-            return Verdict.unjudged(fault)
+        try:
+            task = read_task(answer)
+        except TaskError as error:
+            return Verdict.unjudged(str(error))
         code = extract_code(completion, format_free=self.format_free)
         if code is None:
             return Verdict.wrong("no program in the answer")
         if len(code) > MAX_CODE_CHARACTERS:
             return Verdict.wrong(f"more than {MAX_CODE_CHARACTERS} characters of code")
-        entry_point = answer.get("entry_point", "")
-        if not re.search(rf"\b{re.escape(entry_point)}\b", code):
-            return Verdict.wrong(f"the program does not define `{entry_point}`", extracted=code)
+        if not re.search(rf"\b{re.escape(task.entry_point)}\b", code):
+            return Verdict.wrong(f"the program does not define `{task.entry_point}`", extracted=code)
         return Submission(
-            code=code,
-            mode=answer["mode"],
-            entry_point=entry_point,
-            tests=answer["tests"],
+            code=task.wrap(code),
+            mode=task.mode,  # type: ignore[arg-type]
+            entry_point=task.entry_point,
+            tests=task.tests,
             limits=self.limits,
             restart=self.partial,
         )
@@ -158,20 +160,6 @@ def _fenced_blocks(text: str) -> tuple[list[str], str | None]:
         else:
             lines.append(line)
     return blocks, None if lines is None else "\n".join(lines) + "\n"
-
-
-def _find_fault(answer: Any) -> str:
-    """Why programs cannot be judged by this answer; empty when they can."""
-    if not isinstance(answer, dict) or not isinstance(answer.get("tests"), list):
-        return "the problem has no tests"
-    if not answer["tests"]:
-        return "the problem has zero tests"
-    mode = answer.get("mode")
-    if mode not in ("function", "stdio", "asserts"):
-        return f"the problem's mode is {mode!r}, not function, stdio or asserts"
-    if mode != "stdio" and not str(answer.get("entry_point", "")).isidentifier():
-        return "the problem names no entry point"
-    return ""
 
 
 def _key(answer: Any, code: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from openqwq.errors import UserError
 from openqwq.types import Problem, Verdict
@@ -16,7 +16,8 @@ class CompositeVerifier(Verifier):
 
     weights: verifier name (or instance's own name) -> weight, positive.
     gates:   names that must be correct, or the score is 0; they need no weight.
-    parts:   instances by name, for those that take options; the others are made by name.
+    parts:   for names that are not a verifier's own or that take options: an instance, or its options as a table,
+             in which `verifier` names the kind, e.g. `{short = {verifier = "length", limit = 2000}}`.
     A part that cannot judge makes the whole unjudged, unless a gate is wrong already: then the score is 0 whatever
     the part would have said. `details["parts"]` holds each part's status, score and reason.
     """
@@ -28,16 +29,18 @@ class CompositeVerifier(Verifier):
         *,
         weights: Mapping[str, float],
         gates: Sequence[str] = (),
-        parts: Mapping[str, Verifier] | None = None,
+        parts: Mapping[str, Verifier | Mapping[str, Any]] | None = None,
         format_free: bool = False,
     ):
         super().__init__(format_free=format_free)
         if not weights or any(not weight > 0 for weight in weights.values()):
             raise UserError("`weights` of verifier `composite` must name at least one part, each with a weight above 0")
-        given = dict(parts or {})
         self.weights = dict(weights)
         self.gates = tuple(gates)
-        self.parts = {name: given.get(name) or get_verifier(name) for name in dict.fromkeys([*weights, *gates])}
+        names = list(dict.fromkeys([*weights, *gates]))
+        if unused := [name for name in parts or {} if name not in names]:
+            raise UserError(f"part `{unused[0]}` of verifier `composite` has neither a weight nor a gate")
+        self.parts = {name: _make_part(name, (parts or {}).get(name, {})) for name in names}
 
     def __call__(self, problem: Problem, completion: str) -> Verdict:
         return self.verify_many([(problem, completion)])[0]
@@ -62,3 +65,10 @@ class CompositeVerifier(Verifier):
         if wrong:
             return Verdict.wrong("; ".join(wrong), score=score, extracted=extracted, details=details)
         return Verdict.correct(score=score, extracted=extracted, details=details)
+
+
+def _make_part(name: str, given: Verifier | Mapping[str, Any]) -> Verifier:
+    if isinstance(given, Verifier):
+        return given
+    options = dict(given)
+    return get_verifier(options.pop("verifier", name), **options)

@@ -20,7 +20,7 @@ PROBE = Integer(7919)
 
 def judge(job: list[str], mark: Callable[[str], None]) -> str:
     """ "equal", "different", "unreadable" (the answer) or "unreadable gold"."""
-    gold, answer = job
+    gold, answer, _ = job
     gold_values = _parse_gold(gold)
     if not gold_values:
         return "unreadable gold"

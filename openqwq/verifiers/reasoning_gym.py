@@ -10,57 +10,31 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from openqwq.errors import UserError
 from openqwq.types import Problem, Verdict
 from openqwq.verifiers.answers import MAX_ANSWER_CHARACTERS, final_answer, last_boxed
-from openqwq.verifiers.base import Verifier, answer_part
+from openqwq.verifiers.base import answer_part
 from openqwq.verifiers.gym_rules import LIBRARY, REFUSED, RULES, TaskError, same_number
-from openqwq.verifiers.workers import Outcome, fault_verdict, shared_pool
-
-WORKER = "openqwq.verifiers.gym_worker:judge"
+from openqwq.verifiers.worker_verifier import WorkerVerifier
 
 _STATED = re.compile(r"answer\s*(?:is|:)\s*:?\s*([^\n]+)", re.IGNORECASE)
 
 
-class ReasoningGymVerifier(Verifier):
-    """Judges the final answer by the data set's rule; score 1 or 0.
-
-    deadline_s:  CPU seconds of the worker for data sets that the library scores.
-    num_workers: processes for those; 0: one a core, at most 8.
-    """
+class ReasoningGymVerifier(WorkerVerifier):
+    """Judges the final answer by the data set's rule, in a worker where the library scores it; score 1 or 0."""
 
     name: ClassVar[str] = "reasoning_gym"
+    worker = "openqwq.verifiers.gym_worker:judge"
 
     def __init__(self, *, format_free: bool = False, deadline_s: float = 5.0, num_workers: int = 0):
-        super().__init__(format_free=format_free)
-        self.deadline_s = deadline_s
-        self.num_workers = num_workers
+        super().__init__(format_free=format_free, deadline_s=deadline_s, num_workers=num_workers)
 
-    def __call__(self, problem: Problem, completion: str) -> Verdict:
-        return self.verify_many([(problem, completion)])[0]
-
-    def verify_many(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        verdicts: dict[int, Verdict] = {}
-        jobs: dict[int, list[Any]] = {}
-        for i, (problem, completion) in enumerate(pairs):
-            judged = self._judge_here(problem.answer, completion)
-            if isinstance(judged, Verdict):
-                verdicts[i] = judged
-            else:
-                jobs[i] = judged
-        if jobs:
-            pool = shared_pool(WORKER, deadline_s=self.deadline_s, num_workers=self.num_workers)
-            for (i, job), outcome in zip(jobs.items(), pool.run(list(jobs.values())), strict=True):
-                verdicts[i] = _library_verdict(outcome, job[2])
-        return [verdicts[i] for i in range(len(pairs))]
-
-    def _judge_here(self, task: Any, completion: str) -> Verdict | list[Any]:
-        """The verdict, or the job (data set, entry, extracted) for the library's scorer."""
+    def prepare(self, problem: Problem, completion: str) -> Verdict | list[Any]:
+        """The verdict, or the job [data set, entry, extracted] for the library's scorer."""
         try:
-            dataset, entry = task["dataset"], task["entry"]
+            dataset, entry = problem.answer["dataset"], problem.answer["entry"]
             rule, gold = RULES.get(dataset), entry["answer"]
         except (TypeError, KeyError):
             return Verdict.unjudged("unreadable task")
@@ -82,6 +56,12 @@ class ReasoningGymVerifier(Verifier):
             return Verdict.unjudged(f"unreadable gold answer: {error}", extracted=extracted)
         return Verdict.correct(extracted=extracted) if equal else _different(extracted)
 
+    def finish(self, result: Any, job: list[Any]) -> Verdict:
+        extracted = job[-1]
+        if result == "unreadable gold":
+            return Verdict.unjudged("unreadable gold answer", extracted=extracted)
+        return Verdict.correct(extracted=extracted) if result == "equal" else _different(extracted)
+
     def _extract(self, completion: str, *, is_number: bool) -> str | None:
         if is_number or not self.format_free:
             return final_answer(completion, format_free=self.format_free)
@@ -98,14 +78,6 @@ class ReasoningGymVerifier(Verifier):
 
 def _different(extracted: str) -> Verdict:
     return Verdict.wrong("wrong answer", extracted=extracted)
-
-
-def _library_verdict(outcome: Outcome, extracted: str) -> Verdict:
-    if outcome.how != "ok":
-        return fault_verdict(outcome, extracted)
-    if outcome.result == "unreadable gold":
-        return Verdict.unjudged("unreadable gold answer", extracted=extracted)
-    return Verdict.correct(extracted=extracted) if outcome.result == "equal" else _different(extracted)
 
 
 def require_supported(dataset: str) -> None:

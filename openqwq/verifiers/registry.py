@@ -1,4 +1,7 @@
-"""Verifiers by name: ours, and users' own through the entry-point group `openqwq.verifiers`."""
+"""Verifiers by name: ours, and users' own through the entry-point group `openqwq.verifiers`.
+
+An entry point names a `Verifier` class or a plain function of (problem, completion); see `verifier_of`.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,20 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from openqwq.errors import UserError
-from openqwq.verifiers.base import Verifier
+from openqwq.verifiers.base import Verifier, verifier_of
 
 BUILT_IN = {
     "math": "openqwq.verifiers.math:MathVerifier",
     "code": "openqwq.verifiers.code:CodeVerifier",
     "reasoning_gym": "openqwq.verifiers.reasoning_gym:ReasoningGymVerifier",
     "instructions": "openqwq.verifiers.instructions:InstructionsVerifier",
+    "tool_call": "openqwq.verifiers.tool_call:ToolCallVerifier",
     "format": "openqwq.verifiers.format:FormatVerifier",
     "language": "openqwq.verifiers.language:LanguageVerifier",
     "repetition": "openqwq.verifiers.repetition:RepetitionVerifier",
+    "length": "openqwq.verifiers.length:LengthVerifier",
+    "judge": "openqwq.verifiers.judge:JudgeVerifier",
+    "proof": "openqwq.verifiers.proof:ProofVerifier",
     "composite": "openqwq.verifiers.composite:CompositeVerifier",
     "reward_model": "openqwq.verifiers.reward_model:RewardModelVerifier",
 }
@@ -34,11 +41,14 @@ def verifier_names() -> list[str]:
 def get_verifier(name: str, **options: Any) -> Verifier:
     """The verifier of that name with these options.
 
+    `format_free` may be given to every verifier: those that read no answer judge alike with and without it.
     Raises UserError, naming the nearest, for an unknown name or option, a value of another type, a missing option.
     """
     verifier_class = _find(name)
     hints = typing.get_type_hints(verifier_class.__init__)
     parameters = inspect.signature(verifier_class).parameters
+    if "format_free" not in parameters:
+        _check_type(f"option `format_free` of verifier `{name}`", options.pop("format_free", False), bool)
     for option, value in options.items():
         if option not in parameters:
             raise _unknown(f"option of verifier `{name}`", option, list(parameters))
@@ -54,8 +64,17 @@ def _find(name: str) -> type[Verifier]:
         return getattr(importlib.import_module(module), attribute)
     for entry in entry_points(group="openqwq.verifiers"):
         if entry.name == name:
-            return entry.load()
+            return _as_verifier(entry.load(), name)
     raise _unknown("verifier", name, verifier_names())
+
+
+def _as_verifier(loaded: Any, name: str) -> type[Verifier]:
+    """What an entry point names: a Verifier class, or a function of (problem, completion)."""
+    if isinstance(loaded, type) and issubclass(loaded, Verifier):
+        return loaded
+    if not callable(loaded):
+        raise UserError(f"the entry point `{name}` of openqwq.verifiers is neither a Verifier nor a function")
+    return verifier_of(loaded, name)
 
 
 def _unknown(what: str, given: str, known: list[str]) -> UserError:

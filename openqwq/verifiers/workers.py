@@ -35,8 +35,8 @@ from openqwq.types import Verdict
 
 STARTUP_SECONDS = 120.0
 """A worker that has not imported its target by then is given up: slow disks are, minutes are not."""
-WALL_FACTOR = 10.0
-"""Wall-clock limit of a job over its CPU limit: on a machine this busy we cannot judge."""
+WALL_FACTOR = 60.0
+"""Wall-clock limit of a job over its CPU limit: a worker that gets less of a core than this cannot judge."""
 JOBS_PER_EXTRA_WORKER = 16
 """A further worker is worth its second of start-up when this many jobs wait."""
 
@@ -96,12 +96,14 @@ class WorkerPool:
         deadline_s: float = 3.0,
         memory_mib: int = 2048,
         jobs_per_worker: int = 5000,
+        wall_factor: float = WALL_FACTOR,
     ):
         self.target = target
         self.num_workers = num_workers or min(len(os.sched_getaffinity(0)), 8)
         self.deadline_s = deadline_s
         self.memory_mib = memory_mib
         self.jobs_per_worker = jobs_per_worker
+        self.wall_s = wall_factor * deadline_s
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -169,7 +171,7 @@ class _Run:
                 self._drop(worker)
                 continue
             worker.job, worker.stage = self.waiting.popleft(), "task"
-            worker.deadline = time.monotonic() + WALL_FACTOR * self.pool.deadline_s
+            worker.deadline = time.monotonic() + self.pool.wall_s
             try:
                 worker.process.stdin.write(self.jobs[worker.job])  # type: ignore[union-attr]
                 worker.process.stdin.flush()  # type: ignore[union-attr]
@@ -210,7 +212,7 @@ class _Run:
             worker.ready = True
         elif "stage" in message:
             worker.stage = message["stage"]
-            worker.deadline = time.monotonic() + WALL_FACTOR * self.pool.deadline_s
+            worker.deadline = time.monotonic() + self.pool.wall_s
         elif worker.job is not None:
             error = message.get("error", "")
             how = "memory" if error == "memory" else "error" if error else "ok"

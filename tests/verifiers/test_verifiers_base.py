@@ -1,13 +1,16 @@
 """The contract: names, options, answer part, mixed batches."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from openqwq.errors import UserError
 from openqwq.types import Message, Problem, Verdict
-from openqwq.verifiers import Verifier, answer_part, get_verifier, verify_all
+from openqwq.verifiers import Verifier, answer_part, get_verifier, verifier_of, verify_all
+from openqwq.verifiers.registry import BUILT_IN
 
 
 def make_problem(answer, verifier="math", name="p"):
@@ -41,6 +44,27 @@ def test_unknown_option_names_the_nearest():
 def test_option_of_a_wrong_type_is_a_user_error(options):
     with pytest.raises(UserError, match="must be of type"):
         get_verifier("math", **options)
+
+
+@pytest.mark.parametrize("name", ["format", "language", "repetition", "length"])
+def test_format_free_may_be_given_to_verifiers_that_read_no_answer(name):
+    assert type(get_verifier(name, format_free=True)) is type(get_verifier(name))
+    with pytest.raises(UserError, match="must be of type bool"):
+        get_verifier(name, format_free="yes")
+
+
+def test_the_documentation_says_what_runs():
+    text = (Path(__file__).parents[2] / "docs" / "verifiers.md").read_text(encoding="utf-8")
+    first, own = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    namespace = {}
+    exec(first, namespace)
+    assert namespace["verdict"].status == "correct"
+    exec(own, namespace)
+    made = verifier_of(namespace["no_digits"], "no_digits")
+    assert made(allowed=1)(make_problem(None), "12</think>3").status == "correct"
+    assert made()(make_problem(None), "12</think>3").status == "wrong"
+    table = set(re.findall(r"^\| (`[^|]*`) \|", text, re.MULTILINE))
+    assert {name for cell in table for name in re.findall(r"`(\w+)`", cell)} >= set(BUILT_IN)
 
 
 def test_missing_required_option_is_a_user_error():

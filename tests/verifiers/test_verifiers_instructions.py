@@ -12,7 +12,8 @@ from openqwq.errors import UserError
 from openqwq.types import Message, Problem
 from openqwq.verifiers import get_verifier
 from openqwq.verifiers.instructions import CHECKS, require_supported
-from openqwq.verifiers.instructions.text import count_capital_tokens, count_sentences, count_words
+from openqwq.verifiers.instructions.sentences import count_sentences
+from openqwq.verifiers.instructions.text import count_capital_tokens, count_words
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 STRICT = get_verifier("instructions")
@@ -22,6 +23,11 @@ FEW_WORDS = {"num_words": 3, "relation": "less than"}
 CASES = {
     "change_case:english_lowercase": ({}, ["all small.", "a 1 b"], ["Not all small", "123", "слово"]),
     "change_case:english_capital": ({}, ["LOUD!", "A1"], ["LOUd", "123", "СЛОВО"]),
+    "language:response_language": (
+        {"language": "de"},
+        ["Das ist ein kurzer Text auf Deutsch.", "123"],
+        ["This is a short text in English.", "Это короткий текст."],
+    ),
     "change_case:capital_word_frequency": (
         {"capital_frequency": 2, "capital_relation": "at least"},
         ["THIS is BIG", "I AM", "DON'T"],
@@ -104,7 +110,8 @@ def test_followed_and_broken(name):
     [
         ("", 0), ("One", 1), ("One. Two! Three?", 3), ("Mr. Smith met Dr. Who.", 1), ("J. R. Smith is here.", 1),
         ("Really?! Yes.", 2), ('He said "no." She left.', 2), ("It costs 3.50 dollars. Fine.", 2),
-        ("Go to example.com now.", 1), ("First line\nsecond line.", 1), ("Wait... what?", 2), ("e.g. this one.", 1),
+        ("Go to example.com now.", 1), ("First line\nsecond line.", 1), ("Wait... what?", 1), ("e.g. this one.", 2),
+        ("Wait... The end.", 2), ("in the U.S. It is", 2), ("the U.S. law.", 1), ("1. one\n2. Two", 2), ("A.) b", 2),
         ("It was I. Then it ended.", 2), ("Done. and more", 2),
     ],
 )  # fmt: skip
@@ -146,7 +153,7 @@ def test_loose_forgives_a_first_line_a_last_line_and_asterisks():
     "answer",
     [
         None, {}, {"instructions": []}, {"instructions": ["x"]}, {"instructions": [{"id": "no:such", "kwargs": {}}]},
-        {"instructions": [{"id": "language:response_language", "kwargs": {"language": "de"}}]},
+        {"instructions": [{"id": "language:response_language", "kwargs": {"language": 5}}]},
         {"instructions": [{"id": "length_constraints:number_words", "kwargs": {"num_words": 3}}]},
         {"instructions": [{"id": "detectable_format:number_bullet_lists", "kwargs": {"num_bullets": "3"}}]},
         {"instructions": [{"id": "length_constraints:number_words", "kwargs": {"num_words": 3, "relation": "about"}}]},
@@ -184,17 +191,44 @@ def test_nothing_raises_on_arbitrary_text(text):
             assert verifier(make_problem((name, kwargs)), f"</think>{text}").status in ("correct", "wrong")
 
 
-def test_ifeval_prompts_are_all_readable():
+def ifeval_rows():
     path = DATA / "ifeval_official" / "input_data.jsonl"
     if not path.exists():
         pytest.skip("needs the developers' data set ifeval_official")
-    judged = 0
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_ifeval_prompts_are_all_readable():
+    for row in ifeval_rows():
         rules = list(zip(row["instruction_id_list"], row["kwargs"], strict=True))
-        if any(name == "language:response_language" for name, _ in rules):
-            continue
-        verdict = STRICT(make_problem(*rules), "</think>\n\nMy answer is yes.")
-        assert verdict.status != "unjudged", (row["key"], verdict.reason)
-        judged += 1
-    assert judged == 541 - 31
+        for name, kwargs in rules:
+            assert CHECKS[name]("My answer is yes.", kwargs) in (True, False), (row["key"], name)
+
+
+OFFICIAL = get_verifier("instructions", protocol="ifeval", num_workers=1)
+
+
+def test_official_protocol_judges_unfinished_thoughts_and_asks_for_english():
+    lowercase = make_problem(("change_case:english_lowercase", {}))
+    german = make_problem(("language:response_language", {"language": "de"}))
+    english_text = "this is a plain english sentence about the weather in the north."
+    german_text = "das ist ein ganz normaler satz auf deutsch, und er ist nicht kurz."
+    pairs = [
+        (lowercase, english_text), (lowercase, german_text), (lowercase, f"LOUD\n</think>\n\n{english_text}"),
+        (german, german_text), (german, english_text), (german, "x\n</think>\n\n \n"),
+        (make_problem(("no:such", {})), english_text),
+    ]  # fmt: skip
+    expected = ["correct", "wrong", "correct", "correct", "wrong", "wrong", "unjudged"]
+    assert [verdict.status for verdict in OFFICIAL.verify_many(pairs)] == expected
+    assert [verdict.status for verdict in OFFICIAL.verify_many(pairs)] == expected  # the detector draws, seeded
+
+
+def test_strict_protocol_takes_german_lowercase_but_detects_a_demanded_language():
+    text = "</think>das ist ein ganz normaler satz auf deutsch, und er ist nicht kurz."
+    assert STRICT(make_problem(("change_case:english_lowercase", {})), text).status == "correct"
+    assert STRICT(make_problem(("language:response_language", {"language": "de"})), text).status == "correct"
+
+
+def test_unknown_protocol_is_a_user_error():
+    with pytest.raises(UserError, match="protocol"):
+        get_verifier("instructions", protocol="loose")

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from openqwq.types import Message, Problem
 from openqwq.verifiers import get_verifier
 from openqwq.verifiers.answers import final_answer, last_boxed, plain_number
-from openqwq.verifiers.math import WORKER, same_answer
+from openqwq.verifiers.math import WORKERS
+from openqwq.verifiers.math_rules import comparable, same_answer
 from openqwq.verifiers.workers import shared_pool
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -83,6 +85,8 @@ def test_format_free_finds_an_answer_anywhere(text, found):
     [
         ("007", "7"), ("-3", "-3"), ("+2.50", "2.5"), (".5", "0.5"), ("1,234", "1234"), ("1{,}000", "1000"),
         ("1.5e3", "1500"), ("6/4", "1.5"), (r"-\frac{1}{2}", "-0.5"), (r"\frac12", "0.5"), (r"\dfrac{-3}{4}", "-0.75"),
+        (r"1.5\times 10^3", "1500"), (r"2 \cdot 10^{-2}", "0.02"), (r"0.\overline{3}", "1/3"), 
+        (r"1.2\overline{34}", "611/495"),
         ("$8$.", "8"), ("1/0", None), ("1 2", None), ("12,34", None), ("x", None), ("", None),
     ],
 )  # fmt: skip
@@ -100,10 +104,17 @@ def test_plain_numbers_are_read_exactly(text, value):
         ("4", "2+2", False), ("7", "1 2 7", False), ("x=5", "5", True), ("5", "x = 5", True),
         (r"\text{east}", "East", True), (r"\text{east}", "west", False), (r"\text{(C)}", "C", True), ("A", "B", False),
         ("5", "five", False),
+        (r"5\text{ cm}", "5", True), ("5", r"5\text{ cm}", True), (r"5\text{ cm}", "5 centimeters", True),
+        (r"5\text{ cm}", r"5\text{ m}", False), (r"5\text{ cm}^2", "5 square centimeters", True),
+        (r"5\text{ cm}^2", "5 cm", False), ("5 cm", "6 cm", False), ("12 inches", r"12 \mathrm{in}", True),
+        ("1500", r"1.5\times10^3", True), ("1500", r"1.5\times10^4", False), (r"0.\overline{6}", "2/3", True),
+        ("[2,5)", r"2 \le x < 5", True), (r"(-\infty,3)", "x<3", True),
+        (r"(2,5]", r"5 \geq y > 2", True), (r"1 < x", "x > 1", True),
+        (r"(-\infty,2)\cup[3,\infty)", r"x < 2 \text{ or } x \ge 3", True),
     ],
 )  # fmt: skip
 def test_traps_are_decided_without_the_library(gold, answer, equal):
-    assert same_answer(gold, answer) is equal
+    assert same_answer(*comparable(gold, answer)) is equal
 
 
 @pytest.mark.parametrize(
@@ -114,13 +125,31 @@ def test_traps_are_decided_without_the_library(gold, answer, equal):
         (r"\{1,2\}", "1,2", "correct"), (r"x^2+2x+1", "(x+1)^2", "correct"), (r"120^\circ", "120", "correct"),
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "correct"),
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\3\end{pmatrix}", "wrong"),
-        ("(1,-2)", "(-2,1)", "wrong"), ("[2,5)", "[2,5]", "wrong"), ("(0,1)", "(0,1]", "wrong"),
+        (r"x=1 \text{ or } x=2", "2, 1", "correct"), ("1,2", "1", "wrong"), (r"\pm 2", "2,-2", "correct"),
+        (r"\pm 2", "2", "wrong"), ("y=2x+3", "2x-y+3=0", "correct"), ("y=2x+3", "y=2x+4", "wrong"),
+        (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt2}", "correct"), (r"\$1{,}000.50", "1000.5", "correct"),
+        ("(1,-2)", "(-2,1)", "wrong"), ("[2,5)", "[2,5]", "wrong"), ("[2,5)", r"2 \le x \le 5", "wrong"),
+        ("(0,1)", "(0,1]", "wrong"),
         (r"\sqrt{51}", "7.1414", "wrong"), (r"\sqrt{2}", r"\sqrt{3}", "wrong"), (r"\sqrt{2}", r"\foo\bar", "wrong"),
         (r"2x+1 \frac{", "1", "unjudged"),
     ],
 )  # fmt: skip
 def test_algebra_is_judged_in_a_worker(gold, answer, status):
     assert judge(gold, answer).status == status
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ('</think>{"answer": "C"}', "correct"), ("</think>so\n'answer': '(C)'", "correct"),
+        ('{"answer": "C"}', "wrong"),
+        ('</think>{"answer": "C"} or {"answer": "D"}', "wrong"), (r'</think>{"answer": "C"} \boxed{D}', "wrong"),
+        ('</think>{"answer": 7}', "wrong"),
+    ],
+)  # fmt: skip
+def test_answer_field_counts_for_a_multiple_choice(text, status):
+    assert STRICT(make_problem("C"), text).status == status
+    assert STRICT(make_problem("7"), text).reason in ("no answer", "wrong answer")
 
 
 @pytest.mark.parametrize("gold", [None, "", "  ", [], {"a": 1}, True])
@@ -166,13 +195,47 @@ def test_endless_answer_is_wrong_at_once():
     assert judge("5", "{" * 100_000).reason == "no answer"
 
 
+@pytest.mark.parametrize(
+    "unit",
+    [
+        " ",
+        "1 ",
+        "1a",
+        "a",
+        "(",
+        ",",
+        "(,",
+        "<",
+        "x<",
+        "=",
+        "%",
+        "\\frac",
+        "1)",
+        "\\text{",
+        "{",
+        "5 cm ",
+        "_",
+        "0",
+        ".",
+        "$",
+    ],
+)
+def test_degenerate_answer_takes_the_fast_path_in_little_time(unit):
+    start = time.process_time()
+    for text in (unit * (4000 // len(unit)), "1" + unit * (3990 // len(unit)) + "!"):
+        for gold in ("5", "[2,5)", r"5\text{ cm}", r"70\%"):
+            same_answer(*comparable(gold, text))
+        get_verifier("math", protocol="qwq").prepare(make_problem("(1,2)"), f"\\boxed{{{text}}}")
+    assert time.process_time() - start < 5
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet=r"\boxed{}/<think>0123456789.,+-*^_%$()[] xaé" + "\n\x00\ud800", max_size=80))
 def test_nothing_raises_on_arbitrary_text(text):
     for verifier in (STRICT, FREE):
         for gold in ("5", "east"):
-            verdict = verifier._judge_fast(gold, f"</think>{text}")
-            assert isinstance(verdict, tuple) or verdict.status in ("correct", "wrong")
+            verdict = verifier.prepare(make_problem(gold), f"</think>{text}")
+            assert isinstance(verdict, list) or verdict.status in ("correct", "wrong")
 
 
 @settings(max_examples=25, deadline=None)
@@ -187,6 +250,16 @@ def test_gsm8k_gold_answers_pass():
     assert all(verdict.status == "correct" for verdict in STRICT.verify_many(pairs))
     shifted = [(make_problem(gold), f"</think>\\boxed{{{gold}1}}") for gold in golds]
     assert all(verdict.status == "wrong" for verdict in STRICT.verify_many(shifted))
+
+
+def test_aime24_gold_answers_pass_under_both_protocols():
+    golds = [str(row["answer"]) for row in read_rows("qwq_eval", "aime24.jsonl")]
+    official = get_verifier("math", protocol="qwq")
+    for verifier in (STRICT, official):
+        pairs = [(make_problem(g), f"x\n</think>\n\nIt is \\boxed{{{g}}}.") for g in golds]
+        assert all(verdict.status == "correct" for verdict in verifier.verify_many(pairs))
+        shifted = [(make_problem(g), f"x\n</think>\n\nIt is \\boxed{{{int(g) + 1}}}.") for g in golds]
+        assert all(verdict.status == "wrong" for verdict in verifier.verify_many(shifted))
 
 
 def math500_pairs(rows):
@@ -213,6 +286,6 @@ def test_math500_whole():
     rows = read_rows("math500", "test.jsonl")
     own, other = math500_pairs(rows)
     assert [v for v in STRICT.verify_many(own) if v.status != "correct"] == []
-    by_library = shared_pool(WORKER, num_workers=1).run([[r["answer"], r["answer"]] for r in rows])
+    by_library = shared_pool(WORKERS["strict"], num_workers=1).run([[r["answer"]] * 3 for r in rows])
     assert sum(outcome.result == "equal" for outcome in by_library) == 500
     assert [v for v in STRICT.verify_many(other) if v.status != "wrong"] == []

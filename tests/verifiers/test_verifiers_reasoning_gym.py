@@ -108,8 +108,8 @@ def test_puzzle24_must_use_the_given_numbers():
 @pytest.mark.parametrize("code", ["exec(chr(49))", "open(x)", "x.real", "__class__", "().x", "lambda: x", "x or x"])
 def test_code_never_reaches_a_scorer_that_evaluates(code):
     problem = make_problem("simple_integration", "X**2 + C", variable="X", integrand="2*X")
-    assert STRICT._judge_here(problem.answer, f"</think>\\boxed{{{code}}}").reason == "wrong answer"
-    assert isinstance(STRICT._judge_here(problem.answer, "</think>\\boxed{X**2 + 7}"), list)
+    assert STRICT.prepare(problem, f"</think>\\boxed{{{code}}}").reason == "wrong answer"
+    assert isinstance(STRICT.prepare(problem, "</think>\\boxed{X**2 + 7}"), list)
 
 
 @pytest.mark.parametrize(

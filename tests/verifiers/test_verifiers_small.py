@@ -124,3 +124,11 @@ def test_reward_model_maps_scores_to_the_unit_interval():
 def test_nothing_raises_on_arbitrary_text(text):
     for name in ("format", "repetition", "language"):
         assert get_verifier(name)(PROBLEM, text).status in ("correct", "wrong")
+
+
+def test_language_can_ask_for_a_share_of_the_words():
+    text = "Because это so, the answer is 因此 nine `код` $ф$."  # 8 words of prose, two of them foreign
+    verdict = get_verifier("language", min_share=0.5)(PROBLEM, text)
+    assert (verdict.status, verdict.details["word_share"]) == ("correct", pytest.approx(6 / 8))
+    assert get_verifier("language", min_share=0.5, min_word_share=0.8)(PROBLEM, text).status == "wrong"
+    assert get_verifier("language", min_word_share=1.0)(PROBLEM, "1 + 1").status == "correct"

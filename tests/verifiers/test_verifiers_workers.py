@@ -52,7 +52,7 @@ def pool(tmp_path_factory):
     folder = tmp_path_factory.mktemp("target")
     (folder / "pool_target.py").write_text(TARGET)
     sys.path.insert(0, str(folder))
-    pool = WorkerPool("pool_target:judge", num_workers=2, deadline_s=0.3, memory_mib=1024)
+    pool = WorkerPool("pool_target:judge", num_workers=2, deadline_s=0.3, memory_mib=1024, wall_factor=10)
     yield pool
     pool.close()
     sys.path.remove(str(folder))

@@ -2,12 +2,11 @@
 
 Public: `CHECKS` (name -> `Check`), `TaskError`. After google-research/instruction_following_eval (arXiv:2311.07911),
 with these differences:
-1. Sentences and tokens are counted by `text.py`, not by NLTK.
+1. Sentences are counted by `sentences.py` and tokens by `text.py`, not by NLTK.
 2. `english_lowercase` and `english_capital` ask for Latin letters only where the original asks langdetect, which
-   answers at random on short texts.
+   errs on short texts (`official.py` asks it too).
 3. `letter_frequency` counts the character it is given; the original draws a random letter for `!` and `#`.
 4. Keywords are literal text, never regular expressions.
-5. `language:response_language` is absent: it needs a language detector.
 `startend:start_checker` is ours.
 """
 
@@ -20,7 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openqwq.verifiers.instructions.text import count_capital_tokens, count_sentences, count_words
+from openqwq.verifiers.instructions.language_id import detect
+from openqwq.verifiers.instructions.sentences import count_sentences
+from openqwq.verifiers.instructions.text import count_capital_tokens, count_words
 
 CONSTRAINED_RESPONSES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
@@ -72,6 +73,11 @@ def english_lowercase(text: str) -> bool:
 
 def english_capital(text: str) -> bool:
     return text.isupper() and _is_latin(text)
+
+
+def response_language(text: str, language: str) -> bool:
+    """A text without letters that tell obeys any language, as with the original."""
+    return detect(text) in (language, None)
 
 
 def capital_word_frequency(text: str, capital_frequency: int, capital_relation: str) -> bool:
@@ -215,6 +221,7 @@ def repeats_prompt(text: str, prompt_to_repeat: str) -> bool:
 CHECKS: dict[str, Check] = {
     "change_case:english_lowercase": Check(english_lowercase, {}),
     "change_case:english_capital": Check(english_capital, {}),
+    "language:response_language": Check(response_language, {"language": str}),
     "change_case:capital_word_frequency": Check(
         capital_word_frequency, {"capital_frequency": int, "capital_relation": str}
     ),

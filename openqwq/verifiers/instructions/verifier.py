@@ -11,43 +11,81 @@ from typing import Any, ClassVar
 
 from openqwq.errors import UserError
 from openqwq.types import Problem, Verdict
-from openqwq.verifiers.base import Verifier, answer_part
+from openqwq.verifiers.base import answer_part
 from openqwq.verifiers.instructions.checks import CHECKS, TaskError
+from openqwq.verifiers.worker_verifier import WorkerVerifier
+
+DETECTED = "language:response_language"
+"""The one kind that takes a language detector, and so a worker, under either protocol."""
 
 
-class InstructionsVerifier(Verifier):
+class InstructionsVerifier(WorkerVerifier):
     """Correct when all instructions hold on the answer part (IFEval's strict prompt accuracy).
 
-    loose:   an instruction also holds when it does without the first line, the last line or asterisks (IFEval's
-             loose accuracy).
-    partial: the score of a wrong answer is the share of its instructions that hold, instead of 0.
+    protocol: "strict" for training, microseconds; "ifeval" judges as the official checker does, in a worker: on the
+              text after the first closed thought (the whole text when there is none), with a language detector.
+    loose:    an instruction also holds when it does without the first line, the last line or asterisks (IFEval's
+              loose accuracy).
+    partial:  the score of a wrong answer is the share of its instructions that hold, instead of 0.
     Format-free judges the whole text where the thinking was never closed. An empty answer is wrong.
     """
 
     name: ClassVar[str] = "instructions"
+    worker = "openqwq.verifiers.instructions.official:judge"
 
-    def __init__(self, *, format_free: bool = False, loose: bool = False, partial: bool = False):
-        super().__init__(format_free=format_free)
+    def __init__(
+        self,
+        *,
+        format_free: bool = False,
+        loose: bool = False,
+        partial: bool = False,
+        protocol: str = "strict",
+        deadline_s: float = 5.0,
+        num_workers: int = 0,
+    ):
+        super().__init__(format_free=format_free, deadline_s=deadline_s, num_workers=num_workers)
+        if protocol not in ("strict", "ifeval"):
+            raise UserError(
+                f"option `protocol` of verifier `instructions` is {protocol!r}", hint="it takes `strict` or `ifeval`"
+            )
         self.loose = loose
         self.partial = partial
+        self.protocol = protocol
 
-    def __call__(self, problem: Problem, completion: str) -> Verdict:
-        answer = answer_part(completion, format_free=self.format_free)
-        if answer is None:
+    def prepare(self, problem: Problem, completion: str) -> Verdict | list[Any]:
+        """The verdict, or the job [protocol, rules, texts, text]."""
+        text = self._text(completion)
+        if text is None:
             return Verdict.wrong("no answer")
-        text = answer.strip()
-        if not text:
+        if not text.strip():
             return Verdict.wrong("empty answer")
         texts = _loose_variants(text) if self.loose else [text]
         try:
             rules = read_instructions(problem.answer)
-            results = [any(CHECKS[name](variant, kwargs) for variant in texts) for name, kwargs in rules]
+            if self.protocol == "ifeval" or any(name == DETECTED for name, _ in rules):
+                return [self.protocol, [[name, dict(kwargs)] for name, kwargs in rules], texts, text]
+            followed = [any(CHECKS[name](variant, kwargs) for variant in texts) for name, kwargs in rules]
         except TaskError as error:
             return Verdict.unjudged(f"unreadable instructions: {error}")
-        details = {"instructions": [{"id": r[0], "followed": ok} for r, ok in zip(rules, results, strict=True)]}
-        if all(results):
+        return self._verdict([name for name, _ in rules], followed, text)
+
+    def finish(self, result: Any, job: list[Any]) -> Verdict:
+        if "unreadable" in result:
+            return Verdict.unjudged(f"unreadable instructions: {result['unreadable']}")
+        return self._verdict([name for name, _ in job[1]], result["followed"], job[-1])
+
+    def _text(self, completion: str) -> str | None:
+        if self.protocol == "ifeval":
+            thought, closed, answer = completion.partition("\n</think>\n\n")
+            return answer if closed else thought
+        part = answer_part(completion, format_free=self.format_free)
+        return None if part is None else part.strip()
+
+    def _verdict(self, names: list[str], followed: list[bool], text: str) -> Verdict:
+        details = {"instructions": [{"id": n, "followed": ok} for n, ok in zip(names, followed, strict=True)]}
+        if all(followed):
             return Verdict.correct(extracted=text, details=details)
-        score = sum(results) / len(results) if self.partial else 0.0
+        score = sum(followed) / len(followed) if self.partial else 0.0
         return Verdict.wrong("instruction not followed", extracted=text, details=details, score=score)
 
 
@@ -79,6 +117,6 @@ def require_supported(names: Sequence[str]) -> None:
 def _loose_variants(text: str) -> list[str]:
     """The text with and without its first line, its last line, both, each also without asterisks."""
     lines = text.split("\n")
-    variants = [text, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])]
-    variants = [v.strip() for v in variants]
-    return [v for v in (*variants, *(v.replace("*", "") for v in variants)) if v]
+    cut = ["\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1])]
+    variants = [text, *cut]
+    return [v for v in (*variants, *(v.replace("*", "") for v in variants)) if v.strip()]

@@ -1,0 +1,99 @@
+"""`openqwq verify --admit FILE`: which problems of a file may be trained on, by source and reason.
+
+Public: admit_file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from openqwq.errors import UserError
+from openqwq.log import write_text_atomic
+from openqwq.types import Message, Problem
+from openqwq.verifiers import get_verifier
+from openqwq.verifiers.admission import Candidate, Decision, admit
+
+PROBLEMS_PER_BATCH = 64
+
+
+def admit_file(file: Path, output: Path | None) -> dict[str, Any]:
+    """What was admitted and why not, by source; with `output`, one line a problem is written there."""
+    rejects: list[dict[str, Any]] = []
+    candidates = list(_read_candidates(file, rejects))
+    verifiers = {name: get_verifier(name) for name in sorted({c.problem.verifier for c in candidates})}
+    decisions: list[Decision] = []
+    for first in range(0, len(candidates), PROBLEMS_PER_BATCH):
+        decisions += admit(candidates[first : first + PROBLEMS_PER_BATCH], verifiers)
+    if output:
+        write_text_atomic(output, "".join(json.dumps(_row(decision)) + "\n" for decision in decisions))
+    return _summarise(decisions) | {"rejects": rejects}
+
+
+def _row(decision: Decision) -> dict[str, Any]:
+    problem = decision.problem
+    return {
+        "id": problem.id,
+        "source": problem.source,
+        "admitted": decision.admitted,
+        "reason": decision.reason,
+        "detail": decision.detail,
+    }
+
+
+def _summarise(decisions: list[Decision]) -> dict[str, Any]:
+    sources: dict[str, Counter[str]] = {}
+    for decision in decisions:
+        sources.setdefault(decision.problem.source, Counter())[decision.reason] += 1
+    return {
+        "problems": len(decisions),
+        "admitted": sum(decision.admitted for decision in decisions),
+        "sources": {name: dict(reasons.most_common()) for name, reasons in sorted(sources.items())},
+    }
+
+
+def _read_candidates(file: Path, rejects: list[dict[str, Any]]) -> Iterator[Candidate]:
+    if not file.is_file():
+        raise UserError(f"there is no file {file}")
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                yield _read_candidate(number, json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                why = f"lacks `{error.args[0]}`" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+                rejects.append({"line": number, "why": why})
+
+
+def _read_candidate(number: int, row: dict[str, Any]) -> Candidate:
+    reference = row.pop("reference", None)
+    if reference is not None and not isinstance(reference, str):
+        raise TypeError("`reference` is not a text")
+    if "problem" in row or "messages" in row:
+        return Candidate(Problem.from_dict(row.get("problem", row)), reference)
+    problem = Problem(
+        id=str(row.get("id", number)),
+        source=str(row.get("source", "")),
+        kind=str(row.get("kind", "")),
+        messages=(Message("user", str(row.get("prompt", ""))),),
+        verifier=row["verifier"],
+        answer=row["answer"],
+    )
+    return Candidate(problem, reference)
+
+
+def print_admission(summary: dict[str, Any]) -> None:
+    """A table for people: each source, its share, and why the others were refused."""
+    print(f"{summary['admitted']} of {summary['problems']} problems admitted")
+    for source, reasons in summary["sources"].items():
+        total, good = sum(reasons.values()), reasons.get("admitted", 0)
+        print(f"  {source or '(no source)'}: {good} of {total} ({good / total:.1%})")
+        for reason, count in reasons.items():
+            if reason != "admitted":
+                print(f"    {count:>6}  {reason}")
+    for reject in summary["rejects"]:
+        print(f"  line {reject['line']} could not be read: {reject['why']}")

@@ -1,0 +1,47 @@
+"""The official IFEval checker's judgements, and what runs inside the worker process of `instructions`.
+
+Public: `OFFICIAL` (name -> `Check`), `judge`. The official checker asks langdetect where `checks.py` asks for Latin
+letters only, and takes a text without a language as obeying. Two of the 541 prompts ask for the frequency of `#` and
+`!`, where it draws a random letter instead; here the character counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from openqwq.verifiers.instructions.checks import CHECKS, Check, TaskError
+from openqwq.verifiers.instructions.language_id import detect
+
+
+def english_lowercase(text: str) -> bool:
+    return text.islower() and detect(text) in ("en", None)
+
+
+def english_capital(text: str) -> bool:
+    return text.isupper() and detect(text) in ("en", None)
+
+
+OFFICIAL: dict[str, Check] = {
+    **CHECKS,
+    "change_case:english_lowercase": Check(english_lowercase, {}),
+    "change_case:english_capital": Check(english_capital, {}),
+}
+
+
+def judge(job: list[Any], mark: Callable[[str], None]) -> dict[str, Any]:
+    """`{"followed": [...]}`, one for each rule, or `{"unreadable": why}`: the rules are the task's side."""
+    protocol, rules, texts = job[0], job[1], job[2]
+    checks = OFFICIAL if protocol == "ifeval" else CHECKS
+    try:
+        detect("any text")  # a detector that is missing, or slow to load, is no fault of the candidate's
+        for name, arguments in rules:
+            checks[name]("", arguments)
+        mark("candidate")
+        return {
+            "followed": [
+                any(checks[name](text, arguments) for text in texts if text.strip()) for name, arguments in rules
+            ]
+        }
+    except TaskError as error:
+        return {"unreadable": str(error)}

@@ -1,0 +1,120 @@
+"""Tasks of HumanEval, MBPP, LiveCodeBench and APPS: canonical programs pass, mutated ones fail."""
+
+import ast
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from openqwq.sandbox import Sandbox
+from openqwq.types import Message, Problem
+from openqwq.verifiers.code import CodeVerifier
+from openqwq.verifiers.code_tasks import TaskError, read_task
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+HELPER = "from typing import List\n\ndef helper(x):\n    return x\n\n\n"
+HUMANEVAL = {
+    "prompt": HELPER + 'def add(xs: List[int]) -> int:\n    """Sum."""\n',
+    "test": "def check(candidate):\n    assert candidate([1, 2]) == helper(3)\n    assert candidate([]) == 0\n",
+    "entry_point": "add",
+}
+MBPP = {
+    "test_list": ["assert set(pick([1, 2])) == {1}", "assert sqrt(pick([4])[0]) == 2"],
+    "test_imports": ["from math import sqrt"],
+}
+APPS = {"inputs": ["1 2\n", "5 5\n"], "outputs": ["3\n", "10\n"]}
+CALLS = {"fn_name": "twice", "inputs": ["[1, 2]\n3", "[]\n0"], "outputs": ["[1, 2, 1, 2, 3]", "[0]"]}
+LIVE = {
+    "tests": json.dumps([{"input": "[5]\n1", "output": "[5, 5, 1]", "testtype": "functional"}]),
+    "func_name": "twice",
+}
+METHOD = "class Solution:\n    def twice(self, xs: List[int], n: int) -> List[int]:\n        return xs * 2 + [n]"
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    with Sandbox(workers=2) as sandbox:
+        yield CodeVerifier(wall_s=20, sandbox=sandbox)
+
+
+def judge(verifier, answer, *programs):
+    problem = Problem(id="p", source="s", kind="code", messages=(Message("user", "q"),), verifier="code", answer=answer)
+    return verifier.verify_many([(problem, f"hm</think>\n\n```python\n{program}\n```") for program in programs])
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        (HUMANEVAL, "def add(xs: List[int]) -> int:\n    return helper(sum(xs))", "def add(xs):\n    return 3"),
+        (MBPP, "def pick(xs):\n    return xs[:1]", "def pick(xs):\n    return xs[1:]"),
+        (APPS, "print(sum(map(int, input().split())))", "print(3)"),
+        (
+            {"input_output": json.dumps(APPS)},
+            "import sys\nprint(sum(map(int, sys.stdin.buffer.read().split())))",
+            "print()",
+        ),
+        (CALLS, METHOD, METHOD.replace("2", "3")),
+        (LIVE, METHOD, METHOD.replace("[n]", "[1.5]")),
+        (LIVE, "def twice(xs, n):\n    return xs * 2 + [n]", "def twice(xs, n):\n    return xs"),
+    ],
+)  # fmt: skip
+def test_right_program_passes_and_wrong_one_fails(verifier, answer, right, wrong):
+    first, second = judge(verifier, answer, right, wrong)
+    assert (first.status, second.status) == ("correct", "wrong"), (first.reason, second.reason)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None, {}, {"test_list": []}, {"test_list": ["assert ("]}, {"test_list": ["assert 1"]},
+        {"inputs": [], "outputs": []},
+        {"inputs": ["1"], "outputs": []}, {"inputs": ["1"], "outputs": [2]}, {"tests": "eJxrYJmqyA=="},
+        {"tests": [{"stdin": ""}]},
+        {"fn_name": "f", "inputs": ["[1"], "outputs": ["1"]}, {"prompt": "", "test": "", "entry_point": "f"},
+        {"mode": "function", "tests": [1]}, {"mode": "prose", "tests": [1], "entry_point": "f"},
+    ],
+)  # fmt: skip
+def test_unreadable_tasks_are_told(answer):
+    with pytest.raises(TaskError):
+        read_task(answer)
+
+
+def mutate(code):
+    """The program with the first comparison, number or operator of its body changed; None where it has none."""
+    tree = ast.parse(code)
+    swaps = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Lt: ast.GtE, ast.Gt: ast.LtE, ast.Eq: ast.NotEq}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Return) and node.value is not None:
+            node.value = ast.Tuple([node.value, ast.Constant("changed")], ast.Load())
+        elif isinstance(node, ast.BinOp) and type(node.op) in swaps:
+            node.op = swaps[type(node.op)]()
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def humaneval_cases():
+    path = DATA / "humaneval" / "HumanEval.jsonl.gz"
+    if not path.exists():
+        pytest.skip("needs the developers' data set humaneval")
+    rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    return [(row, row["prompt"] + row["canonical_solution"]) for row in rows]
+
+
+def mbpp_cases():
+    path = DATA / "mbpp" / "sanitized-mbpp.json"
+    if not path.exists():
+        pytest.skip("needs the developers' data set mbpp")
+    return [(row, row["code"]) for row in json.loads(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("cases", [humaneval_cases, mbpp_cases])
+def test_sample_of_canonical_programs_passes_and_mutated_ones_fail(verifier, cases):
+    for row, code in random.Random(1).sample(cases(), 6):
+        first, second = judge(verifier, row, code, mutate(code))
+        assert first.status == "correct", (row["task_id"], first.reason)
+        assert second.status == "wrong", row["task_id"]
+
+
+def test_every_task_of_both_sets_is_readable():
+    assert all(read_task(row).entry_point in code for row, code in humaneval_cases() + mbpp_cases())
