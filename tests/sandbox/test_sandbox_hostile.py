@@ -92,7 +92,7 @@ PROGRAMS = {
     ),
     "closed_descriptors": ("import os\nos.closerange(0, 4096)\ndef f(xs):\n    return sum(xs)", {"runtime_error"}),
     "forked_answers": (
-        "import os\ndef f(xs):\n    os.fork()\n    return sum(xs)",
+        "import os\ndef f(xs):\n    if pid := os.fork(): os.waitpid(pid, 0)\n    return sum(xs)",
         {"wrong_answer", "runtime_error"},
     ),
     "hostile_exception": (
