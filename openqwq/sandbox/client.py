@@ -206,7 +206,8 @@ class Sandbox(BaseSandbox):
         if jail is None or not jail.alive:
             toolchains = self._toolchains().values() if slot == "native" else ()
             binds = [bind for toolchain in toolchains for bind in toolchain.binds]
-            jail = jails[slot] = Jail(self.options, tmp_mib=limits.tmp_mib, binds=binds)
+            warm = self.jobs_per_jail > 1
+            jail = jails[slot] = Jail(self.options, tmp_mib=limits.tmp_mib, binds=binds, warm=warm)
             with self._lock:
                 self._jails.append(jail)
         return jail

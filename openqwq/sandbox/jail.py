@@ -119,9 +119,10 @@ class Jail:
     """A started jail. Raises JailError when it does not come up. Not for two threads at once.
 
     binds: folders of the host that show inside besides the system's, read-only.
+    warm:  import what programs use often, which pays from the second job on.
     """
 
-    def __init__(self, options: JailOptions, *, tmp_mib: int, binds: Sequence[Bind] = ()):
+    def __init__(self, options: JailOptions, *, tmp_mib: int, binds: Sequence[Bind] = (), warm: bool = True):
         self.options = options
         self.num_jobs = 0
         self.alive = False
@@ -129,7 +130,7 @@ class Jail:
         self._group = ControlGroup() if options.cgroup else None
         self._control, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._process = self._start(inside, tmp_mib, binds)
+            self._process = self._start(inside, tmp_mib, binds, warm)
         except OSError as error:
             self._release()
             raise JailError(f"cannot start a jail: {error}") from error
@@ -141,10 +142,10 @@ class Jail:
             self.kill()
             raise JailError(f"the jail did not start: {message}")
 
-    def _start(self, inside: socket.socket, tmp_mib: int, binds: Sequence[Bind]) -> subprocess.Popen:
+    def _start(self, inside: socket.socket, tmp_mib: int, binds: Sequence[Bind], warm: bool) -> subprocess.Popen:
         options = self.options
         zygote = ["-s", "-S", "-B", "-m", "openqwq.sandbox.zygote", str(inside.fileno())]
-        zygote.append("nested" if options.nested else "flat")
+        zygote += ["nested" if options.nested else "flat", "many" if warm else "once"]
         environment: dict[str, str] = {}
         fds: list[int] = []
         if options.bubblewrap:

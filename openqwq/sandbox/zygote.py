@@ -178,14 +178,15 @@ def _place_descriptors(job: dict[str, Any], out: int, err: int, links: list[int]
 def main() -> None:
     """Serve on the descriptor that the first argument names; a child leaves the loop to run its candidate.
 
-    The second argument is "nested" or "flat", the third the path of the system-call filter or "".
+    The second argument is "nested" or "flat", the third "many" or "once" (jobs), the fourth the path of the
+    system-call filter or "".
     """
     control = socket.socket(fileno=int(sys.argv[1]))
     filter_program = b""
-    if sys.argv[3]:
-        with open(sys.argv[3], "rb") as file:
+    if sys.argv[4]:
+        with open(sys.argv[4], "rb") as file:
             filter_program = file.read()
-    for name in PRELOADED:
+    for name in PRELOADED if sys.argv[3] == "many" else ():
         importlib.import_module(name)
     for name in ("PYTHONPATH", "PYTHONHASHSEED"):
         os.environ.pop(name, None)
