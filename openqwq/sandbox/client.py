@@ -181,17 +181,12 @@ class Sandbox(BaseSandbox):
                 outcomes.append(self._execute_in(jail, program, patient))
             except JailError as error:
                 outcomes.append(error)
-            finally:
-                os.close(calls_out)
-                os.close(answers_in)
 
         server = threading.Thread(target=serve, name="openqwq-sandbox-pair")
         server.start()
         try:
             judged = self._execute_in(other, tests, limits)
         finally:
-            os.close(calls_in)
-            os.close(answers_out)
             over.cancel()
             server.join()
         ticket.check()

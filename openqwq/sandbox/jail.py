@@ -79,7 +79,7 @@ class Job:
 
     frames:   lines that a whole result has; each of them in time gives the next `limits.wall_s` seconds.
     archives: descriptors of archives that are unpacked into the job's folder, one after another.
-    links:    descriptors from and to the other job of a pair.
+    links:    descriptors from and to the other job of a pair; closed here once they are inside.
     cancel:   descriptor that is readable once nobody waits for the job any more, or None.
     collect:  bytes that may be taken out of the job's folder `out` after its end.
     native:   the work is a program of its own rather than Python: it has a /proc, and may reserve address space.
@@ -206,7 +206,7 @@ class Jail:
             err, err_inside = _pipe(stack)
             with contextlib.ExitStack() as sent:
                 payload = _memory_file(json.dumps(job.payload).encode())
-                for fd in (payload, out_inside, err_inside):
+                for fd in (payload, out_inside, err_inside, *job.links):
                     sent.callback(os.close, fd)
                 self._send_request(job, limits, folder, [payload, out_inside, err_inside, *job.archives, *job.links])
             self._watch(outcome, out, err, job, limits)
