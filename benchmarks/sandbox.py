@@ -136,7 +136,14 @@ def math_pairs(count: int = 600) -> list[tuple[Problem, str]]:
             (rf"{n}\sqrt{{2}}", rf"\sqrt{{{2 * n * n if right else 2 * n * n + 1}}}"),
         ]
         gold, answer = forms[i % 3]
-        problem = Problem(f"bench/{i}", "bench", "math", (Message("user", "?"),), "math", gold)
+        problem = Problem(
+            id=f"bench/{i}",
+            source="bench",
+            kind="math",
+            messages=(Message(role="user", content="?"),),
+            verifier="math",
+            answer=gold,
+        )
         pairs.append((problem, rf"</think>The answer is \boxed{{{answer}}}."))
     return pairs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from openqwq.sandbox.codec import CodecError, encode
@@ -250,8 +251,10 @@ def _judge_end(candidate: Outcome, limits: Limits) -> TestResult:
     line = bytes(candidate.out).partition(b"\n")[0]
     if line and line != b'["loaded"]':
         return TestResult(verdict=_error_verdict(_parse(line)), reason=_error_text(_parse(line)))
+    if candidate.end == "cancelled":  # because its tests had ended, for which it may have died a moment before
+        candidate = replace(candidate, end="exit")
     status, reason = _status(candidate, limits)
-    if status == "ok" or candidate.end == "cancelled":
+    if status in ("ok", "killed"):
         status, reason = "runtime_error", "the program stopped answering"
     return TestResult(verdict=_as_verdict(status), reason=reason)
 

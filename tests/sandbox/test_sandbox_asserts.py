@@ -9,7 +9,7 @@ import pytest
 from openqwq.sandbox import Limits, Sandbox, Submission
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
-LIMITS = Limits(wall_s=20, cpu_s=20, memory_mib=128)
+LIMITS = Limits(wall_s=60, cpu_s=20, memory_mib=128)
 
 
 def verdicts(sandbox, code, tests, limits=LIMITS):
@@ -64,7 +64,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_program_passes_no_assert(sandbox, name):
     code, verdict = HOSTILE[name]
-    limits = Limits(wall_s=0.5 if name == "loop" else 20, cpu_s=20, memory_mib=64)
+    limits = Limits(wall_s=0.5 if name == "loop" else 60, cpu_s=20, memory_mib=64)
     result = sandbox.judge(code, "asserts", "f", ["assert f(1) == 1", "assert f(2) == 2"], limits)
     assert result.verdict not in ("passed", "infra_error")
     assert result.num_passed == 0

