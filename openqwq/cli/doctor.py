@@ -154,7 +154,16 @@ def check_jail() -> Finding:
         return Finding("jail", "fail", f"{error.message} ({error.hint})")
     if not options.nested:
         return Finding("jail", "warn", "bubblewrap works, without namespaces inside: a fifth of the speed")
-    return Finding("jail", "ok", "bubblewrap works" + ("" if options.cgroup else ", memory bounded by rlimits"))
+    text = "bubblewrap works" + ("" if options.cgroup else ", memory bounded by rlimits")
+    return Finding("jail", "ok", text + ("" if options.filtered else ", system calls are not filtered"))
+
+
+def check_languages() -> Finding:
+    """Which languages the jail runs programs in; Python needs no toolchain, so none of them is missed."""
+    from openqwq.sandbox.languages import describe_languages
+
+    lines = describe_languages().items()
+    return Finding("languages", "ok", "; ".join(f"{language}: {text}" for language, text in lines))
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
@@ -165,4 +174,5 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_threads,
     check_memory,
     check_jail,
+    check_languages,
 )

@@ -1,46 +1,106 @@
-"""Run an untrusted Python program in the sandbox.
+"""Run untrusted programs in the sandbox, or serve it over HTTP.
 
 `openqwq sandbox run FILE` feeds this command's stdin to the program and shows its output; how it ended goes to
-stderr. Exit code 0 when it ended well, 1 when it did not.
+stderr. Exit code 0 when it ended well, 1 when it did not. `openqwq sandbox serve` answers `POST /v1/run` and
+`POST /v1/judge` until it is told to end.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from openqwq.errors import UserError
 
 from ._options import add_json_argument, print_json
 
+if TYPE_CHECKING:
+    from openqwq.sandbox import BaseSandbox, Limits
+
+TOKEN = "OPENQWQ_SANDBOX_TOKEN"
+SUFFIXES = {".py": "python", ".cpp": "cpp", ".cc": "cpp", ".js": "javascript", ".java": "java"} | {
+    ".rs": "rust",
+    ".go": "go",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from openqwq.sandbox.spec import Limits
+    from openqwq.sandbox.spec import LANGUAGES, Limits
 
-    actions = parser.add_subparsers(dest="action", metavar="run", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="run|serve", required=True)
     run_parser = actions.add_parser("run", help="run one program", description="Run one program in a jail.")
-    run_parser.add_argument("file", metavar="FILE", help="a Python program")
-    for limit in fields(Limits):
-        option = "--" + limit.name.replace("_", "-")
-        default = limit.default
-        run_parser.add_argument(option, type=type(default), default=default, metavar="N", help=f"default {default}")
+    run_parser.add_argument("file", metavar="FILE", help="a program")
+    run_parser.add_argument("--language", choices=LANGUAGES, help="by default what the file's name says")
+    _add_limits(run_parser, Limits(), "")
     run_parser.add_argument("--no-jail", action="store_true", help="UNSAFE: run it unprotected, as this user")
+    run_parser.add_argument("--url", default="", help=f"run it at a service instead ({TOKEN} holds the token)")
     add_json_argument(run_parser)
+    _add_serve(actions)
+
+
+def _add_serve(actions: argparse._SubParsersAction) -> None:
+    from openqwq.sandbox.wire import MAX_LIMITS
+
+    text = f"Serve the sandbox over HTTP. The environment variable {TOKEN} holds the token that requests must carry."
+    parser = actions.add_parser("serve", help="serve the sandbox over HTTP", description=text)
+    parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1; any other address needs a token")
+    parser.add_argument("--port", type=int, default=8200, metavar="N", help="default 8200; 0 takes a free one")
+    parser.add_argument("--workers", type=int, metavar="N", help="programs at one time; default: one a processor")
+    parser.add_argument("--queue", type=int, default=64, metavar="N", help="requests that may wait; default 64")
+    parser.add_argument("--deadline-s", type=float, default=120.0, metavar="N", help="of a request; default 120")
+    parser.add_argument(
+        "--jail-per-job", action="store_true", help="start a jail for every program instead of warm ones: slower"
+    )
+    parser.add_argument("--no-jail", action="store_true", help="UNSAFE: run programs unprotected, as this user")
+    _add_limits(parser, MAX_LIMITS, "max-")
+
+
+def _add_limits(parser: argparse.ArgumentParser, limits: Limits, prefix: str) -> None:
+    for limit in fields(limits):
+        default = getattr(limits, limit.name)
+        option = f"--{prefix}{limit.name}".replace("_", "-")
+        parser.add_argument(option, type=type(limit.default), default=default, metavar="N", help=f"default {default:g}")
 
 
 def run(args: argparse.Namespace) -> int:
-    from openqwq.sandbox import Limits, Sandbox
+    return _serve(args) if args.action == "serve" else _run_file(args)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from openqwq.sandbox.client import JOBS_PER_JAIL, Sandbox
+    from openqwq.sandbox.service import ServiceOptions, serve
+    from openqwq.sandbox.spec import Limits
+
+    for name, least in (("workers", 1), ("queue", 0), ("deadline_s", 0.001)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} is {value}, but must be at least {least}")
+    max_limits = Limits(**{limit.name: getattr(args, f"max_{limit.name}") for limit in fields(Limits)})
+    options = ServiceOptions(
+        token=os.environ.get(TOKEN, ""), queue=args.queue, deadline_s=args.deadline_s, max_limits=max_limits
+    )
+    jobs_per_jail = 1 if args.jail_per_job else JOBS_PER_JAIL
+    with Sandbox(workers=args.workers, jobs_per_jail=jobs_per_jail, no_jail=args.no_jail) as sandbox:
+        serve(sandbox, options, host=args.host, port=args.port)
+    return 0
+
+
+def _run_file(args: argparse.Namespace) -> int:
+    from openqwq.sandbox import Limits
 
     try:
         code = Path(args.file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read `{args.file}`: {error}", hint="give the path of a Python program") from None
+        raise UserError(f"cannot read `{args.file}`: {error}", hint="give the path of a program") from None
+    language = args.language or SUFFIXES.get(Path(args.file).suffix, "python")
     stdin = "" if sys.stdin.isatty() else sys.stdin.read()
     limits = Limits(**{limit.name: getattr(args, limit.name) for limit in fields(Limits)})
-    with Sandbox(workers=1, no_jail=args.no_jail) as sandbox:
-        result = sandbox.run(code, stdin, limits)
+    with _open_sandbox(args) as sandbox:
+        result = sandbox.run(code, stdin, limits, language=language)
     if args.json:
         print_json(asdict(result))
     else:
@@ -49,3 +109,11 @@ def run(args: argparse.Namespace) -> int:
         end = f"{result.status}{': ' if result.reason else ''}{result.reason}"
         print(f"{end} ({result.wall_s:.2f} s, {result.memory_mib:.0f} MiB)", file=sys.stderr)
     return 0 if result.status == "ok" else 1
+
+
+def _open_sandbox(args: argparse.Namespace) -> BaseSandbox:
+    from openqwq.sandbox import RemoteSandbox, Sandbox
+
+    if args.url:
+        return RemoteSandbox(args.url, token=os.environ.get(TOKEN, ""))
+    return Sandbox(workers=1, no_jail=args.no_jail)

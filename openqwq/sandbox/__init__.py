@@ -1,6 +1,22 @@
-"""Runs untrusted Python: a bubblewrap jail with warm workers inside, limits, and a judge that cannot be cheated."""
+"""Runs untrusted programs: a bubblewrap jail with warm workers inside, limits, and a judge that cannot be cheated.
 
-from openqwq.sandbox.client import Sandbox, default_sandbox
+In this process (`Sandbox`), or as a service of its own (`openqwq sandbox serve`, `RemoteSandbox`).
+"""
+
+from openqwq.sandbox.client import Sandbox, default_sandbox, set_default_sandbox
+from openqwq.sandbox.face import BaseSandbox
+from openqwq.sandbox.remote import RemoteSandbox
 from openqwq.sandbox.spec import JudgeResult, Limits, RunResult, Submission, TestResult
 
-__all__ = ["JudgeResult", "Limits", "RunResult", "Sandbox", "Submission", "TestResult", "default_sandbox"]
+__all__ = [
+    "BaseSandbox",
+    "JudgeResult",
+    "Limits",
+    "RemoteSandbox",
+    "RunResult",
+    "Sandbox",
+    "Submission",
+    "TestResult",
+    "default_sandbox",
+    "set_default_sandbox",
+]

@@ -1,7 +1,7 @@
 """How a jail is started: the arguments for bubblewrap, and the Python that runs inside.
 
 Inside there is a read-only system without /etc, /root, /home, /sys and /usr/local, a private /tmp,
-no network, an empty environment and no capability. Our three files that run inside are copied in, and
+no network, an empty environment and no capability. Our own files that run inside are copied in, and
 the arguments travel on a descriptor, so that no path of the host shows.
 """
 
@@ -11,15 +11,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from openqwq.errors import UserError
 
 NOBODY = 65534
-INSIDE = ("codec.py", "driver.py", "zygote.py")
+INSIDE = ("archive.py", "codec.py", "confine.py", "driver.py", "zygote.py")
+FILTER = "/jail/filter"  # the system-call filter for every job
 DEVICES = ("null", "zero", "full", "random", "urandom")
-INTERPRETER_CHECK = "import sys, ctypes, json, socket; assert sys.version_info >= (3, 9)"
+INTERPRETER_CHECK = "import sys, ctypes, json, socket; assert sys.version_info >= (3, 10)"
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/tmp",
@@ -35,6 +37,14 @@ class Interpreter:
 
     path: str
     prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A folder of the host that shows inside, read-only."""
+
+    outside: str
+    inside: str
 
 
 def find_interpreter() -> Interpreter:
@@ -59,10 +69,14 @@ def find_bubblewrap() -> str:
     return path
 
 
-def jail_arguments(interpreter: Interpreter, *, tmp_mib: int, nested: bool, files: dict[str, int]) -> list[str]:
-    """bubblewrap's arguments; `files` maps names under /jail to descriptors that hold their text.
+def jail_arguments(
+    interpreter: Interpreter, *, tmp_mib: int, nested: bool, files: dict[str, int], binds: Sequence[Bind] = ()
+) -> list[str]:
+    """bubblewrap's arguments.
 
-    nested: the jobs get namespaces of their own, for which the zygote needs /proc (the jobs see none).
+    files:  paths inside, and descriptors that hold the content.
+    nested: the jobs get namespaces of their own, for which the zygote needs /proc (Python jobs see none).
+    binds:  toolchains; with them a job that has no namespaces of its own sees the jail's /proc, as they need one.
     """
     args = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
     args += ["--hostname", "sandbox", "--uid", str(NOBODY), "--gid", str(NOBODY)]
@@ -70,10 +84,12 @@ def jail_arguments(interpreter: Interpreter, *, tmp_mib: int, nested: bool, file
     for device in DEVICES:
         args += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     args += ["--symlink", "/tmp", "/dev/shm"]
-    args += ["--proc", "/proc"] if nested else ["--dir", "/proc"]
+    for bind in binds:
+        args += ["--ro-bind", bind.outside, bind.inside]
+    args += ["--proc", "/proc"] if nested or binds else ["--dir", "/proc"]
     args += ["--size", str(tmp_mib << 20), "--tmpfs", "/tmp"]
-    for name, fd in files.items():
-        args += ["--perms", "0444", "--ro-bind-data", str(fd), f"/jail/openqwq/sandbox/{name}"]
+    for path, fd in files.items():
+        args += ["--perms", "0444", "--ro-bind-data", str(fd), path]
     args += ["--remount-ro", "/"]
     for name, value in ENVIRONMENT.items():
         args += ["--setenv", name, value]

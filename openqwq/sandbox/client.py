@@ -1,33 +1,47 @@
 """`Sandbox`: runs and judges programs in jails of its own, several at a time.
 
-Each worker thread owns one jail and starts another when that one is worn out, broken or of the wrong size.
+Each worker thread owns its jails and starts another when one is worn out or broken.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from openqwq.sandbox.jail import Jail, JailError, Outcome
-from openqwq.sandbox.judge import UnreadableTests, judge, read_outcome
+from openqwq.errors import UserError
+from openqwq.sandbox.face import BaseSandbox
+from openqwq.sandbox.jail import Jail, JailError, Job, Outcome
+from openqwq.sandbox.judge import UNREADABLE, UnreadableTests, judge, read_outcome, run
+from openqwq.sandbox.languages import Toolchain, describe_languages, find_toolchains
 from openqwq.sandbox.probe import find_options
-from openqwq.sandbox.spec import JudgeResult, Limits, Mode, RunResult, Submission
+from openqwq.sandbox.spec import (
+    LANGUAGES,
+    MAX_CODE_CHARACTERS,
+    JudgeResult,
+    Limits,
+    RunResult,
+    Submission,
+    check_files,
+)
+from openqwq.sandbox.ticket import Ticket
 
 JOBS_PER_JAIL = 2000  # bounds whatever a kernel may keep of a job beyond its namespaces
-MAX_CODE_BYTES = 1 << 20
 ATTEMPTS = 2  # a jail that died once is chance, twice is a fault to report
 
+Slot = Literal["main", "tests", "native"]
+"""What a worker's jail is for: programs in Python, the tests beside them, other languages."""
 Result = TypeVar("Result")
 
 
-class Sandbox:
-    """Runs untrusted Python. A context manager; `close` ends its jails.
+class Sandbox(BaseSandbox):
+    """Runs untrusted programs in jails of its own, which `close` ends.
 
     workers:       programs at one time; by default the processors that this process may use.
     jobs_per_jail: processes that one jail starts before it is replaced; 1 gives each a jail of its own.
@@ -52,36 +66,32 @@ class Sandbox:
             "namespaces_per_job": self.options.nested,
             "unprivileged": self.options.as_nobody or os.getuid() != 0,
             "limits": "cgroup" if self.options.cgroup else "rlimits",
+            "seccomp": self.options.filtered,
             "python": self.options.interpreter.path,
-            "languages": ["python"],
+            "languages": ["python", *self._toolchains()],
         }
 
-    def run(self, code: str, stdin: str = "", limits: Limits | None = None) -> RunResult:
-        """Run a script and return what it wrote and how it ended."""
-        limits = limits or Limits()
-        job = {"kind": "run", "code": code, "stdin": stdin}
-        return self._pool.submit(self._run, job, limits).result()
+    def check_language(self, language: str) -> None:
+        """Raise UserError for a language that is not known, or has no toolchain here."""
+        if language not in LANGUAGES:
+            raise UserError(f"language {language!r} is not one of {', '.join(LANGUAGES)}")
+        if language != "python" and language not in self._toolchains():
+            reason = describe_languages()[language]
+            raise UserError(f"programs in {language} cannot be run here: {reason}", hint="see `openqwq doctor`")
 
-    def judge(
-        self,
-        code: str,
-        mode: Mode = "function",
-        entry_point: str = "",
-        tests: Sequence[Any] = (),
-        limits: Limits | None = None,
-        *,
-        restart: bool = False,
-    ) -> JudgeResult:
-        """Judge one program; see `Submission` for the arguments."""
-        limits = limits or Limits()
-        submission = Submission(
-            code=code, mode=mode, entry_point=entry_point, tests=tests, limits=limits, restart=restart
-        )
-        return self.judge_many([submission])[0]
+    def submit_run(self, submission: Submission, stdin: str, ticket: Ticket | None = None) -> Future[RunResult]:
+        """The run of a program (its tests left alone) as a future, which a cancelled ticket ends with Cancelled."""
+        self._check(submission)
+        return self._pool.submit(self._run, submission, stdin, ticket or Ticket())
+
+    def submit_judge(self, submission: Submission, ticket: Ticket | None = None) -> Future[JudgeResult]:
+        """The judgement of a submission as a future, which a cancelled ticket ends with Cancelled."""
+        self._check(submission)
+        return self._pool.submit(self._judge, submission, ticket or Ticket())
 
     def judge_many(self, submissions: Sequence[Submission]) -> list[JudgeResult]:
         """Judge programs in parallel; results in the order of the submissions."""
-        return list(self._pool.map(self._judge, submissions))
+        return [future.result() for future in [self.submit_judge(submission) for submission in submissions]]
 
     def close(self) -> None:
         """End every jail. Programs that are still waiting are cancelled; a forked child leaves its parent's alone."""
@@ -93,83 +103,106 @@ class Sandbox:
                 jail.kill()
             self._jails.clear()
 
-    def __enter__(self) -> Sandbox:
-        return self
+    def _run_one(self, submission: Submission, stdin: str) -> RunResult:
+        return self.submit_run(submission, stdin).result()
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _run(self, job: dict[str, Any], limits: Limits) -> RunResult:
+    def _run(self, submission: Submission, stdin: str, ticket: Ticket) -> RunResult:
         def work() -> RunResult:
-            return read_outcome(self._execute(job, limits, 0), limits)
+            toolchain = self._toolchain(submission)
+            execute = functools.partial(self._execute, self._slot(toolchain), toolchain, ticket)
+            return run(submission.code, toolchain, stdin, submission.files, submission.limits, execute)
 
         def fail(reason: str) -> RunResult:
-            return read_outcome(Outcome(end="lost"), limits, reason)
+            return read_outcome(Outcome(end="lost"), submission.limits, reason)
 
         return _attempt(work, lambda result: result.status, fail)
 
-    def _judge(self, submission: Submission) -> JudgeResult:
-        if len(submission.code) > MAX_CODE_BYTES:
-            return JudgeResult(verdict="runtime_error", reason=f"more than {MAX_CODE_BYTES} characters of code")
+    def _judge(self, submission: Submission, ticket: Ticket) -> JudgeResult:
+        if len(submission.code) > MAX_CODE_CHARACTERS:
+            return JudgeResult(verdict="runtime_error", reason=f"more than {MAX_CODE_CHARACTERS} characters of code")
+
+        def work() -> JudgeResult:
+            toolchain = self._toolchain(submission)
+            execute = functools.partial(self._execute, self._slot(toolchain), toolchain, ticket)
+            return judge(submission, execute, functools.partial(self._execute_pair, ticket), toolchain)
 
         def fail(reason: str) -> JudgeResult:
             return JudgeResult(verdict="infra_error", reason=reason)
 
         try:
-            return _attempt(
-                lambda: judge(submission, self._execute, self._execute_pair), lambda result: result.verdict, fail
-            )
+            return _attempt(work, lambda result: result.verdict, fail)
         except UnreadableTests as error:
-            return fail(f"unreadable tests: {error}")
+            return fail(f"{UNREADABLE}{error}")
 
-    def _execute(
-        self, job: dict[str, Any], limits: Limits, frames: int, *, links: Sequence[int] = (), jail: Jail | None = None
-    ) -> Outcome:
-        jail = jail or self._own_jail(0, limits)
+    def _check(self, submission: Submission) -> None:
+        self.check_language(submission.language)
         try:
-            return jail.execute(job, limits, frames=frames, links=links)
+            check_files(submission.files, submission.limits)
+        except ValueError as error:
+            raise UserError(f"the program's files: {error}") from None
+
+    def _toolchains(self) -> dict[str, Toolchain]:
+        return find_toolchains(jailed=self.options.bubblewrap)
+
+    def _toolchain(self, submission: Submission) -> Toolchain | None:
+        return None if submission.language == "python" else self._toolchains()[submission.language]
+
+    @staticmethod
+    def _slot(toolchain: Toolchain | None) -> Slot:
+        return "native" if toolchain else "main"
+
+    def _execute(self, slot: Slot, toolchain: Toolchain | None, ticket: Ticket, job: Job, limits: Limits) -> Outcome:
+        """Run a job in this thread's jail of that slot. Raises Cancelled once the ticket is."""
+        ticket.check()
+        outcome = self._execute_in(self._own_jail(slot, limits), replace(job, cancel=ticket.fd), limits)
+        ticket.check()
+        return outcome
+
+    def _execute_in(self, jail: Jail, job: Job, limits: Limits) -> Outcome:
+        try:
+            return jail.execute(job, limits)
         finally:
             if jail.num_jobs >= self.jobs_per_jail or not jail.alive:
                 self._discard(jail)
 
-    def _execute_pair(
-        self, program: dict[str, Any], tests: dict[str, Any], limits: Limits, frames: int
-    ) -> tuple[Outcome, Outcome]:
+    def _execute_pair(self, ticket: Ticket, program: Job, tests: Job, limits: Limits) -> tuple[Outcome, Outcome]:
         """Run a program and its tests in two jails, joined by two pipes; the program ends with the tests."""
-        jail, other = self._own_jail(0, limits), self._own_jail(1, limits)
+        jail, other = self._own_jail("main", limits), self._own_jail("tests", limits)
         calls_out, calls_in = os.pipe2(os.O_CLOEXEC)
         answers_out, answers_in = os.pipe2(os.O_CLOEXEC)
-        patient = replace(limits, wall_s=limits.wall_s * (frames + 1))
+        over = Ticket()
+        program = replace(program, links=(calls_out, answers_in), cancel=over.fd)
+        tests = replace(tests, links=(answers_out, calls_in), cancel=ticket.fd)
+        patient = replace(limits, wall_s=limits.wall_s * (tests.frames + 1))
         outcomes: list[Outcome | JailError] = []
 
         def serve() -> None:
             try:
-                outcomes.append(self._execute(program, patient, 0, links=(calls_out, answers_in), jail=jail))
+                outcomes.append(self._execute_in(jail, program, patient))
             except JailError as error:
                 outcomes.append(error)
-            finally:
-                os.close(calls_out)
-                os.close(answers_in)
 
         server = threading.Thread(target=serve, name="openqwq-sandbox-pair")
         server.start()
         try:
-            judged = self._execute(tests, limits, frames, links=(answers_out, calls_in), jail=other)
+            judged = self._execute_in(other, tests, limits)
         finally:
-            os.close(calls_in)
-            os.close(answers_out)
-            jail.cancel()
+            over.cancel()
             server.join()
+        ticket.check()
         if isinstance(outcomes[0], JailError):
             raise outcomes[0]
         return outcomes[0], judged
 
-    def _own_jail(self, slot: int, limits: Limits) -> Jail:
+    def _own_jail(self, slot: Slot, limits: Limits) -> Jail:
         """This thread's jail of that slot, started when there is none."""
-        jails: dict[int, Jail] = self._local.__dict__.setdefault("jails", {})
+        jails: dict[Slot, Jail] = self._local.__dict__.setdefault("jails", {})
         jail = jails.get(slot)
         if jail is None or not jail.alive:
-            jail = jails[slot] = Jail(self.options, tmp_mib=limits.tmp_mib)
+            toolchains = self._toolchains().values() if slot == "native" else ()
+            binds = [bind for toolchain in toolchains for bind in toolchain.binds]
+            warm = self.jobs_per_jail > 1
+            jail = jails[slot] = Jail(self.options, tmp_mib=limits.tmp_mib, binds=binds, warm=warm)
             with self._lock:
                 self._jails.append(jail)
         return jail
@@ -193,15 +226,25 @@ def _attempt(work: Callable[[], Result], status: Callable[[Result], str], fail: 
     return result
 
 
-_default: tuple[int, Sandbox] | None = None
+_default: tuple[int, BaseSandbox] | None = None
 _default_lock = threading.Lock()
 
 
-def default_sandbox() -> Sandbox:
-    """The sandbox that this process shares, started on first use (a forked child starts its own)."""
+def default_sandbox() -> BaseSandbox:
+    """The sandbox that this process shares: the one that was set, else one of its own, started on first use.
+
+    A forked child starts its own.
+    """
     global _default
     with _default_lock:
-        if _default is None or _default[0] != os.getpid():
+        if _default is None or (_default[0] != os.getpid() and isinstance(_default[1], Sandbox)):
             _default = (os.getpid(), Sandbox())
             atexit.register(_default[1].close)
         return _default[1]
+
+
+def set_default_sandbox(sandbox: BaseSandbox) -> None:
+    """Have this process share a sandbox, for example a service elsewhere; the caller closes it."""
+    global _default
+    with _default_lock:
+        _default = (os.getpid(), sandbox)

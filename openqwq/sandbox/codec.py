@@ -1,23 +1,33 @@
 """Plain data in and out of the jail, type for type: what a candidate returns is data, never an object.
 
-`encode` turns None, bool, int, float, str, bytes, list, tuple, set and dict into JSON values (containers
-and large ints carry a tag), `decode` is its inverse. Exact types only: a subclass may lie about its own
-equality, so it is refused. The module runs on both sides of the wall and imports nothing of ours.
+`encode` turns None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict and the standard
+library's Counter, OrderedDict, defaultdict, deque, Decimal and Fraction into JSON values (all but the first
+ones and str carry a tag), `decode` is its inverse. Exact types only: a subclass may lie about its own equality,
+so it is refused. The module runs on both sides of the wall and imports nothing of ours.
 """
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict, defaultdict, deque
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 MAX_DEPTH = 60  # far below the recursion limit, far above any honest result
 MAX_NODES = 400_000  # values in one encoded result
 PLAIN_INT_BITS = 63  # larger ints travel as hexadecimal: decimal text is quadratic and capped by Python
 
-_TAGS: dict[type, str] = {list: "l", tuple: "t", set: "s"}
+_SEQUENCES: dict[type, str] = {list: "l", tuple: "t", set: "s", frozenset: "f", deque: "q"}
+_MAPPINGS: dict[type, str] = {dict: "d", Counter: "C", OrderedDict: "O", defaultdict: "D"}
+MAPPING_TAGS = frozenset(_MAPPINGS.values())
 
 
 class CodecError(ValueError):
-    """The value is not plain data, or is too deep or too large."""
+    """The value is not plain data."""
+
+
+class CodecSizeError(CodecError):
+    """The value is too deep or too large."""
 
 
 def encode(value: Any) -> Any:
@@ -28,7 +38,7 @@ def encode(value: Any) -> Any:
 def _encode(value: Any, depth: int, left: list[int]) -> Any:
     left[0] -= 1
     if depth > MAX_DEPTH or left[0] < 0:
-        raise CodecError("the value is too deep or too large")
+        raise CodecSizeError("the value is too deep or too large")
     kind = type(value)
     if value is None or kind is bool or kind is str or kind is float:
         return value
@@ -36,10 +46,17 @@ def _encode(value: Any, depth: int, left: list[int]) -> Any:
         return value if value.bit_length() <= PLAIN_INT_BITS else ["i", hex(value)]
     if kind is bytes:
         return ["b", value.hex()]
-    if kind is dict:
-        return ["d", [[_encode(k, depth + 1, left), _encode(v, depth + 1, left)] for k, v in value.items()]]
-    if kind in _TAGS:
-        return [_TAGS[kind], [_encode(item, depth + 1, left) for item in value]]
+    if kind in _MAPPINGS:
+        pairs = [[_encode(k, depth + 1, left), _encode(v, depth + 1, left)] for k, v in dict.items(value)]
+        return [_MAPPINGS[kind], pairs]
+    if kind in _SEQUENCES:
+        return [_SEQUENCES[kind], [_encode(item, depth + 1, left) for item in value]]
+    if kind is complex:
+        return ["c", [value.real, value.imag]]
+    if kind is Fraction:
+        return ["r", [hex(value.numerator), hex(value.denominator)]]
+    if kind is Decimal:
+        return ["m", str(value)]
     raise CodecError(f"a value of type {kind.__name__} is not plain data")
 
 
@@ -51,7 +68,7 @@ def decode(data: Any) -> Any:
     """
     try:
         return _decode(data, 0)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise CodecError(f"unreadable data: {error}") from None
 
 
@@ -63,13 +80,25 @@ def _decode(data: Any, depth: int) -> Any:
             return data
         raise CodecError("an untagged container")
     tag, body = data
-    if tag == "i":
-        return int(body, 16)
-    if tag == "b":
-        return bytes.fromhex(body)
-    if tag == "d":
-        return {_decode(k, depth + 1): _decode(v, depth + 1) for k, v in body}
-    build = {"l": list, "t": tuple, "s": set}.get(tag)
-    if build is None:
+    if tag in _READERS:
+        return _READERS[tag](body)
+    if tag in MAPPING_TAGS:
+        items = {_decode(k, depth + 1): _decode(v, depth + 1) for k, v in body}
+        return _BUILDERS[tag](items)
+    if tag not in _BUILDERS:
         raise CodecError("an unknown tag")
-    return build([_decode(item, depth + 1) for item in body])
+    return _BUILDERS[tag]([_decode(item, depth + 1) for item in body])
+
+
+def _default_dict(items: dict) -> defaultdict:
+    return defaultdict(None, items)
+
+
+_BUILDERS: dict[str, Any] = {tag: kind for kind, tag in (_SEQUENCES | _MAPPINGS).items()} | {"D": _default_dict}
+_READERS: dict[str, Any] = {
+    "i": lambda body: int(body, 16),
+    "b": bytes.fromhex,
+    "c": lambda body: complex(*body),
+    "r": lambda body: Fraction(int(body[0], 16), int(body[1], 16)),
+    "m": Decimal,
+}

@@ -7,19 +7,22 @@ colliding hashes costs no more than an honest one.
 from __future__ import annotations
 
 import math
+from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any
 
-from openqwq.sandbox.codec import MAX_DEPTH, CodecError
+from openqwq.sandbox.codec import MAPPING_TAGS, MAX_DEPTH, CodecError, encode
 
 REL_TOL = 1e-6  # results of different but right orders of float operations agree far better than this
 ABS_TOL = 1e-9
+MAX_KEY_ITEMS = 1000  # of a frozenset among keys, which is built from the result: quadratic at worst
 
-_SHAPES: dict[type, tuple[str, type]] = {
-    list: ("l", list),
-    tuple: ("t", list),
-    set: ("s", list),
-    dict: ("d", list),
-    bytes: ("b", str),
+_TAGS: dict[type, frozenset[str]] = {
+    list: frozenset("l"),
+    tuple: frozenset("t"),
+    set: frozenset("s"),
+    frozenset: frozenset("f"),
+    deque: frozenset("q"),
+    **dict.fromkeys((dict, Counter, OrderedDict, defaultdict), MAPPING_TAGS),  # Python compares these as dicts too
 }
 
 
@@ -38,16 +41,17 @@ def matches(expected: Any, result: Any, depth: int = 0) -> bool:
         return _as_int(result) == expected
     if kind is float:
         return _close(expected, result)
-    body = _body(kind, result)
-    if body is None:
+    if kind is complex:
+        parts = _body(frozenset("c"), result)
+        return bool(parts) and len(parts) == 2 and all(map(_close, (expected.real, expected.imag), parts))
+    if kind not in _TAGS:  # bytes, Decimal, Fraction: one value has one form
+        return result == encode(expected)
+    body = _body(_TAGS[kind], result)
+    if body is None or len(body) != len(expected):
         return False
-    if kind is bytes:
-        return body == expected.hex()
-    if len(body) != len(expected):
-        return False
-    if kind in (list, tuple):
+    if kind in (list, tuple, deque):
         return all(matches(e, r, depth + 1) for e, r in zip(expected, body, strict=True))
-    if kind is set:
+    if kind in (set, frozenset):
         return _members_match(dict.fromkeys(expected), [[item, None] for item in body], depth)
     return _members_match(expected, body, depth)
 
@@ -77,11 +81,10 @@ def _close(expected: float, result: Any) -> bool:
     return math.isclose(expected, result, rel_tol=REL_TOL, abs_tol=ABS_TOL)
 
 
-def _body(kind: type, result: Any) -> Any:
-    """The contents of a tagged container of this kind, or None."""
-    tag, shape = _SHAPES[kind]
-    if isinstance(result, list) and len(result) == 2 and result[0] == tag and isinstance(result[1], shape):
-        return result[1]
+def _body(tags: frozenset[str], result: Any) -> Any:
+    """The contents of a container with one of these tags, or None."""
+    if isinstance(result, list) and len(result) == 2 and isinstance(result[0], str) and result[0] in tags:
+        return result[1] if isinstance(result[1], list) else None
     return None
 
 
@@ -105,7 +108,7 @@ def _members_match(expected: dict, pairs: list, depth: int) -> bool:
 
 
 def _hashable(data: Any, depth: int) -> Any:
-    """The encoded scalar or tuple as a Python value to look up."""
+    """The encoded scalar, tuple or frozenset as a Python value to look up."""
     if depth > MAX_DEPTH:
         raise CodecError("the data is too deep")
     if not isinstance(data, list):
@@ -115,6 +118,8 @@ def _hashable(data: Any, depth: int) -> Any:
         return whole
     if len(data) == 2 and data[0] == "t" and isinstance(data[1], list):
         return tuple(_hashable(item, depth + 1) for item in data[1])
+    if len(data) == 2 and data[0] == "f" and isinstance(data[1], list) and len(data[1]) <= MAX_KEY_ITEMS:
+        return frozenset(_hashable(item, depth + 1) for item in data[1])
     if len(data) == 2 and data[0] == "b" and isinstance(data[1], str):
         try:
             return bytes.fromhex(data[1])

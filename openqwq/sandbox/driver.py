@@ -16,7 +16,7 @@ import traceback
 import types
 from typing import Any, BinaryIO
 
-from openqwq.sandbox.codec import CodecError, decode, encode
+from openqwq.sandbox.codec import CodecError, CodecSizeError, decode, encode
 
 FILE_NAME = "program.py"
 STREAMS = (
@@ -46,6 +46,17 @@ def run_program(job: dict[str, Any]) -> None:
         sys.exit(1)
 
 
+def run_command(job: dict[str, Any]) -> None:
+    """Become the job's command, on file descriptors 0, 1 and 2; what cannot be executed ends with 127 as in a shell."""
+    argv = job["argv"]
+    environment = {name: text.replace("{folder}", os.getcwd()) for name, text in job["environment"].items()}
+    try:
+        os.execve(argv[0], argv, environment)
+    except OSError as error:
+        os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
+        os._exit(127)
+
+
 def _open_stream(fd: int, mode: str, errors: str) -> Any:
     return open(fd, mode, buffering=1 if fd == 2 else -1, encoding="utf-8", errors=errors, closefd=False)
 
@@ -63,7 +74,8 @@ def serve_calls(job: dict[str, Any], channel: int, source: int, sink: int) -> No
     function = _load(job, channel)
     with open(source, "rb") as calls:
         for line in calls:
-            _send(sink, _answer(function, *json.loads(line)))
+            number, args, kwargs = json.loads(line)
+            _send(sink, [number, *_answer(function, args, kwargs)])
     os._exit(0)
 
 
@@ -78,20 +90,22 @@ def run_asserts(job: dict[str, Any], channel: int, source: int, sink: int) -> No
         _send(channel, ["loaded"])
         for text in job["tests"]:
             _send(channel, _run_assert(text, namespace, function))
+        os.set_blocking(source, False)
+        _send(channel, function.fault or (FORGED if answers.read(1) else ["ended"]))
     os._exit(0)
 
 
-class Unreadable(BaseException):
-    """A test that cannot be run: its arguments are not plain data. No `except Exception` of a test catches it."""
+FORGED = ["forged"]
 
 
-class Gone(BaseException):
-    """The candidate's process has ended. No `except Exception` of a test catches it."""
+class Fault(BaseException):
+    """A call that cannot be made or has no honest answer. No `except Exception` of a test catches it."""
 
 
 class Proxy:
     """Calls the candidate's function in its own process; plain data in, plain data or an exception out.
 
+    Calls bear numbers that cannot be guessed, and an answer must bear its call's: nothing is answered in advance.
     raised: the exception that the function itself raised last.
     fault:  what no test may pass over, even if it catches everything.
     """
@@ -103,24 +117,41 @@ class Proxy:
         self.fault: list[Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        number = int.from_bytes(os.urandom(6), "big")
         try:
-            call = [encode(list(args)), encode(kwargs)]
+            call = [number, encode(list(args)), encode(kwargs)]
+        except CodecSizeError as error:  # what the function returned before may be what is large
+            raise self._fail(["failed", "CodecError", str(error)]) from None
         except CodecError as error:
-            self.fault = ["unreadable", str(error)]
-            raise Unreadable from None
+            raise self._fail(["unreadable", str(error)]) from None
         try:
             _send(self._sink, call)
             line = self._answers.readline()
         except OSError:
             line = b""
         if not line:
-            self.fault = ["gone"]
-            raise Gone
-        answer = json.loads(line)
-        if answer[0] == "value":
-            return decode(answer[1])
-        self.raised = _make_exception(str(answer[1]), str(answer[2]))
-        raise self.raised
+            raise self._fail(["gone"])
+        match _parse(line):
+            case [int(found), "value", value] if found == number:
+                try:
+                    return decode(value)
+                except CodecError:
+                    raise self._fail(FORGED) from None
+            case [int(found), "error", str(name), str(text)] if found == number:
+                self.raised = _make_exception(name, text)
+                raise self.raised
+        raise self._fail(FORGED)
+
+    def _fail(self, fault: list[Any]) -> Fault:
+        self.fault = self.fault or fault
+        return Fault()
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _make_exception(name: str, text: str) -> Exception:
@@ -151,7 +182,7 @@ def _run_assert(text: str, namespace: dict[str, Any], function: Proxy) -> list[A
 def _load(job: dict[str, Any], channel: int) -> Any:
     """The candidate's entry point, reported as loaded; when it cannot be had, that is reported and the process ends."""
     try:
-        function = _execute(job["code"], "candidate")[job["entry_point"]]
+        function = _find_function(_execute(job["code"], "candidate"), job["entry_point"])
     except BaseException as error:
         _send(channel, ["error", type(error).__name__, _describe(error)])
         os._exit(1)
@@ -159,9 +190,17 @@ def _load(job: dict[str, Any], channel: int) -> Any:
     return function
 
 
+def _find_function(namespace: dict[str, Any], entry_point: str) -> Any:
+    """The entry point; of "Solution.solve" the method, on an object that is made without arguments."""
+    name, _, method = entry_point.partition(".")
+    return getattr(namespace[name](), method) if method else namespace[name]
+
+
 def _answer(function: Any, args: Any, kwargs: Any) -> list[Any]:
     try:
         return ["value", encode(function(*decode(args), **decode(kwargs)))]
+    except CodecError as error:
+        return ["error", CodecError.__name__, str(error)]
     except BaseException as error:
         return ["error", type(error).__name__, _describe(error)]
 

@@ -16,14 +16,25 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from openqwq.sandbox.bubblewrap import ENVIRONMENT, INSIDE, NOBODY, Interpreter, find_bubblewrap, jail_arguments
+from openqwq.sandbox.bubblewrap import (
+    ENVIRONMENT,
+    FILTER,
+    INSIDE,
+    NOBODY,
+    Bind,
+    Interpreter,
+    find_bubblewrap,
+    jail_arguments,
+)
 from openqwq.sandbox.cgroup import ControlGroup
+from openqwq.sandbox.seccomp import build_filter
 from openqwq.sandbox.spec import Limits
 from openqwq.sandbox.zygote import NUM_FILES, STACK_BYTES
 
@@ -32,7 +43,9 @@ KILL_S = 5.0  # the kernel needs milliseconds to end a killed tree
 BASE_MIB = 64  # address space of a bare interpreter
 READ_BYTES = 1 << 16
 
-End = Literal["exit", "timeout", "output_limit", "lost"]
+FOLDER = "/tmp"  # where a job works
+
+End = Literal["exit", "timeout", "output_limit", "lost", "cancelled"]
 
 
 class JailError(RuntimeError):
@@ -54,12 +67,38 @@ class JailOptions:
     as_nobody: bool = False
     cgroup: bool = True
 
+    @property
+    def filtered(self) -> bool:
+        """Whether system calls are filtered: in every jail, on the architectures that the filter knows."""
+        return self.bubblewrap and build_filter(inner=True) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a jail's child does; `payload` names the kind of work, see `zygote` and `driver`.
+
+    frames:   lines that a whole result has; each of them in time gives the next `limits.wall_s` seconds.
+    archives: descriptors of archives that are unpacked into the job's folder, one after another.
+    links:    descriptors from and to the other job of a pair; closed here once they are inside.
+    cancel:   descriptor that is readable once nobody waits for the job any more, or None.
+    collect:  bytes that may be taken out of the job's folder `out` after its end.
+    native:   the work is a program of its own rather than Python: it has a /proc, and may reserve address space.
+    """
+
+    payload: dict[str, Any]
+    frames: int = 0
+    archives: Sequence[int] = ()
+    links: Sequence[int] = ()
+    cancel: int | None = None
+    collect: int = 0
+    native: bool = False
+
 
 @dataclass(slots=True)
 class Outcome:
     """How a job ended: its output, and what the supervisor outside its reach reports.
 
-    end:         "lost" means that the jail died under the job.
+    end:         "lost" means that the jail died under the job, "cancelled" that nobody waits for it.
     frame_times: seconds from the start at which each line of `out` was complete.
     """
 
@@ -72,12 +111,18 @@ class Outcome:
     cpu_s: float = 0.0
     memory_mib: float = 0.0
     out_of_memory: bool = False
+    made: int | None = None
+    """Descriptor of the archive of what the job made; the receiver closes it."""
 
 
 class Jail:
-    """A started jail. Raises JailError when it does not come up. Not for two threads at once."""
+    """A started jail. Raises JailError when it does not come up. Not for two threads at once.
 
-    def __init__(self, options: JailOptions, *, tmp_mib: int):
+    binds: folders of the host that show inside besides the system's, read-only.
+    warm:  import what programs use often, which pays from the second job on.
+    """
+
+    def __init__(self, options: JailOptions, *, tmp_mib: int, binds: Sequence[Bind] = (), warm: bool = True):
         self.options = options
         self.num_jobs = 0
         self.alive = False
@@ -85,30 +130,30 @@ class Jail:
         self._group = ControlGroup() if options.cgroup else None
         self._control, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._process = self._start(inside, tmp_mib)
+            self._process = self._start(inside, tmp_mib, binds, warm)
         except OSError as error:
             self._release()
             raise JailError(f"cannot start a jail: {error}") from error
         finally:
             inside.close()
         self.alive = True
-        if self._receive(START_S) != b"ready":
+        if self._receive(START_S)[0] != b"ready":
             message = self._start_errors()
             self.kill()
             raise JailError(f"the jail did not start: {message}")
 
-    def _start(self, inside: socket.socket, tmp_mib: int) -> subprocess.Popen:
+    def _start(self, inside: socket.socket, tmp_mib: int, binds: Sequence[Bind], warm: bool) -> subprocess.Popen:
         options = self.options
-        fds = {name: _memory_file((Path(__file__).parent / name).read_bytes()) for name in INSIDE}
-        zygote = [options.interpreter.path, "-s", "-S", "-B", "-m", "openqwq.sandbox.zygote", str(inside.fileno())]
+        zygote = ["-s", "-S", "-B", "-m", "openqwq.sandbox.zygote", str(inside.fileno())]
+        zygote += ["nested" if options.nested else "flat", "many" if warm else "once"]
         environment: dict[str, str] = {}
-        command = zygote
+        fds: list[int] = []
         if options.bubblewrap:
-            args = jail_arguments(options.interpreter, tmp_mib=tmp_mib, nested=options.nested, files=fds)
-            fds["args"] = _memory_file(b"".join(arg.encode() + b"\0" for arg in args))
-            command = [find_bubblewrap(), "--args", str(fds["args"]), "--", *zygote]
+            files = {f"/jail/openqwq/sandbox/{name}": (Path(__file__).parent / name).read_bytes() for name in INSIDE}
+            inner, outer = build_filter(inner=True), build_filter(inner=not options.nested)
+            command, fds = self._jailed([options.interpreter.path, *zygote], files, inner, outer, tmp_mib, binds)
         else:
-            command[0] = sys.executable
+            command = [sys.executable, *zygote, ""]
             environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[2])}
         user: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if options.as_nobody else {}
         try:
@@ -117,53 +162,68 @@ class Jail:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
-                pass_fds=[inside.fileno(), *fds.values()],
+                pass_fds=[inside.fileno(), *fds],
                 env=environment,
                 cwd="/",
                 start_new_session=True,
                 **user,
             )
         finally:
-            for fd in fds.values():
+            for fd in fds:
                 os.close(fd)
 
-    def execute(self, job: dict[str, Any], limits: Limits, *, frames: int = 0, links: Sequence[int] = ()) -> Outcome:
-        """Run one job to its end.
+    def _jailed(
+        self,
+        command: list[str],
+        files: dict[str, bytes],
+        inner: bytes | None,
+        outer: bytes | None,
+        tmp_mib: int,
+        binds: Sequence[Bind],
+    ) -> tuple[list[str], list[int]]:
+        """The command inside of bubblewrap, and the descriptors that it needs."""
+        options = self.options
+        if inner is not None:
+            files |= {FILTER: inner}
+        fds = {path: _memory_file(data) for path, data in files.items()}
+        args = jail_arguments(options.interpreter, tmp_mib=tmp_mib, nested=options.nested, files=fds, binds=binds)
+        made = list(fds.values())
+        if outer is not None:
+            made.append(_memory_file(outer))
+            args += ["--seccomp", str(made[-1])]
+        made.append(_memory_file(b"".join(arg.encode() + b"\0" for arg in args)))
+        return [find_bubblewrap(), "--args", str(made[-1]), "--", *command, FILTER if inner is not None else ""], made
 
-        frames: lines that a whole result has; each of them in time gives the next `limits.wall_s` seconds.
-        links:  descriptors from and to the other job of a pair.
-        Raises JailError when the child could not be set up.
-        """
+    def execute(self, job: Job, limits: Limits) -> Outcome:
+        """Run one job to its end. Raises JailError when the child could not be set up."""
         self.num_jobs += 1
         if self._group:
             self._group.prepare(limits.memory_mib, limits.processes)
-        out, out_inside = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        err, err_inside = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        for fd in (out_inside, err_inside):
-            os.set_blocking(fd, True)
-        payload = _memory_file(json.dumps(job).encode())
         outcome = Outcome()
-        try:
-            try:
-                self._send_request(limits, [payload, out_inside, err_inside, *links])
-            finally:
-                for fd in (payload, out_inside, err_inside):
-                    os.close(fd)
-            self._watch(outcome, out, err, limits, frames)
-        finally:
-            os.close(out)
-            os.close(err)
+        with contextlib.ExitStack() as stack:
+            folder = FOLDER if self.options.bubblewrap else stack.enter_context(tempfile.TemporaryDirectory())
+            out, out_inside = _pipe(stack)
+            err, err_inside = _pipe(stack)
+            with contextlib.ExitStack() as sent:
+                payload = _memory_file(json.dumps(job.payload).encode())
+                for fd in (payload, out_inside, err_inside, *job.links):
+                    sent.callback(os.close, fd)
+                self._send_request(job, limits, folder, [payload, out_inside, err_inside, *job.archives, *job.links])
+            self._watch(outcome, out, err, job, limits)
         if self._group and self.alive:
             outcome.out_of_memory = self._group.ran_out_of_memory()
             outcome.memory_mib = self._group.peak_mib()
         return outcome
 
-    def _send_request(self, limits: Limits, fds: Sequence[int]) -> None:
+    def _send_request(self, job: Job, limits: Limits, folder: str, fds: Sequence[int]) -> None:
         request = {
-            "nested": self.options.nested,
+            "folder": folder,
             "tmp_mib": limits.tmp_mib,
-            "rlimits": self._rlimits(limits),
-            "links": len(fds) - 3,
+            "proc": job.native,
+            "rlimits": self._rlimits(job, limits),
+            "num_archives": len(job.archives),
+            "num_links": len(job.links),
+            "collect_bytes": job.collect,
         }
         groups = self._group.fds if self._group else []
         try:
@@ -172,7 +232,7 @@ class Jail:
             self.kill()
             raise JailError(f"the jail is gone: {error}") from error
 
-    def _rlimits(self, limits: Limits) -> dict[str, int]:
+    def _rlimits(self, job: Job, limits: Limits) -> dict[str, int]:
         rlimits = {
             "CPU": max(1, math.ceil(limits.cpu_s)),
             "FSIZE": limits.tmp_mib << 20,
@@ -183,36 +243,37 @@ class Jail:
         if self.options.bubblewrap:  # without a user namespace this would count all processes of the user
             rlimits["NPROC"] = limits.processes
         if self._group is None:
-            rlimits["AS"] = (limits.memory_mib + BASE_MIB) << 20
+            rlimits["DATA" if job.native else "AS"] = (limits.memory_mib + BASE_MIB) << 20
         return rlimits
 
-    def _watch(self, outcome: Outcome, out: int, err: int, limits: Limits, frames: int) -> None:
-        """Collect output until the job's end is reported; kill it past its deadline or its output cap."""
+    def _watch(self, outcome: Outcome, out: int, err: int, job: Job, limits: Limits) -> None:
+        """Collect output until the job's end is reported; kill it past its deadline or cap, or when cancelled."""
         start = time.monotonic()
         deadline = start + limits.wall_s
         poller = select.poll()
-        for fd in (out, err, self._control.fileno()):
-            poller.register(fd, select.POLLIN)
+        for fd in (out, err, self._control.fileno(), job.cancel):
+            if fd is not None:
+                poller.register(fd, select.POLLIN)
         report = None
         while report is None and self.alive:
             wait = deadline - time.monotonic()
             ready = [fd for fd, _ in poller.poll(max(0.0, wait) * 1000)] if wait > 0 else []
-            if not ready:
-                outcome.end = "timeout"
-                report = self._stop_job()
+            if not ready or job.cancel in ready:
+                outcome.end = "cancelled" if ready else "timeout"
+                report = self._stop_job(outcome)
             for fd, buffer in ((out, outcome.out), (err, outcome.err)):
                 if fd in ready and not _drain(fd, buffer, limits.output_bytes):
                     poller.unregister(fd)
             now = time.monotonic()
-            complete = min(outcome.out.count(b"\n"), frames) if out in ready and frames else 0
+            complete = min(outcome.out.count(b"\n"), job.frames) if out in ready and job.frames else 0
             if complete > len(outcome.frame_times):
                 outcome.frame_times += [now - start] * (complete - len(outcome.frame_times))
                 deadline = now + limits.wall_s
-            if self._control.fileno() in ready:
-                report = self._receive_report()
+            if report is None and self._control.fileno() in ready:
+                report = self._receive_report(outcome)
             elif report is None and len(outcome.out) + len(outcome.err) > limits.output_bytes:
                 outcome.end = "output_limit"
-                report = self._stop_job()
+                report = self._stop_job(outcome)
         outcome.wall_s = time.monotonic() - start
         self._finish(outcome, report, out, err, limits)
 
@@ -232,36 +293,35 @@ class Jail:
             elif outcome.end == "exit":  # a program within reach of its jail's own processes has killed them
                 outcome.exit_code = -signal.SIGKILL
 
-    def cancel(self) -> None:
-        """Kill the running job, from another thread than the one in `execute`; nothing when it has ended."""
+    def _stop_job(self, outcome: Outcome) -> dict[str, Any] | None:
+        """Kill the job's whole process tree; its report, or None when the jail died with it."""
         with contextlib.suppress(OSError):
             self._control.send(b"kill")
-
-    def _stop_job(self) -> dict[str, Any] | None:
-        """Kill the job's whole process tree; its report, or None when the jail died with it."""
-        self.cancel()
-        report = self._receive_report()
+        report = self._receive_report(outcome)
         if not self.options.nested:  # the job may have processes that only the jail's end reaches
             self.kill()
         return report
 
-    def _receive_report(self) -> dict[str, Any] | None:
-        message = self._receive(KILL_S)
+    def _receive_report(self, outcome: Outcome) -> dict[str, Any] | None:
+        message, fds = self._receive(KILL_S)
         if not message:
             self.kill()
             return None
+        if fds:
+            outcome.made = fds[0]
         report = json.loads(message)
         if "error" in report:
             self.kill()
             raise JailError(f"the job could not be set up: {report['error']}")
         return report
 
-    def _receive(self, timeout_s: float) -> bytes:
+    def _receive(self, timeout_s: float) -> tuple[bytes, list[int]]:
         self._control.settimeout(timeout_s)
         try:
-            return self._control.recv(1 << 16)
+            message, fds, _, _ = socket.recv_fds(self._control, 1 << 16, 1, socket.MSG_CMSG_CLOEXEC)
+            return message, fds
         except OSError:
-            return b""
+            return b"", []
         finally:
             self._control.settimeout(None)
 
@@ -284,6 +344,14 @@ class Jail:
         os.close(self._errors)
         if self._group:
             self._group.close()
+
+
+def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe from the job: our end does not block and is closed with the stack, the other end is the caller's."""
+    ours, inside = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(ours, False)
+    stack.callback(os.close, ours)
+    return ours, inside
 
 
 def _memory_file(data: bytes) -> int:

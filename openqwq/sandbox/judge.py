@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from openqwq.sandbox.codec import CodecError, encode
 from openqwq.sandbox.compare import matches
-from openqwq.sandbox.jail import Outcome
+from openqwq.sandbox.jail import Job, Outcome
+from openqwq.sandbox.languages import COMPILE_LIMITS, Toolchain
+from openqwq.sandbox.programs import CompileError, Execute, prepare
 from openqwq.sandbox.spec import JudgeResult, JudgeVerdict, Limits, RunResult, RunStatus, Submission, TestResult
 
-Execute = Callable[[dict[str, Any], Limits, int], Outcome]
-"""Runs a job (its frames counted) in some jail; raises JailError."""
-ExecutePair = Callable[[dict[str, Any], dict[str, Any], Limits, int], tuple[Outcome, Outcome]]
+ExecutePair = Callable[[Job, Job, Limits], tuple[Outcome, Outcome]]
 """Runs a program and its tests in two jails at once; raises JailError."""
+
+UNREADABLE = "unreadable tests: "  # how the reason begins where the tests are at fault
+MAX_COMPILER_WORDS = 2000  # characters of a compiler's complaint that go into a reason
+UNSAFE_NAMES = {"eval", "exec", "compile", "__import__", "pickle", "marshal", "importlib", "runpy"}
+"""What could run a text that the candidate returned, inside of the tests' own process."""
 
 
 class UnreadableTests(ValueError):
@@ -43,12 +50,14 @@ def _status(outcome: Outcome, limits: Limits) -> tuple[RunStatus, str]:
         return "timeout", f"no end within {limits.wall_s:g} s"
     if outcome.end == "output_limit":
         return "output_limit", f"more than {limits.output_bytes} bytes of output"
+    if outcome.end == "cancelled":
+        return "killed", "nobody waited for it any more"
     if outcome.exit_code == 0:
         return "ok", ""
     if outcome.out_of_memory or b"MemoryError" in outcome.err[-200:]:
         return "memory", f"more than {limits.memory_mib} MiB of memory"
     if outcome.exit_code == -9:
-        if outcome.cpu_s >= 0.95 * limits.cpu_s:  # the kernel counts in ticks
+        if outcome.cpu_s >= 0.5 * limits.cpu_s:  # the kernel counts ticks for the limit, and time for the report
             return "timeout", f"more than {limits.cpu_s:g} s of processor time"
         return "killed", "killed by a signal 9 that was not ours"
     if outcome.exit_code is not None and outcome.exit_code < 0:
@@ -56,15 +65,35 @@ def _status(outcome: Outcome, limits: Limits) -> tuple[RunStatus, str]:
     return "runtime_error", f"exit code {outcome.exit_code}"
 
 
-def judge(submission: Submission, execute: Execute, execute_pair: ExecutePair) -> JudgeResult:
+def run(
+    code: str, toolchain: Toolchain | None, stdin: str, files: Mapping[str, bytes], limits: Limits, execute: Execute
+) -> RunResult:
+    """Run a program once; a program that does not compile ends as its compiler did. Raises JailError."""
+    try:
+        with prepare(code, toolchain, files, limits, execute) as program:
+            return read_outcome(execute(program.job(stdin), limits), limits)
+    except CompileError as error:
+        return read_outcome(error.outcome, COMPILE_LIMITS, _compile_reason(error.outcome))
+
+
+def _compile_reason(outcome: Outcome) -> str:
+    words = outcome.err.decode("utf-8", "replace").strip()[:MAX_COMPILER_WORDS]
+    return f"does not compile: {words or _status(outcome, COMPILE_LIMITS)[1]}"
+
+
+def judge(
+    submission: Submission, execute: Execute, execute_pair: ExecutePair, toolchain: Toolchain | None = None
+) -> JudgeResult:
     """Run the submission's tests and compare. Raises UnreadableTests, or JailError from what executes."""
     if not submission.tests:
         raise UnreadableTests("there are no tests")
+    if toolchain is not None and submission.mode != "stdio":
+        raise UnreadableTests(f"mode {submission.mode!r} is for Python only, {submission.language} has stdio")
     match submission.mode:
         case "function":
             tests = _judge_function(submission, execute)
         case "stdio":
-            tests = _judge_stdio(submission, execute)
+            tests = _judge_stdio(submission, execute, toolchain)
         case "asserts":
             tests = _judge_asserts(submission, execute_pair)
         case mode:
@@ -81,8 +110,9 @@ def _judge_function(submission: Submission, execute: Execute) -> list[TestResult
     results: list[TestResult] = []
     while len(results) < len(calls):
         done = len(results)
-        job = {"kind": "calls", "code": submission.code, "entry_point": submission.entry_point, "calls": calls[done:]}
-        outcome = execute(job, submission.limits, 1 + len(calls) - done)
+        work = {"kind": "calls", "code": submission.code, "entry_point": submission.entry_point, "calls": calls[done:]}
+        job = Job(payload=work, frames=1 + len(calls) - done)
+        outcome = execute(job, submission.limits)
         answered, death = _judge_frames(outcome, expected[done:], submission.limits)
         results += answered
         if death is not None:
@@ -162,16 +192,20 @@ def _error_text(content: Any) -> str:
 
 
 def _judge_asserts(submission: Submission, execute_pair: ExecutePair) -> list[TestResult]:
-    if not all(isinstance(test, str) for test in submission.tests):
-        raise UnreadableTests("an assert test is a text")
+    for test in submission.tests:
+        _check_assert(test)
     program = {"kind": "serve", "code": submission.code, "entry_point": submission.entry_point}
     texts = {"kind": "asserts", "tests": list(submission.tests), "entry_point": submission.entry_point}
     count = len(submission.tests)
-    candidate, tester = execute_pair(program, texts, submission.limits, 1 + count)
-    lines = bytes(tester.out).split(b"\n")[1:-1]
+    frames = 2 + count  # that the tests are loaded, each result, and the end
+    candidate, tester = execute_pair(Job(payload=program), Job(payload=texts, frames=frames), submission.limits)
+    lines = [_parse(line) for line in bytes(tester.out).split(b"\n")[1:-1]]
+    if ["forged"] in lines:
+        reason = "something else than answers to calls came out of the program"
+        return [TestResult(verdict="wrong_answer", reason=reason)] * count
     results: list[TestResult] = []
-    for line, begin, end in zip(lines, tester.frame_times, tester.frame_times[1:], strict=False):
-        result = _judge_assert(_parse(line), end - begin)
+    for line, begin, end in zip(lines[:count], tester.frame_times, tester.frame_times[1:], strict=False):
+        result = _judge_assert(line, end - begin)
         if result is None:
             return _pad([*results, _judge_end(candidate, submission.limits)], count)
         results.append(result)
@@ -180,6 +214,22 @@ def _judge_asserts(submission: Submission, execute_pair: ExecutePair) -> list[Te
         verdict = _as_verdict(status) if status != "ok" else "infra_error"
         return _pad([*results, TestResult(verdict=verdict, reason=reason)], count)
     return results
+
+
+def _check_assert(test: Any) -> None:
+    """Raise UnreadableTests for a test that could run what the program returns as code of its own process."""
+    if not isinstance(test, str):
+        raise UnreadableTests("an assert test is a text")
+    try:
+        tree = ast.parse(test)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UnreadableTests(f"an assert test does not parse: {error}") from None
+    for node in ast.walk(tree):
+        names = {alias.name.partition(".")[0] for alias in node.names} if isinstance(node, ast.Import) else set()
+        names |= {node.id} if isinstance(node, ast.Name) else set()
+        names |= {(node.module or "").partition(".")[0]} if isinstance(node, ast.ImportFrom) else set()
+        if names & UNSAFE_NAMES:
+            raise UnreadableTests(f"an assert test must not use `{min(names & UNSAFE_NAMES)}`")
 
 
 def _judge_assert(content: Any, wall_s: float) -> TestResult | None:
@@ -201,29 +251,40 @@ def _judge_end(candidate: Outcome, limits: Limits) -> TestResult:
     line = bytes(candidate.out).partition(b"\n")[0]
     if line and line != b'["loaded"]':
         return TestResult(verdict=_error_verdict(_parse(line)), reason=_error_text(_parse(line)))
+    if candidate.end == "cancelled":  # because its tests had ended, for which it may have died a moment before
+        candidate = replace(candidate, end="exit")
     status, reason = _status(candidate, limits)
-    if status == "ok":
-        status, reason = "runtime_error", "the program ended before it answered"
+    if status in ("ok", "killed"):
+        status, reason = "runtime_error", "the program stopped answering"
     return TestResult(verdict=_as_verdict(status), reason=reason)
 
 
-def _judge_stdio(submission: Submission, execute: Execute) -> list[TestResult]:
-    for test in submission.tests:
+def _judge_stdio(submission: Submission, execute: Execute, toolchain: Toolchain | None) -> list[TestResult]:
+    tests, limits = submission.tests, submission.limits
+    for test in tests:
         if not (isinstance(test, dict) and isinstance(test.get("stdin"), str) and isinstance(test.get("stdout"), str)):
             raise UnreadableTests("a stdio test needs the texts `stdin` and `stdout`")
     results: list[TestResult] = []
-    for test in submission.tests:
-        job = {"kind": "run", "code": submission.code, "stdin": test["stdin"]}
-        run = read_outcome(execute(job, submission.limits, 0), submission.limits)
-        if run.status != "ok":
-            results.append(TestResult(verdict=_as_verdict(run.status), wall_s=run.wall_s, reason=run.reason))
-        elif _lines(run.stdout) != _lines(test["stdout"]):
-            results.append(TestResult(verdict="wrong_answer", wall_s=run.wall_s, reason="another output than expected"))
-        else:
-            results.append(TestResult(verdict="passed", wall_s=run.wall_s))
-        if run.status == "infra_error" or (run.status == "timeout" and not submission.restart):
-            return _pad(results, len(submission.tests))
-    return results
+    try:
+        with prepare(submission.code, toolchain, submission.files, limits, execute) as program:
+            for test in tests:
+                result = _judge_output(read_outcome(execute(program.job(test["stdin"]), limits), limits), test)
+                results.append(result)
+                if result.verdict == "infra_error" or (result.verdict == "timeout" and not submission.restart):
+                    break
+    except CompileError as error:
+        status, _ = _status(error.outcome, COMPILE_LIMITS)
+        verdict: JudgeVerdict = "runtime_error" if status == "ok" else _as_verdict(status)
+        results.append(TestResult(verdict=verdict, reason=_compile_reason(error.outcome)))
+    return _pad(results, len(tests))
+
+
+def _judge_output(result: RunResult, test: Mapping[str, str]) -> TestResult:
+    if result.status != "ok":
+        return TestResult(verdict=_as_verdict(result.status), wall_s=result.wall_s, reason=result.reason)
+    if _lines(result.stdout) != _lines(test["stdout"]):
+        return TestResult(verdict="wrong_answer", wall_s=result.wall_s, reason="another output than expected")
+    return TestResult(verdict="passed", wall_s=result.wall_s)
 
 
 def _lines(text: str) -> list[str]:

@@ -9,12 +9,12 @@ import os
 from openqwq.errors import UserError
 from openqwq.sandbox.bubblewrap import find_bubblewrap, find_interpreter
 from openqwq.sandbox.cgroup import ControlGroup, remove_stale_groups
-from openqwq.sandbox.jail import Jail, JailError, JailOptions
+from openqwq.sandbox.jail import Jail, JailError, JailOptions, Job
 from openqwq.sandbox.spec import Limits
 
 logger = logging.getLogger("openqwq.sandbox")
 
-PROBE_JOB = {"kind": "run", "code": "print('up')", "stdin": ""}
+PROBE_JOB = Job(payload={"kind": "run", "code": "print('up')", "stdin": ""})
 
 
 def find_options(*, no_jail: bool = False) -> JailOptions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +11,10 @@ JudgeVerdict = Literal[
     "passed", "wrong_answer", "runtime_error", "timeout", "memory", "output_limit", "killed", "infra_error"
 ]
 Mode = Literal["function", "stdio", "asserts"]
+
+LANGUAGES = ("python", "cpp", "javascript", "java", "rust", "go")
+MODES = ("function", "stdio", "asserts")
+MAX_CODE_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +76,13 @@ class JudgeResult:
 class Submission:
     """A program and the tests it must pass.
 
-    mode "function": tests `{"args": [...], "expected": value}`; the entry point is called with each.
+    language: one of LANGUAGES; any for "stdio", Python for the other modes.
+    mode "function": tests `{"args": [...], "expected": value}`; the entry point (`f`, or the method of a class that
+                     is made without arguments, `Solution.f`) is called with each.
     mode "stdio":    tests `{"stdin": text, "stdout": text}`; the program runs once for each.
     mode "asserts":  tests are Python texts that call the entry point, e.g. "assert f(1) == 2"; they run in a
                      process of their own, and only calls and plain results pass between the two.
+    files:           what lies beside the program (relative path: content).
     restart:         after a test that ends the program, go on with the next in a new process (not "asserts").
     """
 
@@ -85,3 +92,23 @@ class Submission:
     tests: Sequence[Any] = field(default_factory=tuple)
     limits: Limits = field(default_factory=Limits)
     restart: bool = False
+    language: str = "python"
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+MAX_FILES = 256
+MAX_NAME_CHARACTERS = 200
+
+
+def check_files(files: Mapping[str, bytes], limits: Limits) -> None:
+    """Raise ValueError unless the files can lie beside a program: plain relative paths, and half of /tmp together."""
+    if len(files) > MAX_FILES:
+        raise ValueError(f"more than {MAX_FILES} files")
+    if sum(map(len, files.values())) > limits.tmp_mib << 19:
+        raise ValueError(f"more than half of tmp_mib, which is {limits.tmp_mib} MiB")
+    for name in files:
+        parts = name.split("/")
+        if not 0 < len(name) <= MAX_NAME_CHARACTERS or "\0" in name or {"", ".", ".."} & set(parts):
+            raise ValueError(f"{name!r} is not a relative path of up to {MAX_NAME_CHARACTERS} characters")
+        if any("/".join(parts[:i]) in files for i in range(1, len(parts))):
+            raise ValueError(f"{name!r} lies in another file")

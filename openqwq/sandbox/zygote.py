@@ -1,23 +1,21 @@
 """The warm process inside a jail: forks one confined child for each job and reports how it ended.
 
-Three processes a job. The zygote waits for requests and holds nothing of any job. The supervisor, its
-fork, makes new namespaces and stays outside the new process namespace. The child is process 1 in there:
-when it dies, the kernel kills everything it started. The child cannot see, signal or trace the others,
-and shares no writable file, network, queue or keyring with the jobs before and after it.
+Three processes a job. The zygote holds nothing of any job. The supervisor, its fork, makes new namespaces
+and stays outside the new process namespace. The child is process 1 in there: when it dies, the kernel kills
+everything it started. The child cannot see, signal or trace the others, and shares no writable file, network,
+queue or keyring with the jobs before and after it. Supervisor and child are made before their job arrives;
+the child itself receives the job.
 
-Runs with the standard library of any Python from 3.9 on; imports of ours: codec and driver.
+Runs with the standard library of any Python from 3.10 on; imports of ours: those that are copied into the jail.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
 import os
-import platform
-import resource
 import select
 import signal
 import socket
@@ -25,7 +23,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from openqwq.sandbox import driver
+from openqwq.sandbox import archive, confine, driver
 
 # fmt: off
 PRELOADED = (
@@ -36,53 +34,72 @@ PRELOADED = (
 # fmt: on
 CHANNEL_FD = 100  # where the result channel lies, away from 0, 1 and 2
 LINK_FDS = (101, 102)  # from and to the other process of a pair
-NUM_FILES = 128  # open files a process
+NUM_FILES = 256  # open files a process
 STACK_BYTES = 64 << 20  # deep recursion is honest
+MESSAGE_BYTES = 1 << 16
+MAX_FDS = 9
+ENDED = 3  # exit code of a supervisor after which the zygote ends too
 
-CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 1 << 17, 1 << 27, 1 << 28, 1 << 29, 1 << 30
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
-KEYCTL_JOIN_SESSION_KEYRING = 1
-KEYCTL_NUMBERS = {"x86_64": 250, "aarch64": 219}
-CAPABILITY_VERSION_3 = 0x20080522
-
-_libc = ctypes.CDLL(None, use_errno=True)
+Work = Callable[[], None]
 
 
-def serve(control: socket.socket) -> Callable[[], None] | None:
-    """Fork a child for each request; returns None when the other side is gone, and the child's work in a child."""
+def serve(control: socket.socket, nested: bool, filter_program: bytes) -> Work | None:
+    """Prepare a child for each job to come; returns None when the other side is gone, and the child's work in a child.
+
+    nested:         every child gets namespaces of its own.
+    filter_program: the system calls that a child may make; empty for all.
+    """
     while True:
-        message, fds, _, _ = socket.recv_fds(control, 1 << 16, 8)
-        if not message:
+        pid = os.fork()
+        if pid == 0:
+            return _supervise(control, nested, filter_program)
+        _, status = os.waitpid(pid, 0)
+        if os.waitstatus_to_exitcode(status) == ENDED:
             return None
-        if message == b"kill":  # came too late for a job that had just ended
-            continue
-        pid = os.fork()
-        if pid == 0:
-            return _supervise(control, json.loads(message), fds)
-        for fd in fds:
-            os.close(fd)
-        os.waitpid(pid, 0)
 
 
-def _supervise(control: socket.socket, request: dict[str, Any], fds: list[int]) -> Callable[[], None]:
+def _supervise(control: socket.socket, nested: bool, filter_program: bytes) -> Work:
     """Fork the child into new namespaces, kill it when told to, report its end. Returns in the child only."""
+    accepted, accept = os.pipe()
     try:
-        if request["nested"]:
-            _new_namespaces()
+        if nested:
+            confine.new_namespaces()
         pid = os.fork()
         if pid == 0:
-            return _confine(control, request, fds)
+            os.close(accepted)
+            request, fds = _receive(control)
+            os.write(accept, json.dumps({"folder": request["folder"], "collect": request["collect_bytes"]}).encode())
+            os.close(accept)
+            return _confine(control, request, fds, nested, filter_program)
     except BaseException as error:
         control.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
-        os._exit(1)
-    for fd in fds:
-        os.close(fd)
+        os._exit(ENDED)
+    os.close(accept)
+    job = os.read(accepted, MESSAGE_BYTES)
+    if not job:  # the child has met the end
+        os._exit(ENDED)
+    _report(control, pid, nested, **json.loads(job))
+    os._exit(0)
+
+
+def _receive(control: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """The next request and its descriptors; leaves the process when there will be none."""
+    while True:
+        message, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, MAX_FDS)
+        if not message:
+            os._exit(0)
+        if message != b"kill":  # that came too late for a job that had just ended
+            return json.loads(message), fds
+
+
+def _report(control: socket.socket, pid: int, nested: bool, folder: str, collect: int) -> None:
+    """Wait for the child's end, or bring it about when told to, and send how it was."""
     pidfd = os.pidfd_open(pid)
     ready, _, _ = select.select([pidfd, control.fileno()], [], [])
     if pidfd not in ready:
         control.recv(16)
         os.kill(pid, signal.SIGKILL)
-        if not request["nested"]:
+        if not nested:
             _kill_group(pid)
     _, status, usage = os.wait4(pid, 0)
     report = {
@@ -90,8 +107,8 @@ def _supervise(control: socket.socket, request: dict[str, Any], fds: list[int]) 
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "memory_mib": usage.ru_maxrss / 1024,
     }
-    control.send(json.dumps(report).encode())
-    os._exit(0)
+    made = [archive.pack(archive.collect(os.path.join(folder, "out"), collect))] if collect else []
+    socket.send_fds(control, [json.dumps(report).encode()], made)
 
 
 def _kill_group(pid: int) -> None:
@@ -99,31 +116,45 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _confine(control: socket.socket, request: dict[str, Any], fds: list[int]) -> Callable[[], None]:
+def _confine(
+    control: socket.socket, request: dict[str, Any], fds: list[int], nested: bool, filter_program: bytes
+) -> Work:
     """Give up everything the candidate must not have; the returned work runs the candidate."""
     payload, out, err, *others = fds
-    links, groups = others[: request["links"]], others[request["links"] :]
+    archives, others = others[: request["num_archives"]], others[request["num_archives"] :]
+    links, groups = others[: request["num_links"]], others[request["num_links"] :]
     for group in groups:
         os.write(group, b"0")
-    if request["nested"]:
-        _private_mounts(request["tmp_mib"])
-        _new_keyring()
+    folder = request["folder"]
+    if nested:
+        confine.private_mounts(folder, request["tmp_mib"], proc=request["proc"])
     os.setsid()
     with open(payload, "rb", closefd=False) as file:
         job = json.load(file)
+    for files in archives:
+        archive.unpack(files, folder)
     _place_descriptors(job, out, err, links)
-    os.chdir("/tmp")
-    _limit(request)
-    _drop_capabilities()
+    os.chdir(folder)
+    confine.limit_resources(request["rlimits"])
+    confine.drop_capabilities()
     control.close()
     os.closerange(3, CHANNEL_FD)
     os.closerange(CHANNEL_FD + 1 + len(links), 1 << 16)
-    if job["kind"] == "run":
+    work = _choose_work(job)
+    if filter_program:
+        confine.filter_calls(filter_program)
+    return work
+
+
+def _choose_work(job: dict[str, Any]) -> Work:
+    kind = job["kind"]
+    if kind in ("run", "command"):
         os.close(CHANNEL_FD)
-        return lambda: driver.run_program(job)
-    if job["kind"] == "calls":
+        run = driver.run_program if kind == "run" else driver.run_command
+        return lambda: run(job)
+    if kind == "calls":
         return lambda: driver.answer_calls(job, CHANNEL_FD)
-    work = driver.run_asserts if job["kind"] == "asserts" else driver.serve_calls
+    work = driver.run_asserts if kind == "asserts" else driver.serve_calls
     return lambda: work(job, CHANNEL_FD, *LINK_FDS)
 
 
@@ -132,7 +163,7 @@ def _place_descriptors(job: dict[str, Any], out: int, err: int, links: list[int]
     for place, fd in enumerate((out, *links), CHANNEL_FD):  # the channel, then LINK_FDS
         os.dup2(fd, place, inheritable=False)
     null = os.open("/dev/null", os.O_RDWR)
-    if job["kind"] == "run":
+    if "stdin" in job:
         stdin = os.memfd_create("stdin")
         with open(stdin, "wb", closefd=False) as file:
             file.write(job.pop("stdin").encode("utf-8", "surrogateescape"))
@@ -144,58 +175,18 @@ def _place_descriptors(job: dict[str, Any], out: int, err: int, links: list[int]
         os.dup2(fd, target)
 
 
-def _new_namespaces() -> None:
-    """Leave the zygote's user, process, mount, network and ipc namespaces; children are process 1 of a new one."""
-    uid, gid = os.getuid(), os.getgid()
-    _call("unshare", CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWNET)
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        _write(f"/proc/self/{name}", text)
-
-
-def _private_mounts(tmp_mib: int) -> None:
-    """A fresh /tmp of bounded size, no /proc, and no further user namespaces."""
-    _write("/proc/sys/user/max_user_namespaces", "0")
-    options = f"size={tmp_mib}m,nr_inodes={tmp_mib * 256},mode=1777".encode()
-    _call("mount", b"tmpfs", b"/tmp", b"tmpfs", MS_NOSUID | MS_NODEV, options)
-    _call("mount", b"tmpfs", b"/proc", b"tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, b"size=4k")
-
-
-def _new_keyring() -> None:
-    """Join an empty session keyring: the inherited one would carry notes to the next job."""
-    number = KEYCTL_NUMBERS.get(platform.machine())
-    if number is not None:
-        _libc.syscall(number, KEYCTL_JOIN_SESSION_KEYRING, None)  # ENOSYS: a kernel without keyrings
-
-
-def _limit(request: dict[str, Any]) -> None:
-    for name, value in request["rlimits"].items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
-
-
-def _drop_capabilities() -> None:
-    """Empty the capability sets that a new user namespace brings."""
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    _call("capset", header, (ctypes.c_uint32 * 6)())
-
-
-def _call(name: str, *arguments: Any) -> None:
-    if getattr(_libc, name)(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-
-
 def main() -> None:
-    """Serve on the descriptor named by the first argument; a child leaves the loop to run its candidate."""
+    """Serve on the descriptor that the first argument names; a child leaves the loop to run its candidate.
+
+    The second argument is "nested" or "flat", the third "many" or "once" (jobs), the fourth the path of the
+    system-call filter or "".
+    """
     control = socket.socket(fileno=int(sys.argv[1]))
-    for name in PRELOADED:
+    filter_program = b""
+    if sys.argv[4]:
+        with open(sys.argv[4], "rb") as file:
+            filter_program = file.read()
+    for name in PRELOADED if sys.argv[3] == "many" else ():
         importlib.import_module(name)
     for name in ("PYTHONPATH", "PYTHONHASHSEED"):
         os.environ.pop(name, None)
@@ -203,7 +194,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     control.send(b"ready")
-    work = serve(control)
+    work = serve(control, sys.argv[2] == "nested", filter_program)
     if work is not None:
         work()
 

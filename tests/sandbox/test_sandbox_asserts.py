@@ -9,7 +9,7 @@ import pytest
 from openqwq.sandbox import Limits, Sandbox, Submission
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
-LIMITS = Limits(wall_s=20, cpu_s=20, memory_mib=128)
+LIMITS = Limits(wall_s=60, cpu_s=20, memory_mib=128)
 
 
 def verdicts(sandbox, code, tests, limits=LIMITS):
@@ -42,6 +42,16 @@ HOSTILE = {
         "def f(x): return 5",
         None,
     ),
+    "answers_in_advance": (
+        'import os\nos.write(102, b\'[0, "value", 1]\\n[0, "value", 2]\\n\')\ndef f(x): return x',
+        "wrong_answer",
+    ),
+    "answers_too_many": (
+        "import os\ndef f(x):\n    if x == 2: os.write(102, b'[0, \"value\", 1]\\n')\n    return x",
+        "wrong_answer",
+    ),
+    "closed_pipes": ("import os\ndef f(x): os.closerange(0, 200)", "runtime_error"),
+    "deaf": ("import os, time\nos.close(101)\nos.close(102)\ntime.sleep(60)\ndef f(x): pass", "runtime_error"),
     "flooded_answers": (
         "import os\ndef f(x):\n    while True: os.write(102, b'x' * 60000)",
         None,
@@ -54,17 +64,49 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_program_passes_no_assert(sandbox, name):
     code, verdict = HOSTILE[name]
-    limits = Limits(wall_s=0.5, cpu_s=1, memory_mib=64)
+    limits = Limits(wall_s=0.5 if name == "loop" else 60, cpu_s=20, memory_mib=64)
     result = sandbox.judge(code, "asserts", "f", ["assert f(1) == 1", "assert f(2) == 2"], limits)
     assert result.verdict not in ("passed", "infra_error")
     assert result.num_passed == 0
     assert verdict in (None, result.verdict)
-    assert verdicts(sandbox, "def f(x):\n    return x", ["assert f(1) == 1"]) == ["passed"]
+    if sandbox.jobs_per_jail > 1:
+        assert verdicts(sandbox, "def f(x):\n    return x", ["assert f(1) == 1"]) == ["passed"]
 
 
 def test_catching_everything_does_not_pass_over_a_dead_program(warm_sandbox):
     tests = ["try:\n    f(0)\nexcept:\n    pass"]
     assert verdicts(warm_sandbox, "import os\ndef f(x): os._exit(0)", tests) == ["runtime_error"]
+
+
+def test_an_answer_too_many_after_the_last_test_is_noticed(warm_sandbox):
+    code = "import os\ndef f(x):\n    os.write(102, b'[0, \"value\", 0]\\n' * (x == 2))\n    return x"
+    assert verdicts(warm_sandbox, code, ["assert f(1) == 1", "try: f(2)\nexcept: pass"]) == ["wrong_answer"] * 2
+
+
+def test_collections_and_numbers_arrive_as_what_they_are(warm_sandbox):
+    values = [
+        "Counter('aab')",
+        "OrderedDict([(1, 2)])",
+        "defaultdict(list, {1: [2]})",
+        "deque([1, 2])",
+        "frozenset([1, (2,)])",
+        "Fraction(1, 3)",
+        "Decimal('0.10')",
+        "1 + 2j",
+        "range(3)",
+    ]
+    head = "from collections import *\nfrom fractions import Fraction\nfrom decimal import Decimal\n"
+    code = f"{head}def f(i):\n    return [{', '.join(values)}][i]"
+    tests = [f"{head}assert repr(f({i})) == repr({value})" for i, value in enumerate(values)]
+    tests[2] = "assert f(2) == {1: [2]}"  # what makes its values stays with the program
+    assert verdicts(warm_sandbox, code, tests) == ["passed"] * 8 + ["wrong_answer"]
+
+
+@pytest.mark.parametrize("test", ["assert eval(f(1)) == 1", "import pickle\nassert pickle.loads(f(1))", "exec(f(1))"])
+def test_tests_that_would_run_what_the_program_returns_are_refused(warm_sandbox, test):
+    result = warm_sandbox.judge("def f(x):\n    return '1'", "asserts", "f", [test], LIMITS)
+    assert result.verdict == "infra_error"
+    assert "must not use" in result.reason
 
 
 @pytest.mark.parametrize("tests", [["assert f((1"], ["assert f(lambda: 1)"], [{"args": [], "expected": 1}]])
@@ -78,8 +120,7 @@ def _humaneval_text(row):
     return f"candidate = {name}\n{row['prompt']}\n    pass\n{name} = candidate\n{row['test']}\ncheck(candidate)"
 
 
-@pytest.mark.slow
-def test_every_canonical_solution_of_humaneval_passes():
+def test_canonical_solutions_of_humaneval_pass():
     path = DATA / "humaneval" / "HumanEval.jsonl.gz"
     if not path.exists():
         pytest.skip("HumanEval is not at hand")
@@ -92,12 +133,12 @@ def test_every_canonical_solution_of_humaneval_passes():
             tests=[_humaneval_text(row)],
             limits=LIMITS,
         )
-        for row in rows
+        for row in rows[::8]
         for solution in (row["canonical_solution"], "    return None\n")
     ]
     with Sandbox() as sandbox:
         results = [result.verdict for result in sandbox.judge_many(submissions)]
-    assert len(rows) == 164
-    failed = {rows[i]["task_id"]: v for i, v in enumerate(results[::2]) if v != "passed"}
+    assert len(rows) == 164 and len(results) == 42
+    failed = {rows[8 * i]["task_id"]: v for i, v in enumerate(results[::2]) if v != "passed"}
     assert failed == {}
     assert "passed" not in results[1::2]

@@ -1,6 +1,7 @@
 """Hostile programs, one property each; after each of them the next honest program is judged as ever."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -8,8 +9,9 @@ from openqwq.sandbox import Limits
 
 HONEST = "def f(xs):\n    return sum(xs)\n"
 TESTS = [{"args": [[1, 2, 3]], "expected": 6}, {"args": [[]], "expected": 0}]
-LIMITS = Limits(wall_s=0.5, cpu_s=1, memory_mib=64, processes=16, tmp_mib=4, output_bytes=100_000)
-PATIENT = Limits(wall_s=20, cpu_s=20)
+LIMITS = Limits(wall_s=0.3, cpu_s=1, memory_mib=64, processes=16, tmp_mib=4, output_bytes=100_000)
+LONG = replace(LIMITS, wall_s=60, cpu_s=20)  # for programs that end before their time
+PATIENT = Limits(wall_s=60, cpu_s=20)
 
 FAULTS = {"wrong_answer", "runtime_error", "timeout", "memory", "output_limit", "killed"}
 
@@ -92,7 +94,7 @@ PROGRAMS = {
     ),
     "closed_descriptors": ("import os\nos.closerange(0, 4096)\ndef f(xs):\n    return sum(xs)", {"runtime_error"}),
     "forked_answers": (
-        "import os\ndef f(xs):\n    os.fork()\n    return sum(xs)",
+        "import os\ndef f(xs):\n    if pid := os.fork(): os.waitpid(pid, 0)\n    return sum(xs)",
         {"wrong_answer", "runtime_error"},
     ),
     "hostile_exception": (
@@ -103,6 +105,95 @@ PROGRAMS = {
         "import os\ndef f(xs):\n    while True:\n        os.write(100, b'\\n')",
         {"output_limit", "wrong_answer", "timeout"},
     ),
+    "late_thread": (
+        "import os, threading\ndef late():\n    while True: os.write(100, b'[\"value\", 6]\\n')\n"
+        "threading.Thread(target=late, daemon=True).start()\ndef f(xs):\n    return 1",
+        {"wrong_answer", "output_limit", "timeout"},
+    ),
+    "daemon_that_answers": (
+        'import os\nif os.fork() == 0:\n    os.setsid()\n    os.write(100, b\'["value", 6]\\n["value", 0]\\n\')\n'
+        "    os._exit(0)\nos.wait()\ndef f(xs):\n    return 1",
+        {"wrong_answer"},
+    ),
+    "patched_driver": (
+        "from openqwq.sandbox import driver\ndriver._answer = lambda *a: ['value', 6]\ndef f(xs):\n    return 1",
+        FAULTS,
+    ),
+    "patched_send": (
+        "import sys\nfor m in list(sys.modules.values()):\n    if hasattr(m, '_send'): m._send = lambda *a: None\n"
+        "def f(xs):\n    return sum(xs)",
+        {"runtime_error"},
+    ),
+    "patched_unittest": (
+        "import unittest\nfor n in dir(unittest.TestCase):\n"
+        "    if n.startswith('assert'): setattr(unittest.TestCase, n, lambda *a, **k: None)\ndef f(xs):\n    return 1",
+        {"wrong_answer"},
+    ),
+    "closed_channel": ("import os\nos.close(100)\ndef f(xs):\n    return sum(xs)", {"runtime_error"}),
+    "channel_to_nowhere": ("import os\nos.dup2(1, 100)\ndef f(xs):\n    return sum(xs)", {"runtime_error"}),
+    "exit_in_a_thread": (
+        "import os, threading\ndef f(xs):\n    threading.Thread(target=os._exit, args=(0,)).start()\n"
+        "    while True: pass",
+        {"runtime_error"},
+    ),
+    "exit_of_the_parent": (
+        "import os, time\nif os.fork(): os._exit(0)\ntime.sleep(60)\ndef f(xs):\n    return sum(xs)",
+        {"runtime_error"},
+    ),
+    "signal_to_the_parent": (
+        "import os\ndef f(xs):\n    os.kill(os.getppid(), 9)\n    return 1",
+        {"runtime_error", "wrong_answer", "killed"},
+    ),
+    "signal_to_all": ("import os\ndef f(xs):\n    os.kill(-1, 9)\n    return 1", {"runtime_error", "wrong_answer"}),
+    "raised_limits": (
+        "import resource\ndef f(xs):\n    for r in range(16):\n"
+        "        resource.setrlimit(r, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))",
+        {"runtime_error"},
+    ),
+    "priority": ("import os\ndef f(xs):\n    os.nice(-20)", {"runtime_error"}),
+    "own_memory_by_proc": ("def f(xs):\n    return open('/proc/self/mem', 'rb').read(1)", {"runtime_error"}),
+    "memory_by_mapping": (
+        "import mmap\ndef f(xs):\n    keep = []\n    while True:\n        keep.append(mmap.mmap(-1, 1 << 22))\n"
+        "        keep[-1].write(bytes(1 << 22))",
+        {"memory"},
+    ),
+    "memory_by_memory_files": (
+        "import os\nkeep = []\ndef f(xs):\n    while True:\n        keep.append(os.memfd_create('x'))\n"
+        "        os.write(keep[-1], bytes(1 << 20))",
+        {"memory", "runtime_error"},
+    ),
+    "memory_of_children": (
+        "import os, time\ndef f(xs):\n    for _ in range(8):\n        if os.fork() == 0:\n"
+        "            keep = b'x' * (20 << 20)\n            time.sleep(60)\n    time.sleep(60)",
+        {"memory", "timeout", "killed", "runtime_error"},
+    ),
+    "zombies": (
+        "import os\ndef f(xs):\n    while True:\n        if os.fork() == 0: os._exit(0)",
+        {"runtime_error"},
+    ),
+    "inode_exhaustion": (
+        "def f(xs):\n    for n in range(100_000): open(f'/tmp/{n}', 'w').close()",
+        {"runtime_error"},
+    ),
+    "sparse_file": ("def f(xs):\n    open('/tmp/x', 'wb').truncate(1 << 40)", {"runtime_error"}),
+    "link_to_the_host": (
+        "import os\ndef f(xs):\n    os.symlink('/etc/shadow', '/tmp/x')\n    return open('/tmp/x').read()",
+        {"runtime_error"},
+    ),
+    "exception_that_lies": (
+        "class AssertionError(BaseException): pass\nclass CodecError(Exception): pass\n"
+        "def f(xs):\n    raise CodecError() if xs else AssertionError()",
+        {"wrong_answer", "runtime_error"},
+    ),
+    "answer_that_hides_in_a_proxy": (
+        "class P:\n    __class__ = int\n    def __index__(s): return 6\ndef f(xs):\n    return P()",
+        {"wrong_answer"},
+    ),
+    "endless_destructor": (
+        "class D:\n    def __del__(s):\n        while True: pass\nd = D()\ndef f(xs):\n    return 1",
+        {"wrong_answer"},
+    ),
+    "endless_iterator": ("def f(xs):\n    return iter(int, 1)", {"wrong_answer"}),
     "null_bytes": ("def f(xs):\n    return '\0'", {"runtime_error"}),
     "lone_surrogate": ("x = '\ud800'", {"runtime_error"}),
     "missing_function": ("def g(xs):\n    return sum(xs)", {"runtime_error"}),
@@ -116,14 +207,16 @@ def judge(sandbox, code, limits=LIMITS):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_hostile_program_fails_with_its_verdict_and_the_next_honest_one_passes(sandbox, name):
+    """The next one uses the same jail where jails are warm; where they are not, it is the next program's own test."""
     code, allowed = PROGRAMS[name]
     start = time.monotonic()
-    result = judge(sandbox, code)
+    result = judge(sandbox, code, LIMITS if "timeout" in allowed else LONG)
     assert result.verdict in allowed, result
     assert len(result.tests) == 2
     assert result.num_passed < 2
-    assert time.monotonic() - start < 15
-    assert judge(sandbox, HONEST, PATIENT).verdict == "passed"
+    assert time.monotonic() - start < 90
+    if sandbox.jobs_per_jail > 1 or name == list(PROGRAMS)[-1]:
+        assert judge(sandbox, HONEST, PATIENT).verdict == "passed"
 
 
 def test_daemon_that_holds_the_channel_delays_nothing(sandbox):
@@ -133,7 +226,7 @@ def test_daemon_that_holds_the_channel_delays_nothing(sandbox):
     )
     start = time.monotonic()
     assert judge(sandbox, code, PATIENT).verdict == "passed"
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 60
 
 
 def test_output_flood_of_a_script_is_cut_and_ended(sandbox):
@@ -153,4 +246,4 @@ def test_colliding_hashes_in_a_result_do_not_slow_the_judge(sandbox):
     start = time.monotonic()
     tests = [{"args": [[]], "expected": {1, 2, 3}}, {"args": [[]], "expected": {"a": 1}}]
     assert sandbox.judge(code, entry_point="f", tests=tests, limits=PATIENT).verdict == "wrong_answer"
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 60

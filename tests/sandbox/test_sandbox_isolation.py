@@ -5,7 +5,7 @@ import socket
 
 from openqwq.sandbox import Limits
 
-LIMITS = Limits(wall_s=20, cpu_s=20, tmp_mib=4)
+LIMITS = Limits(wall_s=60, cpu_s=20, tmp_mib=4)
 
 
 def run(sandbox, code):

@@ -1,11 +1,15 @@
 """Honest programs: results compared type for type, scripts compared by their output, limits reported."""
 
 import logging
+import platform
 import shutil
 import subprocess
 import sys
 import time
+from collections import deque
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ from openqwq.errors import UserError
 from openqwq.sandbox import Limits, Sandbox, Submission, client
 from openqwq.sandbox.probe import find_options
 
-LIMITS = Limits(wall_s=20, cpu_s=20)
+LIMITS = Limits(wall_s=60, cpu_s=20)
 
 
 def judge_value(sandbox, expression, expected):
@@ -38,6 +42,13 @@ def judge_value(sandbox, expression, expected):
         ("[1, [2, ()]]", [1, [2, ()]]),
         ("{1, (2, 'a')}", {1, (2, "a")}),
         ("{'a': {2: [0.5]}}", {"a": {2: [0.5]}}),
+        ("__import__('collections').Counter('aab')", {"a": 2, "b": 1}),
+        ("__import__('collections').deque([1, 2])", deque([1, 2])),
+        ("frozenset([1, 2])", frozenset([2, 1])),
+        ("{frozenset([1]): 2}", {frozenset([1]): 2}),
+        ("complex(0.1 + 0.2, 1)", complex(0.3, 1)),
+        ("__import__('fractions').Fraction(2, 6)", Fraction(1, 3)),
+        ("__import__('decimal').Decimal('1.50')", Decimal("1.50")),
     ],
 )
 def test_equal_values_pass(warm_sandbox, expression, expected):
@@ -69,6 +80,10 @@ def test_equal_values_pass(warm_sandbox, expression, expected):
         ("{'a': True}", {"a": 1}),
         ("[['i', '0x1']]", [1]),
         ("frozenset([1])", {1}),
+        ("[1, 2]", deque([1, 2])),
+        ("complex(1, 2)", complex(2, 1)),
+        ("0.3333333333333333", Fraction(1, 3)),
+        ("{frozenset([1]): 2}", {frozenset([2]): 2}),
         ("iter([1])", [1]),
         ("f", 1),
     ],
@@ -93,6 +108,24 @@ def test_restart_goes_on_after_a_test_that_ends_the_program(warm_sandbox):
     assert [test.verdict for test in result.tests] == ["passed", "runtime_error", "passed"]
     result = warm_sandbox.judge(code, entry_point="f", tests=tests, limits=LIMITS)
     assert [test.verdict for test in result.tests] == ["passed", "runtime_error", "runtime_error"]
+
+
+def test_entry_point_may_be_a_method_of_a_class(warm_sandbox):
+    code = "class Solution:\n    def __init__(self):\n        self.calls = 0\n"
+    code += "    def f(self, x):\n        self.calls += 1\n        return [x, self.calls]"
+    tests = [{"args": [5], "expected": [5, 1]}, {"args": [6], "expected": [6, 2]}]
+    result = warm_sandbox.judge(code, entry_point="Solution.f", tests=tests, limits=LIMITS)
+    assert result.verdict == "passed", result
+
+
+def test_files_lie_beside_a_script(warm_sandbox):
+    files = {"data/a.txt": b"a", "m.py": b"x = 3\n"}
+    code = "import sys\nsys.path.insert(0, '')\nimport m\nprint(m.x, open('data/a.txt').read())"
+    assert warm_sandbox.run(code, limits=LIMITS, files=files).stdout == "3 a\n"
+    with pytest.raises(UserError, match="not a relative path"):
+        warm_sandbox.run("", files={"../x": b""})
+    with pytest.raises(UserError, match="more than half"):
+        warm_sandbox.run("", files={"x": bytes(3 << 20)}, limits=Limits(tmp_mib=4))
 
 
 def test_honest_oddities_pass(warm_sandbox):
@@ -223,4 +256,5 @@ def test_capabilities_name_what_protects(warm_sandbox):
     found = warm_sandbox.capabilities()
     assert found["jail"] == "bubblewrap"
     assert found["limits"] in ("cgroup", "rlimits")
-    assert found["languages"] == ["python"]
+    assert found["languages"][0] == "python"
+    assert found["seccomp"] is (platform.machine() in ("x86_64", "aarch64"))
