@@ -3,8 +3,13 @@
 from .build import recipe_from_dict, recipe_to_dict
 from .load import load_recipe
 from .recipe import (
+    CorrectionConfig,
+    CurriculumConfig,
+    EntropyConfig,
     EvalConfig,
     GateConfig,
+    KLConfig,
+    LoRAConfig,
     ModelConfig,
     PretrainStage,
     Recipe,
@@ -15,11 +20,17 @@ from .recipe import (
     Stage,
     TargetConfig,
     TokenizerConfig,
+    ValueConfig,
 )
 
 __all__ = [
+    "CorrectionConfig",
+    "CurriculumConfig",
+    "EntropyConfig",
     "EvalConfig",
     "GateConfig",
+    "KLConfig",
+    "LoRAConfig",
     "ModelConfig",
     "PretrainStage",
     "RLStage",
@@ -30,6 +41,7 @@ __all__ = [
     "Stage",
     "TargetConfig",
     "TokenizerConfig",
+    "ValueConfig",
     "load_recipe",
     "recipe_from_dict",
     "recipe_to_dict",

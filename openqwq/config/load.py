@@ -148,7 +148,12 @@ def _resolve_paths(tables: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for name, key in (("model", "path"), ("tokenizer", "path")):
         if name in tables:
             result[name] = resolved(tables[name], key, may_be_hub_name=True)
-    for name, key in (("source", "path"), ("stage", "chains_file")):
+    for name, key in (
+        ("source", "path"),
+        ("stage", "chains_file"),
+        ("stage", "demonstrations_file"),
+        ("stage", "reference"),
+    ):
         if name in tables:
             result[name] = each(name, key)
     return result

@@ -12,29 +12,25 @@ a higher upper bound and refilled groups (DAPO, arXiv:2503.14476). Where this di
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from openqwq.config import RLStage
 from openqwq.errors import UserError
-from openqwq.log import logger
 from openqwq.model import Qwen2ForCausalLM
 from openqwq.types import Policy
 from openqwq.verifiers import Verifier
 
-from .experience import Attempt, Collector, Experience, ProblemMixture
+from .experience import Collector, Experience, ProblemMixture, needs_spread
 from .gate import GateEvaluate, RegressionGate
-from .losses import clipped_policy_loss, sample_weights
+from .learner import Learned, Learner
 from .optimizer import build_optimizer, learning_rate
-from .packing import PackedBatch, pack, rollout_sample
 from .rewards import RewardScorer, check_rewards
 from .rl_metrics import experience_metrics, sample_rows, update_metrics
 from .stage import StageContext, StageRun
-from .update import UpdateResult, update
 
 
 class TrainedPolicy(Policy, Protocol):
@@ -83,16 +79,17 @@ def run_rl(
     )
     with StageRun(ctx, stage, model, optimizer, steps=stage.steps) as run:
         policy.load_weights(model, version=run.values.setdefault("policy_version", policy.version))
+        learner = Learner(stage, run, tokenizer)
         gate = RegressionGate(stage.gate, gate_evaluate, run)
         gate.look_if_due()
         for step in run.remaining_steps():
             experience = collector.collect(step)
             with run.uninterrupted():
                 started = time.perf_counter()
-                updates = update_policy(run, experience, step)
-                policy.load_weights(model, version=policy.version + len(updates))
+                learned = learner.learn(experience, step)
+                policy.load_weights(model, version=policy.version + len(learned.updates))
                 run.values["policy_version"] = policy.version
-                row = _metrics_row(run, experience, updates, gate, step, time.perf_counter() - started)
+                row = _metrics_row(run, experience, learned, gate, step, time.perf_counter() - started)
                 run.finish(row, sample_rows(experience, step, ctx))
             gate.look_if_due()
         policy.load_weights(model, version=policy.version)
@@ -103,52 +100,10 @@ def run_rl(
     )
 
 
-def update_policy(run: StageRun, experience: Experience, step: int) -> list[UpdateResult]:
-    """The optimiser updates of one batch of rollouts, one for each mini-batch: none when no group has signal."""
-    stage: RLStage = run.stage
-    device = next(run.model.parameters()).device
-    results = []
-    for groups in split_groups(experience.useful_groups, stage.updates_per_batch):
-        judged = [a for group in groups for a in group if a.verdict.status != "unjudged"]
-        samples = [rollout_sample(attempt.rollout, attempt.advantage) for attempt in judged]
-        weights = sample_weights([s.trained_tokens for s in samples], aggregation=stage.loss_aggregation)
-        results.append(
-            update(
-                run.model,
-                run.optimizer,
-                pack(samples, weights, tokens_per_microbatch=stage.tokens_per_microbatch, device=device),
-                partial(policy_objective, stage),
-                learning_rate=learning_rate(stage, step, run.steps),
-                max_grad_norm=stage.max_grad_norm,
-                temperature=stage.temperature,
-            )
-        )
-    if not results:
-        logger.info("step %d of `%s`: no group has signal, no update", step, run.ctx.name)
-    return results
-
-
-def split_groups(groups: Sequence[list[Attempt]], parts: int) -> list[list[list[Attempt]]]:
-    """At most `parts` mini-batches of whole groups, sizes differing by one at most; groups are dealt in turn."""
-    return [list(groups[i::parts]) for i in range(min(parts, len(groups)))]
-
-
-def policy_objective(stage: RLStage, logprobs: Tensor, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
-    """The clipped policy-gradient loss of each trained token, with what the log wants to see of it."""
-    losses, clipped = clipped_policy_loss(
-        logprobs,
-        batch.rollout_logprobs,
-        batch.advantages,
-        clip_low=stage.clip_low,
-        clip_high=stage.clip_high,
-    )
-    return losses, {"clipped": clipped.float(), "mismatch": (logprobs - batch.rollout_logprobs).abs()}
-
-
 def _metrics_row(
     run: StageRun[RLStage, Qwen2ForCausalLM],
     experience: Experience,
-    updates: list[UpdateResult],
+    learned: Learned,
     gate: RegressionGate,
     step: int,
     seconds_train: float,
@@ -157,17 +112,17 @@ def _metrics_row(
         "stage": run.ctx.name,
         "step": step,
         **experience_metrics(experience, run.stage.mix),
-        **update_metrics(updates),
+        **update_metrics(learned, run.stage),
         "learning_rate": learning_rate(run.stage, step, run.steps),
-        "updates": len(updates),
+        "updates": len(learned.updates),
         "gate": gate.scores_before(step),
-        "tokens_train": sum(u.num_tokens for u in updates),
+        "tokens_train": sum(u.num_tokens for u in learned.updates),
         "seconds_train": seconds_train,
     }
 
 
 def _check_stage(stage: RLStage, ctx: StageContext) -> None:
-    if stage.samples_per_prompt < 2:
+    if needs_spread(stage) and stage.samples_per_prompt < 2:
         raise UserError(
             f"`samples_per_prompt` is {stage.samples_per_prompt} in stage `{ctx.name}`, "
             "but group advantages need at least 2",
