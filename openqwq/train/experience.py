@@ -8,7 +8,6 @@ Letters: P problems, G rollouts per problem.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from openqwq.verifiers import Verifier, verify_all
 from .credit import outcome_advantages
 from .rewards import RewardScorer, coin_rewards, shape_by_length, verdict_rewards
 from .stage import StageContext
+from .timeline import Timeline
 
 
 class ProblemMixture(Protocol):
@@ -54,8 +54,6 @@ class Experience:
     groups: list[list[Attempt]] = field(default_factory=list)
     needs_spread: bool = True
     refills: int = 0
-    seconds_generate: float = 0.0
-    seconds_verify: float = 0.0
 
     @property
     def attempts(self) -> list[Attempt]:
@@ -70,8 +68,14 @@ class Experience:
         return bool(attempt.advantage) if self.needs_spread else not math.isnan(attempt.reward)
 
 
+class Collects(Protocol):
+    """Where a step's experience comes from: the policy itself, or a file of rollouts."""
+
+    def collect(self, step: int) -> Experience: ...
+
+
 class Collector:
-    """Samples and judges one step's groups."""
+    """Samples and judges one step's groups. timeline: the phases generate and verify go there."""
 
     def __init__(
         self,
@@ -83,9 +87,11 @@ class Collector:
         mixture: ProblemMixture,
         verifiers: Mapping[str, Verifier],
         reward_scorer: RewardScorer | None,
+        timeline: Timeline | None = None,
     ):
         self.stage, self.ctx, self.policy, self.tokenizer = stage, ctx, policy, tokenizer
         self.mixture, self.verifiers, self.reward_scorer = mixture, verifiers, reward_scorer
+        self.timeline = timeline or Timeline()
 
     def collect(self, step: int) -> Experience:
         """Groups until `prompts_per_step` of them have signal, or the refill rounds are used up.
@@ -98,22 +104,18 @@ class Collector:
             if missing <= 0:
                 break
             experience.refills = refill
-            experience.groups += self._round(self.mixture.batch(step, missing, refill), step, refill, experience)
+            experience.groups += self._round(self.mixture.batch(step, missing, refill), step, refill)
         return experience
 
-    def _round(
-        self, problems: Sequence[Problem], step: int, refill: int, experience: Experience
-    ) -> list[list[Attempt]]:
-        started = time.perf_counter()
-        params = [self._sampling(step, refill, position) for position in range(len(problems))]
-        groups = sample_groups(self.policy, self.tokenizer, problems, self.stage.samples_per_prompt, params)
-        sampled = time.perf_counter()
-        rollouts = [rollout for group in groups for rollout in group.rollouts]
-        verdicts = judge(rollouts, self.verifiers)
-        rewards = self._rewards(rollouts, verdicts, step, refill)
-        experience.seconds_generate += sampled - started
-        experience.seconds_verify += time.perf_counter() - sampled
-        return self._with_advantages([len(group.rollouts) for group in groups], rollouts, verdicts, rewards)
+    def _round(self, problems: Sequence[Problem], step: int, refill: int) -> list[list[Attempt]]:
+        with self.timeline.phase("generate"):
+            params = [self._sampling(step, refill, position) for position in range(len(problems))]
+            groups = sample_groups(self.policy, self.tokenizer, problems, self.stage.samples_per_prompt, params)
+        with self.timeline.phase("verify"):
+            rollouts = [rollout for group in groups for rollout in group.rollouts]
+            verdicts = judge(rollouts, self.verifiers)
+            rewards = self._rewards(rollouts, verdicts, step, refill)
+        return with_advantages([len(group.rollouts) for group in groups], rollouts, verdicts, rewards, self.stage)
 
     def _rewards(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict], step: int, refill: int) -> list[float]:
         if self.stage.reward == "random":
@@ -134,22 +136,28 @@ class Collector:
             seed=self.ctx.seed_for("sampling", *place),
         )
 
-    def _with_advantages(
-        self, sizes: Sequence[int], rollouts: Sequence[Rollout], verdicts: Sequence[Verdict], rewards: Sequence[float]
-    ) -> list[list[Attempt]]:
-        groups, start = [], 0
-        for size in sizes:
-            part = range(start, start + size)
-            values = torch.tensor([rewards[i] for i in part])
-            advantages = outcome_advantages(values, self.stage).tolist()
-            groups.append(
-                [
-                    Attempt(rollout=rollouts[i], verdict=verdicts[i], reward=rewards[i], advantage=advantage)
-                    for i, advantage in zip(part, advantages, strict=True)
-                ]
-            )
-            start += size
-        return groups
+
+def with_advantages(
+    sizes: Sequence[int],
+    rollouts: Sequence[Rollout],
+    verdicts: Sequence[Verdict],
+    rewards: Sequence[float],
+    stage: RLStage,
+) -> list[list[Attempt]]:
+    """The rollouts as groups of these sizes, with the advantages that a group's own rewards give."""
+    groups, start = [], 0
+    for size in sizes:
+        part = range(start, start + size)
+        values = torch.tensor([rewards[i] for i in part])
+        advantages = outcome_advantages(values, stage).tolist()
+        groups.append(
+            [
+                Attempt(rollout=rollouts[i], verdict=verdicts[i], reward=rewards[i], advantage=advantage)
+                for i, advantage in zip(part, advantages, strict=True)
+            ]
+        )
+        start += size
+    return groups
 
 
 def needs_spread(stage: RLStage) -> bool:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -99,9 +99,13 @@ class Learner:
         return policy_logprobs(self.run.model, batch, temperature=self.stage.temperature)[0]
 
     @staticmethod
-    def _with(samples: Sequence[Sample], name: str, scores: Sequence[Sequence[float]]) -> list[Sample]:
-        pairs = zip(samples, scores, strict=True)
-        return [replace(sample, **{name: spread(own, sample.loss_mask)}) for sample, own in pairs]
+    def _with(
+        samples: Sequence[Sample], name: Literal["ref_logprobs", "old_logprobs"], scores: Sequence[Sequence[float]]
+    ) -> list[Sample]:
+        streams: list[dict[str, Any]] = [
+            {name: spread(own, sample.loss_mask)} for sample, own in zip(samples, scores, strict=True)
+        ]
+        return [replace(sample, **stream) for sample, stream in zip(samples, streams, strict=True)]
 
     def _packed(self, samples: Sequence[Sample]) -> list[PackedBatch]:
         stage = self.stage

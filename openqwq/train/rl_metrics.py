@@ -11,7 +11,9 @@ from openqwq.config import RLStage
 
 from .experience import Attempt, Experience
 from .learner import Learned
+from .monitors import monitor_rollouts
 from .stage import StageContext
+from .timeline import Timeline
 
 # Enough to see what a step's rollouts look like, small enough that a long run's file stays readable.
 _LOGGED_ROLLOUTS = 4
@@ -39,9 +41,8 @@ def experience_metrics(experience: Experience, sources: Iterable[str]) -> dict[s
             name: {"rollouts": len(own), "reward": _mean(_rewards(own)), "accuracy": _accuracy(own)}
             for name, own in by_source.items()
         },
+        "behaviours": monitor_rollouts([a.rollout for a in attempts], [a.verdict for a in attempts]),
         "tokens_generate": sum(lengths),
-        "seconds_generate": experience.seconds_generate,
-        "seconds_verify": experience.seconds_verify,
     }
 
 
@@ -78,6 +79,12 @@ def update_metrics(learned: Learned, stage: RLStage) -> dict[str, Any]:
     if stage.entropy.target > 0:
         row["entropy_weight"] = learned.entropy_weight
     return row
+
+
+def seconds_metrics(timeline: Timeline) -> dict[str, float]:
+    """The step's time by phase; idle is what no phase covers."""
+    phases = {f"seconds_{name}": timeline.seconds(name) for name in ("generate", "verify", "train", "sync", "gate")}
+    return {**phases, "seconds_idle": timeline.idle_seconds()}
 
 
 def sample_rows(experience: Experience, step: int, ctx: StageContext) -> list[Mapping[str, Any]]:
