@@ -30,6 +30,7 @@ max_refills = 0
 max_completion_tokens = 12
 advantage = "reinforce"
 temperature = 1.5
+reward = "random"
 
 [stage.rl.correction]
 mode = "truncate"
