@@ -114,11 +114,10 @@ def _server_teacher(args: argparse.Namespace) -> Any:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from openqwq.config import load_recipe
+    from openqwq.config import TEXT_TYPES, load_recipe
     from openqwq.config.build import suggest
     from openqwq.data import build_documents, build_source, build_sources
     from openqwq.data.keys import item_key
-    from openqwq.data.sources import TEXT_TYPES
 
     recipe = load_recipe(args.recipe, args.overrides)
     if args.source not in recipe.source:

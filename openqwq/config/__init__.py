@@ -3,6 +3,7 @@
 from .build import recipe_from_dict, recipe_to_dict
 from .load import load_recipe
 from .recipe import (
+    TEXT_TYPES,
     CorrectionConfig,
     CurriculumConfig,
     EntropyConfig,
@@ -24,6 +25,7 @@ from .recipe import (
 )
 
 __all__ = [
+    "TEXT_TYPES",
     "CorrectionConfig",
     "CurriculumConfig",
     "EntropyConfig",

@@ -14,7 +14,7 @@ from openqwq.errors import UserError
 
 from .algorithm import check_algorithm
 from .build import suggest
-from .recipe import PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage, Stage, TargetConfig
+from .recipe import TEXT_TYPES, PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage, Stage, TargetConfig
 
 Range = tuple[Callable[[float], bool], str]
 
@@ -45,7 +45,12 @@ KIND_RANGES: dict[type[Stage], dict[str, Range]] = {
         "tokens_per_step": AT_LEAST_1,
         "sequence_length": (lambda x: x >= 2, "2 or more"),
     },
-    SFTStage: {"epochs": POSITIVE, "chains_per_step": AT_LEAST_1},
+    SFTStage: {
+        "epochs": POSITIVE,
+        "chains_per_step": AT_LEAST_1,
+        "brief_share": SHARE,
+        "replay_per_step": AT_LEAST_0,
+    },
     RewardModelStage: {"held_out_pairs": AT_LEAST_0, "epochs": POSITIVE, "pairs_per_step": AT_LEAST_1},
     RLStage: {
         "steps": AT_LEAST_1,
@@ -87,8 +92,6 @@ EVAL_RANGES = {
     "max_completion_tokens": AT_LEAST_1,
     "show_problems": AT_LEAST_0,
 }
-# Sources of these types give texts without a question: pretraining draws from them, and nothing else does.
-TEXT_TYPES = ("corpus", "text")
 # Names of stages become folders of the run.
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -155,12 +158,25 @@ def _check_stage(recipe: Recipe, name: str, stage: Stage, where: str) -> None:
             both = "both `chains` and `chains_file` are" if stage.chains else "neither `chains` nor `chains_file` is"
             raise UserError(f"{both} set in {where}", hint="set one of them")
         _check_counts(recipe, "chains", stage.chains, where)
+        _check_replay(recipe, stage, where)
     elif isinstance(stage, RewardModelStage):
         if not stage.pairs:
             raise UserError(f"`pairs` is empty in {where}", hint="add a count for a source: `pairs = {words = 2000}`")
         _check_counts(recipe, "pairs", stage.pairs, where)
     elif isinstance(stage, RLStage):
         _check_rl(recipe, name, stage, where)
+
+
+def _check_replay(recipe: Recipe, stage: SFTStage, where: str) -> None:
+    if bool(stage.replay) != bool(stage.replay_per_step):
+        given, missing = ("replay", "replay_per_step") if stage.replay else ("replay_per_step", "replay")
+        raise UserError(
+            f"`{given}` is set in {where}, but `{missing}` is not",
+            hint="set both, e.g. `replay = {corpus = 1.0}` and `replay_per_step = 2`, or neither",
+        )
+    if stage.replay:
+        _check_shares(recipe, stage.replay, where)
+        _check_text_sources(recipe, stage.replay, where)
 
 
 def _check_rl(recipe: Recipe, name: str, stage: RLStage, where: str) -> None:
@@ -257,7 +273,7 @@ def _check_text_sources(recipe: Recipe, names: Iterable[str], where: str) -> Non
         if kind not in TEXT_TYPES:
             raise UserError(
                 f"`mix` names the source `{name}` in {where}, but a source of type {kind!r} has no texts",
-                hint=f"pretraining draws from sources of type {' or '.join(TEXT_TYPES)}",
+                hint=f"texts come from sources of type {' or '.join(TEXT_TYPES)}",
             )
 
 

@@ -35,6 +35,10 @@ class TokenizerConfig:
     """Characters of the pretraining corpus that a trained tokenizer is learned from."""
 
 
+TEXT_TYPES = ("corpus", "text")
+"""Sources of these types give texts without a question: only pretraining and replay draw from them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     """Where problems (or pretraining texts) come from; the table's name is the source's name."""
@@ -112,10 +116,16 @@ class SFTStage(Stage):
     """JSON lines of chains, as `openqwq data chains` writes them, in place of generated ones."""
     chains_seed: int = 0
     """Seed of the fixed set of chains: the same chains whatever the recipe's seed is."""
+    brief_share: float = 0.0
+    """Share of the programmatic chains whose thinking leaves the working out and only states the result."""
     epochs: float = 1.0
     """Passes over the set."""
     chains_per_step: int = 64
     """Chains of one optimiser step."""
+    replay: Mapping[str, float] = field(default_factory=dict)
+    """Text sources and their share of the documents that are trained on beside the chains, against forgetting."""
+    replay_per_step: int = 0
+    """Replayed documents of one optimiser step."""
 
 
 @dataclass(frozen=True, kw_only=True)

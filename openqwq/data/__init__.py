@@ -1,6 +1,6 @@
 """Data: problem sources, mixtures, held-out sets, the pretraining corpus, cold-start chains, preference pairs."""
 
-from .chains import Attempt, Chain, build_chains
+from .chains import Attempt, Chain, build_chains, programmatic_teacher
 from .corpus import CorpusSource, plain_prompt
 from .mixture import Mixture, problem_texts
 from .pairs import PreferencePair, build_pairs
@@ -22,4 +22,5 @@ __all__ = [
     "held_out",
     "plain_prompt",
     "problem_texts",
+    "programmatic_teacher",
 ]

@@ -24,7 +24,7 @@ from openqwq.verifiers import Verifier, get_verifier
 
 from .keys import item_key
 from .sources import ProblemSource
-from .teachers import teach
+from .teachers import brief_thinking, teach
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,11 @@ class Manifest:
         return {"kept": dict(self.kept), "dropped": dict(self.dropped), "total": sum(self.kept.values())}
 
 
-def programmatic_teacher(problem: Problem, rng: Random) -> list[Attempt]:
-    """The one chain of a tiny family's own teacher."""
-    return [Attempt(*teach(problem, rng))]
+def programmatic_teacher(problem: Problem, rng: Random, brief_share: float = 0.0) -> list[Attempt]:
+    """The one chain of a tiny family's own teacher, brief with this probability where the family has a brief form."""
+    thinking, answer = teach(problem, rng)
+    is_brief = brief_share > 0 and rng.random() < brief_share
+    return [Attempt(brief_thinking(problem) or thinking if is_brief else thinking, answer)]
 
 
 def build_chains(

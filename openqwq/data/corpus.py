@@ -26,12 +26,12 @@ from .sources import ProblemSource
 from .teachers import teach
 
 DOCUMENT_SHARES = {
-    "arithmetic": 0.36,
-    "animals": 0.06,
-    "programs": 0.14,
-    "instructions": 0.1,
-    "lists": 0.16,
-    "statements": 0.18,
+    "arithmetic": 0.38,
+    "animals": 0.05,
+    "programs": 0.12,
+    "instructions": 0.13,
+    "lists": 0.15,
+    "statements": 0.17,
 }
 """Share of each sort among the documents; a recipe's `config = {shares = {...}}` changes it."""
 
@@ -124,7 +124,10 @@ def plain_prompt(text: str) -> str:
 
 
 def arithmetic_fact(rng: Random) -> str:
-    """One true line such as `37+48=85`, often with the task in words or a second fact on the same numbers."""
+    """One true line such as `37+48=85` or `37=30+7`, often in words too or with a second fact on the same numbers."""
+    if rng.random() < 0.05:
+        a = rng.randint(11, 99)
+        return f"{a}={a - a % 10}+{a % 10}"
     operator, a, b, result = _operation(rng)
     fact = f"{a}{operator}{b}={result}"
     if rng.random() < 0.3:
@@ -147,7 +150,7 @@ _WORDS = {
 
 def _operation(rng: Random) -> tuple[str, int, int, int]:
     """Operator, operands and result, of the sizes that the tiny recipe's problems lead to."""
-    match rng.choices(("add", "subtract", "large", "times", "tens", "modulo", "divide"), (5, 6, 2, 4, 2, 4, 3))[0]:
+    match rng.choices(("add", "subtract", "large", "times", "tens", "modulo", "divide"), (5, 10, 2, 4, 3, 8, 3))[0]:
         case "add":
             a, b = _number(rng), rng.randint(0, 99)
             return "+", a, b, a + b
@@ -165,7 +168,8 @@ def _operation(rng: Random) -> tuple[str, int, int, int]:
             a, b = rng.randint(1, 99), 10 * rng.randint(1, 9)
             return "*", a, b, a * b
         case "modulo":
-            a, b = rng.randint(1, 60), rng.randint(1, 60)
+            a, b = rng.randint(1, 60), rng.choice((rng.randint(1, 60), rng.randint(2, 20)))
+            a, b = (max(a, b), min(a, b)) if rng.random() < 0.6 else (a, b)
             return "%", a, b, a % b
         case _:
             a, b = rng.randint(1, 20), rng.randint(1, 20) * rng.choice((1, 1, -1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from openqwq.config import SourceConfig
+from openqwq.config import TEXT_TYPES, SourceConfig
 from openqwq.errors import UserError
 from openqwq.types import Problem
 
@@ -17,9 +17,6 @@ from .instructions import InstructionSource
 from .jsonl import JsonlSource
 from .keys import item_key
 from .python_functions import FunctionSource
-
-TEXT_TYPES = ("corpus", "text")
-"""Source types that hold texts for pretraining and no problems."""
 
 _TYPES: dict[str, type] = {
     "reasoning_gym": GymSource,

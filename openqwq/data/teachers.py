@@ -34,6 +34,24 @@ def teacher_name(problem: Problem) -> str:
     return problem.answer["dataset"] if problem.verifier == "reasoning_gym" else problem.verifier
 
 
+def brief_thinking(problem: Problem) -> str:
+    """A thinking that states the result without working it out; "" for families that have none."""
+    match teacher_name(problem):
+        case "code":
+            return "one line"
+        case "chain_sum" | "basic_arithmetic" | "products":
+            expression = re.findall(r"\d+(?: [-+*] \d+)+", problem.answer["entry"]["question"])[-1]
+            return f"{expression.replace(' ', '')}={problem.answer['entry']['answer']}"
+        case "gcd":
+            numbers = ",".join(str(number) for number in problem.answer["entry"]["metadata"]["numbers"])
+            return f"gcd({numbers})={problem.answer['entry']['answer']}"
+        case "simple_equations":
+            return f"{problem.answer['entry']['metadata']['variable']}={problem.answer['entry']['answer']}"
+        case "leg_counting":
+            return f"{problem.answer['entry']['answer']} legs"
+    return ""
+
+
 def _boxed(value: object) -> str:
     return f"\\boxed{{{value}}}"
 
@@ -42,10 +60,33 @@ def _chain_sum(problem: Problem, rng: Random) -> tuple[str, str]:
     tokens = re.findall(r"\d+|[+-]", problem.answer["entry"]["question"].split(":")[1])
     total, lines = int(tokens[0]), []
     for operator, number in zip(tokens[1::2], tokens[2::2], strict=True):
-        result = total + int(number) if operator == "+" else total - int(number)
+        result = _apply(total, operator, int(number))
         lines.append(f"{total}{operator}{number}={result}")
         total = result
     return "\n".join(lines), _boxed(total)
+
+
+def _basic_arithmetic(problem: Problem, rng: Random) -> tuple[str, str]:
+    """Products first, then sums, each from the left."""
+    expression = problem.answer["entry"]["metadata"]["expression"]
+    terms = expression.split()
+    if not re.fullmatch(r"\d+( [-+*] \d+)*", expression):
+        raise UserError(
+            f"the teacher of `basic_arithmetic` cannot work out `{expression}`",
+            hint='set `operators = ["+", "-", "*"]` without parentheses and negation, or give `chains_file`',
+        )
+    lines = []
+    for operators in ("*", "+-"):
+        while place := next((i for i, term in enumerate(terms) if term in operators), 0):
+            step = "".join(terms[place - 1 : place + 2])
+            value = _apply(int(terms[place - 1]), terms[place], int(terms[place + 1]))
+            lines.append(f"{step}={value}")
+            terms[place - 1 : place + 2] = [str(value)]
+    return "\n".join(lines), _boxed(terms[0])
+
+
+def _apply(a: int, operator: str, b: int) -> int:
+    return {"+": a + b, "-": a - b, "*": a * b}[operator]
 
 
 def _products(problem: Problem, rng: Random) -> tuple[str, str]:
@@ -118,6 +159,7 @@ def _instructions(problem: Problem, rng: Random) -> tuple[str, str]:
 
 TEACHERS: dict[str, Callable[[Problem, Random], tuple[str, str]]] = {
     "chain_sum": _chain_sum,
+    "basic_arithmetic": _basic_arithmetic,
     "products": _products,
     "gcd": _gcd,
     "simple_equations": _simple_equations,

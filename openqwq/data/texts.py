@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 
-from openqwq.config import SourceConfig
+from openqwq.config import TEXT_TYPES, SourceConfig
 from openqwq.errors import UserError
 
 from .corpus import CorpusSource
 from .keys import item_rng
-from .sources import TEXT_TYPES, ProblemSource
+from .sources import ProblemSource
 
 
 def build_documents(

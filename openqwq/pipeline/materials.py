@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from openqwq.data import (
     build_sources,
     held_out,
     problem_texts,
+    programmatic_teacher,
 )
 from openqwq.errors import UserError
 from openqwq.eval.judging import Judge
@@ -146,9 +147,9 @@ class Materials:
             dtype=torch.float32,
         )
 
-    def documents(self, stage: PretrainStage, start: int) -> Iterator[Sequence[int]]:
-        """Token ids of the pretraining documents from number `start` on, each with its end token."""
-        texts = self._texts(stage, start)
+    def documents(self, mix: Mapping[str, float], start: int) -> Iterator[Sequence[int]]:
+        """Token ids of the documents of these text sources from number `start` on, each with its end token."""
+        texts = self._texts(mix, start)
         while batch := list(islice(texts, DOCUMENTS_PER_ENCODING)):
             for ids in self.tokenizer.encode_batch(batch):
                 yield [*ids, self.tokenizer.pad_token_id]
@@ -174,9 +175,9 @@ class Materials:
     def mixture(self, name: str, stage: RLStage) -> Mixture:
         return Mixture(self.sources, stage.mix, seed=self.recipe.seed, stage=name, exclude=self.unseen)
 
-    def _texts(self, stage: PretrainStage, start: int) -> Iterator[str]:
+    def _texts(self, mix: Mapping[str, float], start: int) -> Iterator[str]:
         return build_documents(
-            self.recipe.source, stage.mix, self.sources, seed=self.recipe.seed, exclude=self.unseen, start=start
+            self.recipe.source, mix, self.sources, seed=self.recipe.seed, exclude=self.unseen, start=start
         )
 
     def _tokenizer_texts(self) -> Iterator[str]:
@@ -188,7 +189,7 @@ class Materials:
             )
         yield from ROLE_NAMES
         left = self.recipe.tokenizer.train_characters
-        for text in self._texts(stages[0], 0):
+        for text in self._texts(stages[0].mix, 0):
             if left <= 0:
                 return
             left -= len(text)
@@ -200,7 +201,12 @@ class Materials:
         if not file.exists():
             options = {n: self.recipe.source[n].verifier_options for n in stage.chains}
             chains, manifest = build_chains(
-                self.sources, stage.chains, seed=stage.chains_seed, exclude=self.unseen, options=options
+                self.sources,
+                stage.chains,
+                seed=stage.chains_seed,
+                exclude=self.unseen,
+                teacher=partial(programmatic_teacher, brief_share=stage.brief_share),
+                options=options,
             )
             file.parent.mkdir(exist_ok=True)
             counted = manifest.to_dict()

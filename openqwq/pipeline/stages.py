@@ -58,9 +58,11 @@ class StageRunner:
         )
         match stage:
             case PretrainStage():
-                run_pretrain(stage, model=self.model, documents=partial(self.materials.documents, stage), ctx=ctx)
+                run_pretrain(stage, model=self.model, documents=partial(self.materials.documents, stage.mix), ctx=ctx)
             case SFTStage():
-                run_sft(stage, model=self.model, chains=self.materials.chains(name, stage), ctx=ctx)
+                chains = self.materials.chains(name, stage)
+                documents = partial(self.materials.documents, stage.replay) if stage.replay else None
+                run_sft(stage, model=self.model, chains=chains, documents=documents, ctx=ctx)
             case RewardModelStage():
                 self.reward_models[name] = self._run_reward_model(stage, ctx)
             case RLStage():

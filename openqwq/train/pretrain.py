@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 from openqwq.config import PretrainStage
 from openqwq.errors import UserError
@@ -11,11 +11,8 @@ from openqwq.model import Qwen2ForCausalLM
 
 from .optimizer import build_optimizer
 from .packing import Sample, document_sample
-from .sft import train_on_samples
+from .sft import Documents, train_on_samples
 from .stage import StageContext, StageRun
-
-Documents = Callable[[int], Iterator[Sequence[int]]]
-"""Token ids of endless documents from number n on: `documents(n)` continues where a resumed run stands."""
 
 
 def run_pretrain(stage: PretrainStage, *, model: Qwen2ForCausalLM, documents: Documents, ctx: StageContext) -> None:

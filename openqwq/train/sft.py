@@ -1,4 +1,7 @@
-"""Supervised fine-tuning: next-token loss on completions only, every completion token weighing the same.
+"""Supervised fine-tuning: next-token loss on completions only, every trained token weighing the same.
+
+Documents that are replayed beside the chains are trained on whole: a few chains, seen often, otherwise push out
+what pretraining taught (rehearsal; arXiv:2403.08763 measures it for language models).
 
 Departures from common practice: packed without padding, each chain attending only to itself, and the
 loss divided by the completion tokens of the whole step instead of a mean of micro-batch means.
@@ -7,7 +10,7 @@ loss divided by the completion tokens of the whole step instead of a mean of mic
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,24 +21,38 @@ from openqwq.model import Qwen2ForCausalLM
 
 from .losses import sample_weights
 from .optimizer import build_optimizer, learning_rate
-from .packing import Sample, completion_sample, pack
+from .packing import Sample, completion_sample, document_sample, pack
 from .stage import StageContext, StageRun
 from .update import next_token_objective, update
 
 Chain = tuple[Sequence[int], Sequence[int]]
 """Prompt ids and completion ids (the end token included)."""
+Documents = Callable[[int], Iterator[Sequence[int]]]
+"""Token ids of endless documents from number n on: `documents(n)` continues where a resumed run stands."""
 
 
-def run_sft(stage: SFTStage, *, model: Qwen2ForCausalLM, chains: Sequence[Chain], ctx: StageContext) -> None:
-    """Train the model in place on the chains for `stage.epochs` passes. Raises UserError for an empty set."""
+def run_sft(
+    stage: SFTStage,
+    *,
+    model: Qwen2ForCausalLM,
+    chains: Sequence[Chain],
+    ctx: StageContext,
+    documents: Documents | None = None,
+) -> None:
+    """Train the model in place on the chains for `stage.epochs` passes. Raises UserError for an empty set.
+
+    documents: needed when `stage.replay_per_step` is not 0.
+    """
     if not chains:
         raise UserError(f"stage `{ctx.name}` has no chains to train on", hint="name some under `chains`")
     steps = max(1, round(stage.epochs * len(chains) / stage.chains_per_step))
     optimizer = build_optimizer(model, stage)
     with StageRun(ctx, stage, model, optimizer, steps=steps) as run:
+        replayed = documents(run.step * stage.replay_per_step) if documents else iter(())
         for step in run.remaining_steps():
             indices = epoch_indices(len(chains), stage.chains_per_step, step, ctx)
             samples = [completion_sample(*chains[i]) for i in indices]
+            samples += [document_sample(next(replayed)) for _ in range(stage.replay_per_step)]
             with run.uninterrupted():
                 run.finish(train_on_samples(run, samples, step))
 

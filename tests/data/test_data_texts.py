@@ -73,6 +73,9 @@ def test_every_line_of_facts_ends_in_a_fact_or_is_a_count():
         if re.fullmatch(r"\d+( \d+)+", line):
             first, second, *_ = numbers = [int(number) for number in line.split()]
             assert numbers == [first + i * (second - first) for i in range(12)]
+        elif parts := re.fullmatch(r"(\d+)=(\d*0)\+(\d)", line):
+            whole, tens, ones = map(int, parts.groups())
+            assert whole == tens + ones
         else:
             assert line.endswith(list(FACT.finditer(line))[-1].group()), line
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from openqwq.eval.families import ScoredCompletion
@@ -149,12 +150,18 @@ def examples(run: RunFolder, count: int) -> list[Example]:
 def summary(run: RunFolder) -> str:
     """One sentence under the title: what ran, from which seed, for how long."""
     model = run.recipe.get("model", {})
-    start = f"from {model['path']}" if model.get("path") else f"from random weights, shape {model.get('preset')}"
+    start = f"from {_near(model['path'])}" if model.get("path") else f"from random weights, shape {model.get('preset')}"
     seconds = math.fsum(run.results.get("seconds", {}).values())
     done = len(run.results.get("seconds", {}))
     planned = len(run.recipe.get("stage", {}))
     stages = f"{done} stages" if done == planned else f"{done} of {planned} stages so far"
     return f"{stages} {start}, seed {run.results.get('seed', 0)}, {duration(seconds)} with their evaluations."
+
+
+def _near(path: str) -> str:
+    """The path as seen from the working folder, where it lies inside; other paths and hub names as they are."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def gate_notes(run: RunFolder) -> list[str]:
