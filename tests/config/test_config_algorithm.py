@@ -112,7 +112,8 @@ def documented_algorithms():
 
 
 @pytest.mark.parametrize(("name", "settings"), documented_algorithms(), ids=lambda value: str(value)[:30])
-def test_every_documented_algorithm_is_a_recipe_that_is_accepted(file, name, settings):
+def test_every_documented_algorithm_is_a_recipe_that_is_accepted(file, monkeypatch, name, settings):
+    monkeypatch.chdir(file.parent)  # where paths given on the command line are relative to
     (file.parent / "FOLDER").mkdir()
     (file.parent / "chains.jsonl").touch()
     overrides = [f"stage.rl.{setting.replace(' = ', '=', 1)}" for setting in settings]
