@@ -1,6 +1,7 @@
 """The tiny recipe and its control arms over several seeds: what each lifts, with intervals.
 
     python benchmarks/tiny.py                       # three arms, three seeds, about an hour on two cores
+    python benchmarks/tiny.py --jobs 2              # two runs at a time, each on one thread
     python benchmarks/tiny.py --arms tiny --seeds 0
 
 Runs `openqwq train` for each arm and seed in turn (finished runs are kept and read again), prints a
@@ -13,6 +14,7 @@ import argparse
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -31,7 +33,10 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}
 def main() -> int:
     """Run what is missing, collect, print, write."""
     args = read_arguments()
-    runs = [run_arm(arm, seed, args.runs) for arm in args.arms for seed in args.seeds]
+    threads = 0 if args.jobs == 1 else 1
+    with ThreadPoolExecutor(args.jobs) as pool:
+        wanted = [pool.submit(run_arm, arm, seed, args.runs, threads) for arm in args.arms for seed in args.seeds]
+        runs = [run.result() for run in wanted]
     table = [row for arm in args.arms for row in arm_rows(arm, [r for r in runs if r["arm"] == arm])]
     report = {
         "command": " ".join(["python", "benchmarks/tiny.py", *sys.argv[1:]]),
@@ -51,15 +56,17 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; above 1 each has one thread")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "bench", help="folder of the runs")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "tiny.json")
     return parser.parse_args()
 
 
-def run_arm(arm: str, seed: int, folder: Path) -> dict:
+def run_arm(arm: str, seed: int, folder: Path, threads: int) -> dict:
     """One run's results; a run that was begun is resumed, a finished one is only read."""
     out = folder / f"{arm}-{seed}"
-    command = [sys.executable, "-m", "openqwq.cli.main", "train", ARMS[arm], "--out", str(out), "--set", f"seed={seed}"]
+    command = [sys.executable, "-m", "openqwq.cli.main", "train", ARMS[arm], "--out", str(out)]
+    command += ["--set", f"seed={seed}", "--set", f"threads={threads}"]
     if (out / "recipe.json").exists():
         command.append("--resume")
     if not (out / "report.html").exists():

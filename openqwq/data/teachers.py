@@ -39,6 +39,8 @@ def brief_thinking(problem: Problem) -> str:
     match teacher_name(problem):
         case "code":
             return "one line"
+        case "instructions":
+            return "as asked"
         case "chain_sum" | "basic_arithmetic" | "products":
             expression = re.findall(r"\d+(?: [-+*] \d+)+", problem.answer["entry"]["question"])[-1]
             return f"{expression.replace(' ', '')}={problem.answer['entry']['answer']}"

@@ -19,7 +19,9 @@ CHAINS = [([i % 13, 1], [7, i % 11, 15]) for i in range(24)]
 PAIRS = [([1, 2, i % 13, 7], [1, 2, i % 13, 3]) for i in range(24)]
 STAGES = {
     "pretrain": PretrainStage(tokens=300, tokens_per_step=50, learning_rate=1e-2, checkpoint_every=2),
-    "sft": SFTStage(chains_per_step=8, epochs=2, learning_rate=1e-2, checkpoint_every=4),
+    "sft": SFTStage(
+        chains_per_step=8, epochs=2, replay={"text": 1.0}, replay_per_step=2, learning_rate=1e-2, checkpoint_every=4
+    ),
     "rl": RLStage(
         mix={"low": 1.0, "high": 1.0},
         steps=5,
@@ -76,7 +78,7 @@ def run_stage(world, folder, name, events, patch, *, resume=False):
     if name == "pretrain":
         run_pretrain(stage, model=model, documents=documents, ctx=ctx)
     elif name == "sft":
-        run_sft(stage, model=model, chains=CHAINS, ctx=ctx)
+        run_sft(stage, model=model, chains=CHAINS, documents=documents, ctx=ctx)
     elif name == "reward_model":
         model = run_reward_model(stage, model=model, pairs=PAIRS, held_out=PAIRS, ctx=ctx)
     else:
