@@ -6,8 +6,8 @@ Public: `RunState` (what a run is, as tensors and JSON), `RunStateStore` (saves,
 A save is one folder: `model/` and one safetensors file for each further group of tensors, and `state.json`
 with the stage, the step, the random generators, JSON values, the sizes of the run's log files, and the
 size and checksum of every file. It is written under a temporary name, synced, then renamed, so a killed
-or failed save leaves the one before it untouched. The newest two are kept: one that was damaged on
-the disk is recognised by its checksums and the one before it is taken.
+or failed save leaves the one before it untouched. The newest two are kept, and those that ask for it: one that was
+damaged on the disk is recognised by its checksums and the one before it is taken.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from torch import Tensor
 from openqwq.errors import UserError
 from openqwq.log import logger
 
+LOG_FILES = ("metrics.jsonl", "samples.jsonl", "timeline.jsonl")
 _STATE_FILE = "state.json"
+_KEEP_FILE = "keep"
 _WRITING = ".writing-"
 _KEPT = 2
 _CHUNK_BYTES = 1 << 20
@@ -45,6 +47,7 @@ class RunState:
     model:      weights by name. tensors: further groups, e.g. {"optimizer": {...}}; a group's name is its file's.
     rng:        what `capture_rng` gave. values: anything else that JSON holds (cursors, baselines).
     file_sizes: bytes of each log file at the time of the save, filled in by the store.
+    keep:       never prune this one.
     """
 
     stage: str
@@ -54,6 +57,7 @@ class RunState:
     rng: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     file_sizes: Mapping[str, int] = field(default_factory=dict)
+    keep: bool = False
 
 
 class RunStateStore:
@@ -63,13 +67,13 @@ class RunStateStore:
     log_files:  names of files in it that only grow, e.g. "metrics.jsonl".
     """
 
-    def __init__(self, run_folder: str | Path, log_files: tuple[str, ...] = ("metrics.jsonl", "samples.jsonl")):
+    def __init__(self, run_folder: str | Path, log_files: tuple[str, ...] = LOG_FILES):
         self.run_folder = Path(run_folder)
         self.folder = self.run_folder / "run_state"
         self.log_files = log_files
 
     def save(self, state: RunState, *, describe_model: Callable[[Path], None] | None = None) -> Path:
-        """Write the state and give its folder; older ones but the previous are removed afterwards.
+        """Write the state and give its folder; older ones but the previous and the kept are removed afterwards.
 
         describe_model: writes what makes the `model/` folder a Hugging Face folder (config, tokenizer).
         Raises UserError when the disk does not take it; the previous checkpoint then still stands.
@@ -89,9 +93,15 @@ class RunStateStore:
                 f"to {self.folder}: {error}",
                 hint="make room on the disk and continue with `--resume`; the previous checkpoint stands",
             ) from error
-        for old in self._serials()[:-_KEPT]:
-            shutil.rmtree(self.folder / f"{old:08d}", ignore_errors=True)
+        self._prune()
         return target
+
+    def _prune(self) -> None:
+        """Remove all but the newest two and those that are to be kept."""
+        for serial in self._serials()[:-_KEPT]:
+            folder = self.folder / f"{serial:08d}"
+            if not (folder / _KEEP_FILE).exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
     def load_latest(self) -> RunState | None:
         """The newest whole state, or None where none was ever saved. Damaged ones are named and passed over.
@@ -134,6 +144,8 @@ class RunStateStore:
             describe_model(folder / "model")
         # transformers opens only files whose header says which framework wrote them.
         save_file(_plain(state.model), folder / "model" / "model.safetensors", metadata={"format": "pt"})
+        if state.keep:
+            (folder / _KEEP_FILE).touch()
         for group, tensors in state.tensors.items():
             save_file(_plain(tensors), folder / f"{group}.safetensors")
         files = {str(p.relative_to(folder)): _sync_and_sum(p) for p in sorted(folder.rglob("*")) if p.is_file()}

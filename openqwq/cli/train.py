@@ -3,20 +3,33 @@
 The run folder (default runs/NAME) holds the checkpoints, metrics.jsonl, samples.jsonl, results.json and
 report.html. An interrupted or killed run goes on with --resume where its last checkpoint stands.
 Exit code 1: the run finished, but missed a target that its recipe sets.
+
+One RL stage can also be run in two halves, e.g. on two machines: --rollout-only writes the rollouts of its steps to a
+file, --replay trains on such a file.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from openqwq.errors import UserError
 
 from ._options import add_recipe_arguments
+
+if TYPE_CHECKING:
+    from openqwq.config import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--out", metavar="DIR", help="the run folder; default runs/NAME, NAME being the recipe's")
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    halves = parser.add_mutually_exclusive_group()
+    halves.add_argument("--rollout-only", metavar="FILE.jsonl", help="write an RL stage's rollouts, train nothing")
+    halves.add_argument("--replay", metavar="FILE.jsonl", help="train an RL stage on rollouts in a file")
+    parser.add_argument("--stage", default="", metavar="NAME", help="that RL stage; default the recipe's first")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,6 +37,11 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = load_recipe(args.recipe, args.overrides)
     out = Path(args.out or Path("runs") / recipe.name)
+
+    if args.rollout_only or args.replay:
+        return _run_half(args, recipe, out)
+    if args.stage:
+        raise UserError("`--stage` is only of use with `--rollout-only` or `--replay`", hint="take it out")
 
     from openqwq import pipeline
     from openqwq.pipeline.progress import results_table
@@ -50,4 +68,18 @@ def run(args: argparse.Namespace) -> int:
     ):
         print(f"{what + ':':<12}{out / name}")
     outcome.raise_if_missed()
+    return 0
+
+
+def _run_half(args: argparse.Namespace, recipe: Recipe, out: Path) -> int:
+    """Only the rollouts of a stage, or only the training on them."""
+    from openqwq.pipeline.replay import train_on_rollouts, write_stage_rollouts
+
+    if args.rollout_only:
+        count = write_stage_rollouts(recipe, out, Path(args.rollout_only), stage=args.stage)
+        print(f"rollouts:   {args.rollout_only} ({count})")
+    else:
+        model = train_on_rollouts(recipe, out, Path(args.replay), stage=args.stage, resume=args.resume)
+        print(f"checkpoint: {model}")
+        print(f"metrics:    {out / 'replay' / 'metrics.jsonl'}")
     return 0

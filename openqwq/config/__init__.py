@@ -4,8 +4,13 @@ from .build import recipe_from_dict, recipe_to_dict
 from .load import load_recipe
 from .recipe import (
     TEXT_TYPES,
+    CorrectionConfig,
+    CurriculumConfig,
+    EntropyConfig,
     EvalConfig,
     GateConfig,
+    KLConfig,
+    LoRAConfig,
     ModelConfig,
     PretrainStage,
     Recipe,
@@ -16,12 +21,18 @@ from .recipe import (
     Stage,
     TargetConfig,
     TokenizerConfig,
+    ValueConfig,
 )
 
 __all__ = [
     "TEXT_TYPES",
+    "CorrectionConfig",
+    "CurriculumConfig",
+    "EntropyConfig",
     "EvalConfig",
     "GateConfig",
+    "KLConfig",
+    "LoRAConfig",
     "ModelConfig",
     "PretrainStage",
     "RLStage",
@@ -32,6 +43,7 @@ __all__ = [
     "Stage",
     "TargetConfig",
     "TokenizerConfig",
+    "ValueConfig",
     "load_recipe",
     "recipe_from_dict",
     "recipe_to_dict",

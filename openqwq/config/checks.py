@@ -12,6 +12,7 @@ from typing import Any
 
 from openqwq.errors import UserError
 
+from .algorithm import check_algorithm
 from .build import suggest
 from .recipe import TEXT_TYPES, PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage, Stage, TargetConfig
 
@@ -61,9 +62,28 @@ KIND_RANGES: dict[type[Stage], dict[str, Range]] = {
         "clip_high": POSITIVE,
         "max_refills": AT_LEAST_0,
         "reward_model_weight": SHARE,
+        "overlong_tokens": AT_LEAST_0,
+        "demonstrations_per_step": AT_LEAST_1,
+        "demonstrations_weight": AT_LEAST_0,
+        "keep_every": AT_LEAST_0,
     },
 }
 GATE_RANGES = {"max_drop": SHARE, "every": AT_LEAST_1, "problems_per_family": AT_LEAST_1}
+RL_TABLE_RANGES: dict[str, dict[str, Range]] = {
+    "gate": GATE_RANGES,
+    "kl": {"weight": AT_LEAST_0},
+    "entropy": {"weight": AT_LEAST_0, "target": AT_LEAST_0, "step": POSITIVE},
+    "correction": {"low": (lambda x: 0 < x <= 1, "above 0 and at most 1"), "high": AT_LEAST_1},
+    "value": {
+        "learning_rate": POSITIVE,
+        "gamma": SHARE,
+        "gae_lambda": SHARE,
+        "clip": AT_LEAST_0,
+        "warmup_steps": AT_LEAST_0,
+    },
+    "lora": {"rank": AT_LEAST_0, "alpha": POSITIVE},
+    "curriculum": {"pool": AT_LEAST_0, "easy": SHARE, "hard": SHARE, "rest_steps": AT_LEAST_1},
+}
 EVAL_RANGES = {
     "problems_per_family": AT_LEAST_1,
     "temperature": AT_LEAST_0,
@@ -92,6 +112,12 @@ def check_files(recipe: Recipe, file: str) -> None:
     """Raise UserError for the first local file or folder that the recipe names and that is not there."""
     named = [("path", "model", recipe.model.path), ("path", "tokenizer", recipe.tokenizer.path)]
     named += [("path", f"source.{name}", source.path) for name, source in recipe.source.items()]
+    named += [
+        (key, f"stage.{name}", getattr(stage, key))
+        for name, stage in recipe.stage.items()
+        if isinstance(stage, RLStage)
+        for key in ("reference", "demonstrations_file")
+    ]
     named += [
         ("chains_file", f"stage.{name}", stage.chains_file)
         for name, stage in recipe.stage.items()
@@ -154,10 +180,11 @@ def _check_replay(recipe: Recipe, stage: SFTStage, where: str) -> None:
 
 
 def _check_rl(recipe: Recipe, name: str, stage: RLStage, where: str) -> None:
-    if stage.samples_per_prompt < 2:
+    _check_ranges(stage, {"samples_per_prompt": AT_LEAST_1}, where)
+    if stage.samples_per_prompt < 2 and stage.advantage in ("group", "rloo"):
         raise UserError(
             f"`samples_per_prompt` is {stage.samples_per_prompt} in {where}, but group advantages need at least 2",
-            hint="set `samples_per_prompt = 8`",
+            hint='set `samples_per_prompt = 8`, or `advantage = "reinforce"`',
         )
     if stage.max_staleness != 0:
         raise UserError(
@@ -172,7 +199,9 @@ def _check_rl(recipe: Recipe, name: str, stage: RLStage, where: str) -> None:
         )
     _check_shares(recipe, "mix", stage.mix, where)
     _check_problem_sources(recipe, "mix", stage.mix, where)
-    _check_ranges(stage.gate, GATE_RANGES, where.replace("]", ".gate]", 1))
+    for table, ranges in RL_TABLE_RANGES.items():
+        _check_ranges(getattr(stage, table), ranges, where.replace("]", f".{table}]", 1))
+    check_algorithm(stage, where)
     _check_reward_model(recipe, name, stage, where)
 
 

@@ -140,15 +140,21 @@ def _resolve_paths(tables: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             return table
         return {**table, key: full}
 
+    result = dict(tables)
+
     def each(name: str, key: str) -> Any:
-        entries = tables[name]
+        entries = result[name]
         return {n: resolved(t, key) for n, t in entries.items()} if isinstance(entries, Mapping) else entries
 
-    result = dict(tables)
     for name, key in (("model", "path"), ("tokenizer", "path")):
         if name in tables:
             result[name] = resolved(tables[name], key, may_be_hub_name=True)
-    for name, key in (("source", "path"), ("stage", "chains_file")):
+    for name, key in (
+        ("source", "path"),
+        ("stage", "chains_file"),
+        ("stage", "demonstrations_file"),
+        ("stage", "reference"),
+    ):
         if name in tables:
             result[name] = each(name, key)
     return result

@@ -158,6 +158,86 @@ class GateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KLConfig:
+    """A penalty for leaving the reference policy (`reference` of the stage); weight 0: there is none."""
+
+    weight: float = 0.0
+    """The penalty's factor (beta); GRPO's first paper: 0.04, DAPO, Dr. GRPO and Open-Reasoner-Zero: none."""
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Schulman's estimators: log p/q, its square over two, q/p - 1 - log q/p (GRPO's)."""
+    place: Literal["loss", "reward"] = "loss"
+    """"loss": added to each token's loss (GRPO); "reward": taken from the reward (RLOO, PPO, REINFORCE++)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyConfig:
+    """Pay for entropy, by a constant weight or by one that is steered towards a target."""
+
+    weight: float = 0.0
+    """Factor of the mean entropy (nats) in the loss, subtracted; with a target: where it starts."""
+    target: float = 0.0
+    """Nats below which the weight rises and above which it falls (Skywork-OR1); 0: the weight is constant."""
+    step: float = 0.005
+    """By how much the weight changes a step when there is a target; it never falls below 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectionConfig:
+    """Importance correction for a sampler whose log-probs are not the trainer's (another engine, stale weights)."""
+
+    mode: Literal["none", "truncate", "mask"] = "none"
+    """"truncate": weights above `high` count as `high` (TIS); "mask": those outside [low, high] as 0 (IcePop, MIS)."""
+    level: Literal["token", "sequence", "geometric"] = "token"
+    """What has a weight: each token, each rollout (product of its ratios), or its geometric mean ratio."""
+    low: float = 0.5
+    """Least weight that "mask" keeps."""
+    high: float = 2.0
+    """Largest weight."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueConfig:
+    """PPO's value model, used by `advantage = "gae"`: a copy of the policy with a scalar head."""
+
+    learning_rate: float = 1e-3
+    """Peak rate of its AdamW, scheduled as the stage's."""
+    gamma: float = 1.0
+    """Discount; 1: none (Open-Reasoner-Zero)."""
+    gae_lambda: float = 1.0
+    """GAE's lambda; 1: the return minus the value (Open-Reasoner-Zero), below: less variance, more bias."""
+    clip: float = 0.0
+    """Values may move by this much from those of the rollout's time (PPO's value clip); 0: freely."""
+    warmup_steps: int = 0
+    """Steps at the beginning in which only the value model learns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """Low-rank adapters (arXiv:2106.09685) with the base frozen; rank 0: every weight is trained."""
+
+    rank: int = 0
+    """Inner size of the adapters."""
+    alpha: float = 32.0
+    """The adapter's output is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Linear layers that get one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurriculumConfig:
+    """A fixed pool of problems whose too easy and impossible ones rest; pool 0: always new problems."""
+
+    pool: int = 0
+    """Problems in the pool."""
+    easy: float = 0.95
+    """A problem with a higher pass rate at its last turn rests."""
+    hard: float = 0.0
+    """A problem with this pass rate or a lower one rests."""
+    rest_steps: int = 20
+    """Steps of rest; each further one in a row is twice as long as the one before."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RLStage(Stage):
     """Reinforcement learning on verified rewards: group advantages, token-level clipped policy gradient."""
 
@@ -178,18 +258,54 @@ class RLStage(Stage):
     """Longest completion that is sampled."""
     temperature: float = 1.0
     """Sampling temperature of rollouts; top-p and top-k are off so that log-probs are the policy's own."""
-    advantage_scale: Literal["none", "std"] = "none"
-    """"none": reward minus the group's mean (Dr. GRPO); "std": also divided by its deviation (GRPO)."""
-    loss_aggregation: Literal["token", "sequence"] = "token"
-    """"token": every token of the batch weighs the same (DAPO, eq. 8); "sequence": every rollout does (GRPO)."""
+    advantage: Literal["group", "rloo", "reinforce", "gae"] = "group"
+    """Minus the group's mean, the others' mean (RLOO), nothing (REINFORCE++), or a value model's guess (PPO)."""
+    advantage_scale: Literal["none", "std", "batch", "source"] = "none"
+    """"none" (Dr. GRPO); "std": divided by the group's deviation (GRPO); "batch", "source": whitened over all trained
+    tokens of the batch (REINFORCE++), or of each source in it."""
+    loss: Literal["ppo", "cispo", "gspo"] = "ppo"
+    """Clipped token ratios (PPO, GRPO, DAPO), clipped and detached ones (CISPO), or a rollout's own ratio (GSPO)."""
+    loss_aggregation: Literal["token", "sequence", "constant"] = "token"
+    """"token": every token of the batch weighs the same (DAPO, eq. 8); "sequence": every rollout does (GRPO);
+    "constant": a token weighs 1 / (rollouts x max_completion_tokens) (Dr. GRPO)."""
     clip_low: float = 0.2
     """Ratios below 1 - clip_low stop earning (PPO)."""
     clip_high: float = 0.28
     """Ratios above 1 + clip_high stop earning (DAPO's clip-higher)."""
     max_refills: int = 3
     """Rounds in which groups without signal (all rewards equal) are replaced by new problems (DAPO)."""
-    reward: Literal["verifier", "random"] = "verifier"
-    """"random" pays a fair coin instead of the verdict: a control arm."""
+    reward: Literal["verifier", "random", "none"] = "verifier"
+    """"random" pays a fair coin, not the verdict: a control arm; "none" nothing: `kl` and demonstrations teach."""
+    overlong_tokens: int = 0
+    """Over the last so many tokens before `max_completion_tokens` up to 1 is taken from the reward (DAPO, eq. 13)."""
+    truncated: Literal["score", "mask"] = "score"
+    """"mask" leaves rollouts that were cut at `max_completion_tokens` out of the training (DAPO's overlong filter)."""
+    reference: str = ""
+    """Model folder that `kl` compares with (a teacher: on-policy distillation); empty: the stage's first weights."""
+    kl: KLConfig = field(default_factory=KLConfig)
+    """Penalty for leaving the reference."""
+    entropy: EntropyConfig = field(default_factory=EntropyConfig)
+    """Bonus for entropy."""
+    correction: CorrectionConfig = field(default_factory=CorrectionConfig)
+    """Importance correction of rollouts that are not the trainer's own."""
+    value: ValueConfig = field(default_factory=ValueConfig)
+    """The value model of `advantage = "gae"`."""
+    demonstrations_file: str = ""
+    """Chains as `openqwq data chains` writes them, imitated beside the policy gradient; empty: none."""
+    demonstrations_per_step: int = 32
+    """Chains of one update."""
+    demonstrations_weight: float = 0.1
+    """Factor of their mean loss per token."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Train adapters only; they are merged into the weights at the stage's end."""
+    activation_checkpointing: Literal["none", "mlp", "layer"] = "none"
+    """Activations that the backward pass computes again: none, those within MLPs, or all within layers."""
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    """Difficulty pools."""
+    keep_every: int = 0
+    """Resumable checkpoints of steps that this divides are never pruned; 0: only the newest two stay."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where the metrics go beside metrics.jsonl."""
     reward_model: str = ""
     """The reward-model stage whose scores are mixed into the reward; empty: none."""
     reward_model_weight: float = 0.0

@@ -7,7 +7,7 @@ Letters: P problems, G rollouts per problem.
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,9 +19,10 @@ from openqwq.rollout import sample_groups
 from openqwq.types import Policy, Problem, Rollout, SamplingParams, Verdict
 from openqwq.verifiers import Verifier, verify_all
 
-from .advantages import group_advantages
-from .rewards import RewardScorer, coin_rewards, verdict_rewards
+from .credit import outcome_advantages
+from .rewards import RewardScorer, coin_rewards, shape_by_length, verdict_rewards
 from .stage import StageContext
+from .timeline import Timeline
 
 
 class ProblemMixture(Protocol):
@@ -32,7 +33,10 @@ class ProblemMixture(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """A rollout with what became of it. reward: NaN where it could not be judged."""
+    """A rollout with what became of it. reward: NaN where it could not be judged, or is left out as truncated.
+
+    advantage: from the group's rewards alone; estimators over tokens or batches (`credit.py`) start from it.
+    """
 
     rollout: Rollout
     verdict: Verdict
@@ -42,12 +46,14 @@ class Attempt:
 
 @dataclass(slots=True, kw_only=True)
 class Experience:
-    """Everything one step sampled. groups: P lists of G attempts, refills included."""
+    """Everything one step sampled. groups: P lists of G attempts, refills included.
+
+    needs_spread: whether a group teaches only if its rewards differ, as where they are compared with each other.
+    """
 
     groups: list[list[Attempt]] = field(default_factory=list)
+    needs_spread: bool = True
     refills: int = 0
-    seconds_generate: float = 0.0
-    seconds_verify: float = 0.0
 
     @property
     def attempts(self) -> list[Attempt]:
@@ -55,12 +61,21 @@ class Experience:
 
     @property
     def useful_groups(self) -> list[list[Attempt]]:
-        """Groups in which some rollout has an advantage."""
-        return [group for group in self.groups if any(a.advantage for a in group)]
+        """Groups in which some rollout has an advantage; where no spread is needed, some judged rollout."""
+        return [group for group in self.groups if any(self._teaches(a) for a in group)]
+
+    def _teaches(self, attempt: Attempt) -> bool:
+        return bool(attempt.advantage) if self.needs_spread else not math.isnan(attempt.reward)
+
+
+class Collects(Protocol):
+    """Where a step's experience comes from: the policy itself, or a file of rollouts."""
+
+    def collect(self, step: int) -> Experience: ...
 
 
 class Collector:
-    """Samples and judges one step's groups."""
+    """Samples and judges one step's groups. timeline: the phases generate and verify go there."""
 
     def __init__(
         self,
@@ -72,40 +87,44 @@ class Collector:
         mixture: ProblemMixture,
         verifiers: Mapping[str, Verifier],
         reward_scorer: RewardScorer | None,
+        timeline: Timeline | None = None,
     ):
         self.stage, self.ctx, self.policy, self.tokenizer = stage, ctx, policy, tokenizer
         self.mixture, self.verifiers, self.reward_scorer = mixture, verifiers, reward_scorer
+        self.timeline = timeline or Timeline()
 
     def collect(self, step: int) -> Experience:
         """Groups until `prompts_per_step` of them have signal, or the refill rounds are used up.
 
         What is missing then stays missing: the step goes on with the groups that there are.
         """
-        experience = Experience()
+        experience = Experience(needs_spread=needs_spread(self.stage))
         for refill in range(self.stage.max_refills + 1):
             missing = self.stage.prompts_per_step - len(experience.useful_groups)
             if missing <= 0:
                 break
             experience.refills = refill
-            experience.groups += self._round(self.mixture.batch(step, missing, refill), step, refill, experience)
+            experience.groups += self._round(self.mixture.batch(step, missing, refill), step, refill)
         return experience
 
-    def _round(
-        self, problems: Sequence[Problem], step: int, refill: int, experience: Experience
-    ) -> list[list[Attempt]]:
-        started = time.perf_counter()
-        params = [self._sampling(step, refill, position) for position in range(len(problems))]
-        groups = sample_groups(self.policy, self.tokenizer, problems, self.stage.samples_per_prompt, params)
-        sampled = time.perf_counter()
-        rollouts = [rollout for group in groups for rollout in group.rollouts]
-        verdicts = judge(rollouts, self.verifiers)
+    def _round(self, problems: Sequence[Problem], step: int, refill: int) -> list[list[Attempt]]:
+        with self.timeline.phase("generate"):
+            params = [self._sampling(step, refill, position) for position in range(len(problems))]
+            groups = sample_groups(self.policy, self.tokenizer, problems, self.stage.samples_per_prompt, params)
+        with self.timeline.phase("verify"):
+            rollouts = [rollout for group in groups for rollout in group.rollouts]
+            verdicts = judge(rollouts, self.verifiers)
+            rewards = self._rewards(rollouts, verdicts, step, refill)
+        return with_advantages([len(group.rollouts) for group in groups], rollouts, verdicts, rewards, self.stage)
+
+    def _rewards(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict], step: int, refill: int) -> list[float]:
         if self.stage.reward == "random":
             rewards = coin_rewards(len(rollouts), self.ctx, step, refill)
+        elif self.stage.reward == "none":
+            rewards = [math.nan if v.status == "unjudged" else 0.0 for v in verdicts]
         else:
             rewards = verdict_rewards(rollouts, verdicts, self.stage, self.reward_scorer)
-        experience.seconds_generate += sampled - started
-        experience.seconds_verify += time.perf_counter() - sampled
-        return self._with_advantages([len(group.rollouts) for group in groups], rollouts, verdicts, rewards)
+        return shape_by_length(rollouts, rewards, self.stage)
 
     def _sampling(self, *place: int) -> SamplingParams:
         """The policy's own distribution, seeded by the place in the run (step, refill round, problem)."""
@@ -117,22 +136,33 @@ class Collector:
             seed=self.ctx.seed_for("sampling", *place),
         )
 
-    def _with_advantages(
-        self, sizes: Sequence[int], rollouts: Sequence[Rollout], verdicts: Sequence[Verdict], rewards: Sequence[float]
-    ) -> list[list[Attempt]]:
-        groups, start = [], 0
-        for size in sizes:
-            part = range(start, start + size)
-            values = torch.tensor([rewards[i] for i in part])
-            advantages = group_advantages(values, scale=self.stage.advantage_scale).tolist()
-            groups.append(
-                [
-                    Attempt(rollout=rollouts[i], verdict=verdicts[i], reward=rewards[i], advantage=advantage)
-                    for i, advantage in zip(part, advantages, strict=True)
-                ]
-            )
-            start += size
-        return groups
+
+def with_advantages(
+    sizes: Sequence[int],
+    rollouts: Sequence[Rollout],
+    verdicts: Sequence[Verdict],
+    rewards: Sequence[float],
+    stage: RLStage,
+) -> list[list[Attempt]]:
+    """The rollouts as groups of these sizes, with the advantages that a group's own rewards give."""
+    groups, start = [], 0
+    for size in sizes:
+        part = range(start, start + size)
+        values = torch.tensor([rewards[i] for i in part])
+        advantages = outcome_advantages(values, stage).tolist()
+        groups.append(
+            [
+                Attempt(rollout=rollouts[i], verdict=verdicts[i], reward=rewards[i], advantage=advantage)
+                for i, advantage in zip(part, advantages, strict=True)
+            ]
+        )
+        start += size
+    return groups
+
+
+def needs_spread(stage: RLStage) -> bool:
+    """Whether the stage's advantages compare the rollouts of a group, so that equal rewards teach nothing."""
+    return stage.advantage in ("group", "rloo") and stage.reward != "none"
 
 
 def judge(rollouts: Sequence[Rollout], verifiers: Mapping[str, Verifier]) -> list[Verdict]:

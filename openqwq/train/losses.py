@@ -7,7 +7,7 @@ micro-batches.
 Departures from the papers: the clipped objective is PPO's (arXiv:1707.06347, eq. 7) with DAPO's
 separate bounds (arXiv:2503.14476, eq. 10), and its old log-probs are the ones that the sampler recorded:
 sampler and trainer are one module, so no second pass over the old policy is made.
-Letters: N packed tokens, M trained tokens, S sequences, H hidden size, V vocabulary.
+Letters: M trained tokens, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, temperature, chunk):
+    def forward(ctx, hidden, weight, targets, temperature, chunk, entropy_gradient):
         logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         entropies, normalizers = torch.empty_like(logprobs), torch.empty_like(logprobs)
         for start in range(0, len(targets), chunk):
@@ -41,27 +41,36 @@ class _ChunkedLogprobs(torch.autograd.Function):
             logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - normalizers[part]
             probs = (logits - normalizers[part, None]).exp_()
             entropies[part] = normalizers[part] - torch.einsum("cv,cv->c", probs, logits)
-        ctx.save_for_backward(hidden, weight, targets, normalizers)
-        ctx.temperature, ctx.chunk = temperature, chunk
-        ctx.mark_non_differentiable(entropies)
+        ctx.save_for_backward(hidden, weight, targets, normalizers, entropies)
+        ctx.temperature, ctx.chunk, ctx.entropy_gradient = temperature, chunk, entropy_gradient
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx, grad, _entropy_grad):
-        hidden, weight, targets, normalizers = ctx.saved_tensors
+    def backward(ctx, grad, entropy_grad):
+        hidden, weight, targets, normalizers, entropies = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         for start in range(0, len(targets), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             scale = grad[part, None] / ctx.temperature
             # d logprob / d logits = onehot(target) - softmax(logits)
-            slope = _logits(hidden[part], weight, ctx.temperature)
-            slope.sub_(normalizers[part, None]).exp_().mul_(-scale)
+            table = _logits(hidden[part], weight, ctx.temperature).sub_(normalizers[part, None])  # log-probs
+            # d entropy / d logits = -probs * (log-probs + entropy)
+            entropy_slope = _entropy_slope(table, entropies[part], entropy_grad[part]) if ctx.entropy_gradient else None
+            slope = table.exp_().mul_(-scale)
             slope.scatter_add_(1, targets[part, None], scale)
+            if entropy_slope is not None:
+                slope.add_(entropy_slope, alpha=1 / ctx.temperature)
             slope = slope.to(hidden.dtype)
             grad_hidden[part] = slope @ weight
             grad_weight += slope.T @ hidden[part]
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
+
+
+def _entropy_slope(table: Tensor, entropies: Tensor, grad: Tensor) -> Tensor:
+    return table.exp().mul_(table + entropies[:, None]).mul_(-grad[:, None])
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
@@ -70,19 +79,26 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
 
 
 def chunked_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float = 1.0, chunk_tokens: int = 0
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk_tokens: int = 0,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of each target and entropy of its whole distribution (nats): two [M] tensors in fp32.
 
     hidden:  [M, H] last hidden states at the positions that predict the targets.
     weight:  [V, H] of the output head. targets: [M] token ids.
-    temperature divides the logits, as the sampler did. Only the log-probs carry a gradient.
+    temperature divides the logits, as the sampler did.
+    entropy_gradient: the entropies carry a gradient too, which costs another pass over each chunk.
     chunk_tokens: rows of logits that exist at once; 0: a size that suits the device.
     """
     if not chunk_tokens:
         limit = _CHUNK_LOGITS.get(hidden.device.type, _CHUNK_LOGITS["cuda"])
         chunk_tokens = max(_MIN_CHUNK_TOKENS, limit // weight.shape[0])
-    return _ChunkedLogprobs.apply(hidden, weight, targets, temperature, chunk_tokens)
+    return _ChunkedLogprobs.apply(hidden, weight, targets, temperature, chunk_tokens, entropy_gradient)
 
 
 def clipped_policy_loss(
@@ -99,17 +115,83 @@ def clipped_policy_loss(
     return -torch.minimum(free, bound), (bound < free).detach()
 
 
-def sample_weights(trained_tokens: Sequence[int], *, aggregation: Literal["token", "sequence"]) -> list[float]:
-    """The weight of each token of each sequence, with one denominator for the whole batch; sums to 1 over tokens.
+def cispo_loss(
+    policy_logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
+    """CISPO's loss of each token [M], and whether its ratio was clipped [M] (arXiv:2506.13585, eq. 4 and 5).
+
+    -sg(clip(r, 1 - clip_low, 1 + clip_high)) A log pi: the ratio is bounded and detached, so no token's gradient is
+    ever taken away. (The paper leaves the lower bound open: clip_low near 1.)
+    """
+    ratio = (policy_logprobs - old_logprobs).exp().detach()
+    bound = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    return -bound * advantages * policy_logprobs, bound != ratio
+
+
+def gspo_loss(
+    policy_logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequences: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+) -> tuple[Tensor, Tensor]:
+    """The clipped loss with one ratio a sequence, spread over its tokens: two [M] (arXiv:2507.18071, eq. 5 and 7).
+
+    The ratio is the geometric mean exp(mean over tokens of policy - old). sequences: [M] number of each
+    token's sequence. The paper's bounds are 3e-4 and 4e-4, its aggregation "sequence".
+    """
+    log_ratio = sequence_means(policy_logprobs - old_logprobs, sequences)
+    return clipped_policy_loss(
+        log_ratio, torch.zeros_like(log_ratio), advantages, clip_low=clip_low, clip_high=clip_high
+    )
+
+
+def sequence_sums(values: Tensor, sequences: Tensor) -> Tensor:
+    """For each token [M] the sum of `values` [M] over the tokens of its sequence."""
+    if not len(values):
+        return values
+    sums = values.new_zeros(int(sequences.max()) + 1).index_add(0, sequences, values)
+    return sums[sequences]
+
+
+def sequence_means(values: Tensor, sequences: Tensor) -> Tensor:
+    """For each token [M] the mean of `values` [M] over the trained tokens of its sequence."""
+    return sequence_sums(values, sequences) / sequence_sums(torch.ones_like(values), sequences)
+
+
+def value_loss(values: Tensor, returns: Tensor, old_values: Tensor, *, clip: float) -> Tensor:
+    """Half the squared error of each value [M], clipped as PPO's implementations do when `clip` is above 0.
+
+    max((V - R)^2, (V_old + clamp(V - V_old, -clip, clip) - R)^2) / 2 (arXiv:2006.05990, appendix B.1).
+    """
+    errors = (values - returns).square()
+    if clip > 0:
+        held = old_values + (values - old_values).clamp(-clip, clip)
+        errors = torch.maximum(errors, (held - returns).square())
+    return errors / 2
+
+
+def sample_weights(
+    trained_tokens: Sequence[int], *, aggregation: Literal["token", "sequence", "constant"], longest: int = 0
+) -> list[float]:
+    """The weight of each token of each sequence, with one denominator for the whole batch.
 
     trained_tokens: how many tokens of each sequence are trained; sequences with none weigh 0 and do not count.
     "token":    1 / (all trained tokens): DAPO (arXiv:2503.14476, eq. 8).
     "sequence": 1 / (own trained tokens x sequences): GRPO (arXiv:2402.03300, eq. 3).
+    "constant": 1 / (longest x sequences), whatever the lengths are: Dr. GRPO (arXiv:2503.20783, section 3.1);
+                `longest` is the longest completion that may be sampled.
     """
     total, sequences = sum(trained_tokens), sum(1 for n in trained_tokens if n)
     if aggregation == "token":
         return [1.0 / total if n else 0.0 for n in trained_tokens]
-    return [1.0 / (n * sequences) if n else 0.0 for n in trained_tokens]
+    if aggregation == "sequence":
+        return [1.0 / (n * sequences) if n else 0.0 for n in trained_tokens]
+    if longest < 1:
+        raise ValueError("constant aggregation needs the length of the longest completion")
+    return [1.0 / (longest * sequences) if n else 0.0 for n in trained_tokens]
 
 
 def preference_loss(chosen: Tensor, rejected: Tensor) -> Tensor:

@@ -9,13 +9,16 @@ Letters: N packed tokens, M trained tokens, S sequences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from openqwq.types import Rollout
+
+STREAMS = ("rollout_logprobs", "advantages", "old_logprobs", "ref_logprobs", "values", "returns")
+"""Fields of `Sample` that are numbers of each trained token in `PackedBatch`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,8 @@ class Sample:
 
     loss_mask: 1 for trained tokens; the first token has no predecessor and is never trained.
     The other streams are read where `loss_mask` is 1; empty where the algorithm has no use for them.
+    rollout_logprobs: the sampler's own; old_logprobs: the trainer's, before the batch's first update;
+    ref_logprobs: the reference's. values: a value model's, before the update; returns: what it should have said.
     """
 
     token_ids: Sequence[int]
@@ -31,9 +36,13 @@ class Sample:
     rollout_logprobs: Sequence[float] = ()
     advantages: Sequence[float] = ()
     policy_versions: Sequence[int] = ()
+    old_logprobs: Sequence[float] = ()
+    ref_logprobs: Sequence[float] = ()
+    values: Sequence[float] = ()
+    returns: Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        streams = (self.loss_mask, self.rollout_logprobs, self.advantages, self.policy_versions)
+        streams = [self.loss_mask, self.policy_versions, *(getattr(self, name) for name in STREAMS)]
         if any(len(s) not in (0, len(self.token_ids)) for s in streams) or len(self.loss_mask) == 0:
             raise ValueError(f"streams of lengths {[len(s) for s in streams]} for {len(self.token_ids)} tokens")
         if self.loss_mask[0]:
@@ -50,16 +59,23 @@ class PackedBatch:
 
     input_ids:  [N]; lengths: of the S sequences that lie end to end in it.
     positions:  [M] places in input_ids of the trained tokens; each is predicted from the place before.
-    targets:    [M] the trained tokens; weights, rollout_logprobs, advantages: [M] (zeros where not given).
+    targets:    [M] the trained tokens. sequences: [M] which of the S sequences each belongs to.
+    The others: [M] numbers of each trained token; zeros where the samples do not bear them, but for
+    old_logprobs, which then are the rollout_logprobs.
     """
 
     input_ids: Tensor
     lengths: list[int]
     positions: Tensor
     targets: Tensor
+    sequences: Tensor
     weights: Tensor
     rollout_logprobs: Tensor
     advantages: Tensor
+    old_logprobs: Tensor
+    ref_logprobs: Tensor
+    values: Tensor
+    returns: Tensor
 
 
 def document_sample(token_ids: Sequence[int]) -> Sample:
@@ -114,27 +130,58 @@ def pack(
     """
     useful = [(s, w) for s, w in zip(samples, weights, strict=True) if s.trained_tokens]
     splits = split_microbatches([len(s.token_ids) for s, _ in useful], tokens_per_microbatch)
-    return [_pack_one([useful[i] for i in split], device) for split in splits]
+    return [pack_one([useful[i] for i in split], device) for split in splits]
 
 
-def _pack_one(samples: Sequence[tuple[Sample, float]], device: torch.device | str) -> PackedBatch:
+def pack_one(samples: Sequence[tuple[Sample, float]], device: torch.device | str = "cpu") -> PackedBatch:
+    """One micro-batch of (sample, weight of each of its trained tokens), in this order."""
     input_ids = _concatenate([s.token_ids for s, _ in samples], torch.long)
     positions = _concatenate([s.loss_mask for s, _ in samples], torch.bool).nonzero()[:, 0]  # [M]
     trained = torch.tensor([s.trained_tokens for s, _ in samples])
 
     def stream(name: str) -> Tensor:
+        if not any(getattr(s, name) for s, _ in samples):
+            return torch.zeros(len(positions), device=device)
         values = [getattr(s, name) or [0.0] * len(s.token_ids) for s, _ in samples]
         return _concatenate(values, torch.float32)[positions].to(device)
 
+    streams = {name: stream(name) for name in STREAMS}
+    if not any(s.old_logprobs for s, _ in samples):
+        streams["old_logprobs"] = streams["rollout_logprobs"]
     return PackedBatch(
         input_ids=input_ids.to(device),
         lengths=[len(s.token_ids) for s, _ in samples],
         positions=positions.to(device),
         targets=input_ids[positions].to(device),
+        sequences=torch.arange(len(samples)).repeat_interleave(trained).to(device),
         weights=torch.tensor([w for _, w in samples]).repeat_interleave(trained).to(device),
-        rollout_logprobs=stream("rollout_logprobs"),
-        advantages=stream("advantages"),
+        **streams,
     )
+
+
+def spread(values: Sequence[float], loss_mask: Sequence[int]) -> list[float]:
+    """One number for every token of a sample from one for each trained token; zeros between."""
+    rest = iter(values)
+    return [next(rest) if trained else 0.0 for trained in loss_mask]
+
+
+@torch.no_grad()
+def token_scores(
+    samples: Sequence[Sample],
+    score: Callable[[PackedBatch], Tensor],
+    *,
+    tokens_per_microbatch: int,
+    device: torch.device | str = "cpu",
+) -> list[list[float]]:
+    """What `score` gives for each trained token ([M] of a micro-batch), one list for each sample, in order."""
+    results: list[list[float]] = [[] for _ in samples]
+    scored = [i for i, sample in enumerate(samples) if sample.trained_tokens]
+    for part in split_microbatches([len(samples[i].token_ids) for i in scored], tokens_per_microbatch):
+        own = [scored[i] for i in part]
+        values = score(pack_one([(samples[i], 1.0) for i in own], device)).tolist()
+        for i in own:
+            results[i], values = values[: samples[i].trained_tokens], values[samples[i].trained_tokens :]
+    return results
 
 
 def _concatenate(rows: Sequence[Sequence], dtype: torch.dtype) -> Tensor:

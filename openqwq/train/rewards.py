@@ -10,6 +10,7 @@ from openqwq.config import RLStage
 from openqwq.errors import UserError
 from openqwq.types import Rollout, Verdict
 
+from .kl import overlong_penalty
 from .stage import StageContext
 
 RewardScorer = Callable[[Sequence[Sequence[int]]], Sequence[float]]
@@ -44,6 +45,19 @@ def verdict_rewards(
     for i, score in zip(mixed, scores, strict=True):
         rewards[i] *= (1.0 - share) + share / (1.0 + math.exp(-min(max(score, -60.0), 60.0)))
     return rewards
+
+
+def shape_by_length(rollouts: Sequence[Rollout], rewards: Sequence[float], stage: RLStage) -> list[float]:
+    """The rewards minus DAPO's soft overlong penalty; NaN for truncated rollouts that the stage leaves out."""
+    soft, longest, shaped = stage.overlong_tokens, stage.max_completion_tokens, []
+    for rollout, reward in zip(rollouts, rewards, strict=True):
+        if stage.truncated == "mask" and rollout.finish_reason == "length":
+            shaped.append(math.nan)
+        elif soft > 0:
+            shaped.append(reward - overlong_penalty(len(rollout.completion_ids), longest=longest, soft_tokens=soft))
+        else:
+            shaped.append(reward)
+    return shaped
 
 
 def coin_rewards(count: int, ctx: StageContext, *where: int) -> list[float]:

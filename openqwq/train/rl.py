@@ -1,40 +1,44 @@
 """Reinforcement learning on verified rewards: the loop of QwQ's two RL stages.
 
-Group advantages without deviation (Dr. GRPO, arXiv:2503.20783), token-level clipped policy gradient with
-a higher upper bound and refilled groups (DAPO, arXiv:2503.14476). Where this differs from the papers:
+    experience = collector.collect(step)         problems, rollouts, verdicts, rewards      experience.py
+    learned = learner.learn(experience, step)    advantages, packing, loss, updates         learner.py
+    policy.load_weights(model, ...)              the next rollouts use the new policy
+
+By default group advantages without deviation (Dr. GRPO, arXiv:2503.20783) and token-level clipped policy gradient
+with a higher upper bound and refilled groups (DAPO, arXiv:2503.14476); the recipe names other algorithms. Where this
+differs from the papers:
 1. An unjudged rollout (the verifier's or the machine's fault) is left out of mean, loss and denominator.
 2. The old log-probs are the sampler's own records: it is the same module, and `mismatch_max` shows it.
-3. No KL term: there is no reference model.
-4. `updates_per_batch` splits the batch's groups into so many mini-batches, one update each (PPO's
+3. `updates_per_batch` splits the batch's groups into so many mini-batches, one update each (PPO's
    mini-batches, one epoch); each has its own global denominator.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from openqwq.config import RLStage
+from openqwq.data.curriculum import DifficultyPool, draw_pool
 from openqwq.errors import UserError
-from openqwq.log import logger
 from openqwq.model import Qwen2ForCausalLM
+from openqwq.model.lora import add_lora, merge_lora, save_lora
 from openqwq.types import Policy
 from openqwq.verifiers import Verifier
 
-from .experience import Attempt, Collector, Experience, ProblemMixture
+from .experience import Collector, Collects, Experience, ProblemMixture, needs_spread
 from .gate import GateEvaluate, RegressionGate
-from .losses import clipped_policy_loss, sample_weights
+from .learner import Learned, Learner
 from .optimizer import build_optimizer, learning_rate
-from .packing import PackedBatch, pack, rollout_sample
 from .rewards import RewardScorer, check_rewards
-from .rl_metrics import experience_metrics, sample_rows, update_metrics
+from .rl_metrics import experience_metrics, sample_rows, seconds_metrics, update_metrics
 from .stage import StageContext, StageRun
-from .update import UpdateResult, update
+from .timeline import Timeline
+from .trackers import Trackers, open_trackers
 
 
 class TrainedPolicy(Policy, Protocol):
@@ -63,39 +67,52 @@ def run_rl(
     ctx: StageContext,
     reward_scorer: RewardScorer | None = None,
     gate_evaluate: GateEvaluate | None = None,
+    replay: Collects | None = None,
 ) -> RLOutcome:
     """Train the model in place; the policy samples with its weights.
 
     gate_evaluate: needed when `stage.gate.kinds` names any. If the gate closes, the model ends with the
     weights of the last look that passed.
+    replay: where the rollouts come from instead of the policy.
     """
     check_rewards(stage, reward_scorer)
     _check_stage(stage, ctx)
-    optimizer = build_optimizer(model, stage)
-    collector = Collector(
+    pool = build_pool(stage, mixture, ctx)
+    timeline = Timeline()
+    collector = replay or Collector(
         stage,
         ctx,
         policy=policy,
         tokenizer=tokenizer,
-        mixture=mixture,
+        mixture=pool or mixture,
         verifiers=verifiers,
         reward_scorer=reward_scorer,
+        timeline=timeline,
     )
-    with StageRun(ctx, stage, model, optimizer, steps=stage.steps) as run:
-        policy.load_weights(model, version=run.values.setdefault("policy_version", policy.version))
-        gate = RegressionGate(stage.gate, gate_evaluate, run)
-        gate.look_if_due()
-        for step in run.remaining_steps():
-            experience = collector.collect(step)
-            with run.uninterrupted():
-                started = time.perf_counter()
-                updates = update_policy(run, experience, step)
-                policy.load_weights(model, version=policy.version + len(updates))
-                run.values["policy_version"] = policy.version
-                row = _metrics_row(run, experience, updates, gate, step, time.perf_counter() - started)
-                run.finish(row, sample_rows(experience, step, ctx))
+    with adapters(model, stage, ctx), trackers(stage, ctx) as tracked:
+        optimizer = build_optimizer(model, stage)
+        with StageRun(ctx, stage, model, optimizer, steps=stage.steps) as run:
+            policy.load_weights(model, version=run.values.setdefault("policy_version", policy.version))
+            if pool and "curriculum" in run.values:
+                pool.load_state(run.values["curriculum"])
+            learner = Learner(stage, run, tokenizer)
+            gate = RegressionGate(stage.gate, gate_evaluate, run)
             gate.look_if_due()
-        policy.load_weights(model, version=policy.version)
+            for step in run.remaining_steps():
+                experience = collector.collect(step)
+                with run.uninterrupted():
+                    with timeline.phase("train"):
+                        learned = learner.learn(experience, step)
+                    with timeline.phase("sync"):
+                        policy.load_weights(model, version=policy.version + len(learned.updates))
+                    run.values["policy_version"] = policy.version
+                    row = _metrics_row(run, experience, learned, gate, step)
+                    row |= record_curriculum(pool, experience, run) | seconds_metrics(timeline)
+                    tracked.log(row, step)
+                    run.finish(row, sample_rows(experience, step, ctx), timeline.take(ctx.name, step))
+                with timeline.phase("gate"):
+                    gate.look_if_due()
+            policy.load_weights(model, version=policy.version)
     return RLOutcome(
         steps=run.step,
         gate_fell=run.values.get("gate_fell", ""),
@@ -103,71 +120,81 @@ def run_rl(
     )
 
 
-def update_policy(run: StageRun, experience: Experience, step: int) -> list[UpdateResult]:
-    """The optimiser updates of one batch of rollouts, one for each mini-batch: none when no group has signal."""
-    stage: RLStage = run.stage
-    device = next(run.model.parameters()).device
-    results = []
-    for groups in split_groups(experience.useful_groups, stage.updates_per_batch):
-        judged = [a for group in groups for a in group if a.verdict.status != "unjudged"]
-        samples = [rollout_sample(attempt.rollout, attempt.advantage) for attempt in judged]
-        weights = sample_weights([s.trained_tokens for s in samples], aggregation=stage.loss_aggregation)
-        results.append(
-            update(
-                run.model,
-                run.optimizer,
-                pack(samples, weights, tokens_per_microbatch=stage.tokens_per_microbatch, device=device),
-                partial(policy_objective, stage),
-                learning_rate=learning_rate(stage, step, run.steps),
-                max_grad_norm=stage.max_grad_norm,
-                temperature=stage.temperature,
-            )
-        )
-    if not results:
-        logger.info("step %d of `%s`: no group has signal, no update", step, run.ctx.name)
-    return results
+@contextmanager
+def adapters(model: Qwen2ForCausalLM, stage: RLStage, ctx: StageContext) -> Iterator[None]:
+    """With `lora.rank`: only adapters are trained in this block; at its end they are saved and merged.
+
+    They go to `adapters/STAGE` of the run folder, as PEFT reads them.
+    """
+    lora = stage.lora
+    if not lora.rank:
+        yield
+        return
+    try:
+        add_lora(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=ctx.seed_for("lora"))
+    except ValueError as error:
+        raise UserError(f"`lora.targets` of stage `{ctx.name}`: {error}", hint="e.g. q_proj, v_proj") from error
+    yield
+    save_lora(model, ctx.checkpoints.run_folder / "adapters" / ctx.name)
+    merge_lora(model)
 
 
-def split_groups(groups: Sequence[list[Attempt]], parts: int) -> list[list[list[Attempt]]]:
-    """At most `parts` mini-batches of whole groups, sizes differing by one at most; groups are dealt in turn."""
-    return [list(groups[i::parts]) for i in range(min(parts, len(groups)))]
+@contextmanager
+def trackers(stage: RLStage, ctx: StageContext) -> Iterator[Trackers]:
+    """The stage's trackers, closed at the end of this block, whatever ends it."""
+    opened = open_trackers(stage.trackers, ctx.checkpoints.run_folder, ctx.name, asdict(stage))
+    try:
+        yield opened
+    finally:
+        opened.close()
 
 
-def policy_objective(stage: RLStage, logprobs: Tensor, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
-    """The clipped policy-gradient loss of each trained token, with what the log wants to see of it."""
-    losses, clipped = clipped_policy_loss(
-        logprobs,
-        batch.rollout_logprobs,
-        batch.advantages,
-        clip_low=stage.clip_low,
-        clip_high=stage.clip_high,
+def build_pool(stage: RLStage, mixture: ProblemMixture, ctx: StageContext) -> DifficultyPool | None:
+    """The stage's difficulty pool, where it asks for one."""
+    config = stage.curriculum
+    if not config.pool:
+        return None
+    return DifficultyPool(
+        draw_pool(mixture, config.pool),
+        easy=config.easy,
+        hard=config.hard,
+        rest_steps=config.rest_steps,
+        seed=ctx.seed_for("curriculum"),
     )
-    return losses, {"clipped": clipped.float(), "mismatch": (logprobs - batch.rollout_logprobs).abs()}
+
+
+def record_curriculum(pool: DifficultyPool | None, experience: Experience, run: StageRun) -> dict[str, Any]:
+    """Tell the pool what the step's groups scored; what the log says of the pool."""
+    if pool is None:
+        return {}
+    judged = [[a for a in group if a.verdict.status != "unjudged"] for group in experience.groups]
+    rates = [(g[0].rollout.problem, sum(a.verdict.status == "correct" for a in g) / len(g)) for g in judged if g]
+    pool.record(run.step, rates)
+    run.values["curriculum"] = pool.state()
+    return {"curriculum": pool.measures(run.step + 1)}
 
 
 def _metrics_row(
     run: StageRun[RLStage, Qwen2ForCausalLM],
     experience: Experience,
-    updates: list[UpdateResult],
+    learned: Learned,
     gate: RegressionGate,
     step: int,
-    seconds_train: float,
 ) -> dict[str, Any]:
     return {
         "stage": run.ctx.name,
         "step": step,
         **experience_metrics(experience, run.stage.mix),
-        **update_metrics(updates),
+        **update_metrics(learned, run.stage),
         "learning_rate": learning_rate(run.stage, step, run.steps),
-        "updates": len(updates),
+        "updates": len(learned.updates),
         "gate": gate.scores_before(step),
-        "tokens_train": sum(u.num_tokens for u in updates),
-        "seconds_train": seconds_train,
+        "tokens_train": sum(u.num_tokens for u in learned.updates),
     }
 
 
 def _check_stage(stage: RLStage, ctx: StageContext) -> None:
-    if stage.samples_per_prompt < 2:
+    if needs_spread(stage) and stage.samples_per_prompt < 2:
         raise UserError(
             f"`samples_per_prompt` is {stage.samples_per_prompt} in stage `{ctx.name}`, "
             "but group advantages need at least 2",

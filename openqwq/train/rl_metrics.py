@@ -7,9 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
+from openqwq.config import RLStage
+
 from .experience import Attempt, Experience
+from .learner import Learned
+from .monitors import monitor_rollouts
 from .stage import StageContext
-from .update import UpdateResult
+from .timeline import Timeline
 
 # Enough to see what a step's rollouts look like, small enough that a long run's file stays readable.
 _LOGGED_ROLLOUTS = 4
@@ -28,7 +32,7 @@ def experience_metrics(experience: Experience, sources: Iterable[str]) -> dict[s
         "accuracy": _accuracy(attempts),
         "unjudged": _mean([a.verdict.status == "unjudged" for a in attempts]),
         "groups_sampled": len(experience.groups),
-        "groups_with_signal": _mean([any(a.advantage for a in group) for group in experience.groups]),
+        "groups_with_signal": _share(len(experience.useful_groups), len(experience.groups)),
         "refills": experience.refills,
         "completion_tokens_mean": _mean(lengths),
         "completion_tokens_max": max(lengths, default=0),
@@ -37,29 +41,50 @@ def experience_metrics(experience: Experience, sources: Iterable[str]) -> dict[s
             name: {"rollouts": len(own), "reward": _mean(_rewards(own)), "accuracy": _accuracy(own)}
             for name, own in by_source.items()
         },
+        "behaviours": monitor_rollouts([a.rollout for a in attempts], [a.verdict for a in attempts]),
         "tokens_generate": sum(lengths),
-        "seconds_generate": experience.seconds_generate,
-        "seconds_verify": experience.seconds_verify,
     }
 
 
-def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, Any]:
+_OPTIONAL = {"importance": "importance_mean", "kl": "kl"}
+"""Observations that only some recipes ask for, and their names in the log."""
+
+
+def update_metrics(learned: Learned, stage: RLStage) -> dict[str, Any]:
     """Numbers over the trained tokens; all None when the step had no signal and made no update.
 
-    entropy and mismatch (|rollout - policy| log-prob) are of the first mini-batch, before any update of this
-    batch; clip_share is the mean over the batch's updates; loss and grad_norm are the last one's.
+    entropy and mismatch are of the first mini-batch, before any update of this batch. With d = policy - rollout
+    log-prob: mismatch_max and mismatch_mean are of |d|, mismatch_k3 is the mean of exp(d) - 1 - d, an estimate of
+    KL(rollout || policy) in nats. clip_share is the mean over the batch's updates; loss and grad_norm are the last.
     """
-    if not updates:
-        return dict.fromkeys(("loss", "entropy", "clip_share", "grad_norm", "mismatch_max", "mismatch_mean"))
-    first, last = updates[0].tokens, updates[-1]
-    return {
-        "loss": last.loss,
-        "entropy": float(first["entropy"].mean()),
-        "clip_share": _mean([float(u.tokens["clipped"].mean()) for u in updates]),
-        "grad_norm": last.grad_norm,
-        "mismatch_max": float(first["mismatch"].max()),
-        "mismatch_mean": float(first["mismatch"].mean()),
-    }
+    wanted = [*(["importance"] if stage.correction.mode != "none" else []), *(["kl"] if stage.kl.weight else [])]
+    names = ["loss", "entropy", "clip_share", "grad_norm", "mismatch_max", "mismatch_mean", "mismatch_k3"]
+    row: dict[str, Any] = dict.fromkeys([*names, *(_OPTIONAL[name] for name in wanted)])
+    if learned.updates:
+        first, last = learned.updates[0].tokens, learned.updates[-1]
+        distance = first["distance"]
+        row |= {
+            "loss": last.loss,
+            "entropy": float(first["entropy"].mean()),
+            "clip_share": _mean([float(u.tokens["clipped"].mean()) for u in learned.updates]),
+            "grad_norm": last.grad_norm,
+            "mismatch_max": float(distance.abs().max()),
+            "mismatch_mean": float(distance.abs().mean()),
+            "mismatch_k3": float((distance.exp() - 1 - distance).mean()),
+        }
+        row |= {_OPTIONAL[name]: float(first[name].mean()) for name in wanted}
+    if stage.advantage == "gae":
+        last_values = learned.values[-1] if learned.values else {}
+        row |= {name: last_values.get(name) for name in ("value_loss", "value_explained")}
+    if stage.entropy.target > 0:
+        row["entropy_weight"] = learned.entropy_weight
+    return row
+
+
+def seconds_metrics(timeline: Timeline) -> dict[str, float]:
+    """The step's time by phase; idle is what no phase covers."""
+    phases = {f"seconds_{name}": timeline.seconds(name) for name in ("generate", "verify", "train", "sync", "gate")}
+    return {**phases, "seconds_idle": timeline.idle_seconds()}
 
 
 def sample_rows(experience: Experience, step: int, ctx: StageContext) -> list[Mapping[str, Any]]:
@@ -94,6 +119,10 @@ def _rewards(attempts: Sequence[Attempt]) -> list[float]:
 
 def _accuracy(attempts: Sequence[Attempt]) -> float | None:
     return _mean([a.verdict.status == "correct" for a in attempts if a.verdict.status != "unjudged"])
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -24,6 +24,8 @@ from openqwq.checkpoint.run_state import RunState, RunStateStore, capture_rng, r
 from openqwq.config import Stage
 from openqwq.errors import UserError
 from openqwq.log import append_jsonl, logger
+from openqwq.model.lora import MARK as LORA_MARK
+from openqwq.model.lora import lora_tensors
 
 from .optimizer import Optimizers, load_optimizer_tensors, optimizer_tensors
 
@@ -94,19 +96,33 @@ class StageRun(Generic[AnyStage, AnyModel]):
         while self.step < self.steps and not self._stopped:
             yield self.step
 
-    def finish(self, row: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Log a step, count it as done, and save if a checkpoint is due."""
+    def finish(
+        self,
+        row: Mapping[str, Any],
+        samples: Sequence[Mapping[str, Any]] = (),
+        phases: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Log a step, count it as done, and save if a checkpoint is due.
+
+        samples, phases: rows for samples.jsonl and timeline.jsonl.
+        """
         folder = self.ctx.checkpoints.run_folder
         append_jsonl(folder / "metrics.jsonl", dict(row))
-        for sample in samples:
-            append_jsonl(folder / "samples.jsonl", dict(sample))
+        for file, rows in (("samples.jsonl", samples), ("timeline.jsonl", phases)):
+            for entry in rows:
+                append_jsonl(folder / file, dict(entry))
         self.step += 1
         self._changing = False
         self.ctx.progress(row, self.step, self.steps)
         every, seconds = self.stage.checkpoint_every, self.stage.checkpoint_seconds
         overdue = seconds > 0 and time.monotonic() - self._saved_time >= seconds
-        if overdue or (every > 0 and self.step % every == 0):
+        if overdue or (every > 0 and self.step % every == 0) or self._is_kept():
             self.save()
+
+    def _is_kept(self) -> bool:
+        """Whether the checkpoint of the steps made so far is one that is never pruned."""
+        every = getattr(self.stage, "keep_every", 0)
+        return every > 0 and self.step > 0 and self.step % every == 0
 
     def stop(self) -> None:
         """Make no further steps, now and after a resume."""
@@ -128,14 +144,22 @@ class StageRun(Generic[AnyStage, AnyModel]):
             RunState(
                 stage=self.ctx.name,
                 step=self.step,
-                model=dict(self.model.named_parameters()),
-                tensors={"optimizer": optimizer_tensors(self.model, self.optimizer), **self.tensors},
+                model={n: p for n, p in self.model.named_parameters() if LORA_MARK not in n},
+                tensors={**self._own_tensors(), **self.tensors},
                 rng=capture_rng(),
                 values={**self.values, "stopped": self._stopped},
+                keep=self._is_kept(),
             ),
             describe_model=self.ctx.describe_model,
         )
         self._saved_at, self._saved_time = (self.step, self._stopped), time.monotonic()
+
+    def _own_tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """The optimizer's state, and adapters by themselves, so that the model stays one that other tools open."""
+        groups: dict[str, Mapping[str, Tensor]] = {"optimizer": optimizer_tensors(self.model, self.optimizer)}
+        if adapters := lora_tensors(self.model):
+            groups["adapters"] = adapters
+        return groups
 
     def _restore(self, state: RunState) -> None:
         if state.stage != self.ctx.name:
@@ -145,9 +169,9 @@ class StageRun(Generic[AnyStage, AnyModel]):
                 f"the checkpoint has {state.step} steps of stage `{self.ctx.name}`, the recipe only {self.steps}",
                 hint="resume with the recipe that the run was started with",
             )
-        load_weights(self.model, state.model)
+        load_weights(self.model, {**state.model, **state.tensors.get("adapters", {})})
         load_optimizer_tensors(self.model, self.optimizer, state.tensors["optimizer"])
-        self.tensors = {name: group for name, group in state.tensors.items() if name != "optimizer"}
+        self.tensors = {name: group for name, group in state.tensors.items() if name not in ("optimizer", "adapters")}
         self.values = dict(state.values)
         self._stopped = bool(self.values.pop("stopped"))
         restore_rng(state.rng)

@@ -38,15 +38,32 @@ class UpdateResult:
     tokens: dict[str, Tensor]
 
 
-def policy_logprobs(model: Qwen2ForCausalLM, batch: PackedBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """A further term of a step's loss: its own micro-batches, weights with their own denominator, and objective.
+
+    weight: its factor. temperature: of its log-probs.
+    """
+
+    batches: Sequence[PackedBatch]
+    objective: Objective
+    weight: float
+    temperature: float = 1.0
+
+
+def policy_logprobs(
+    model: Qwen2ForCausalLM, batch: PackedBatch, *, temperature: float = 1.0, entropy_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
     """Log-probs of the batch's trained tokens, with gradient, and entropies: two [M] tensors.
 
-    Only positions that predict a trained token reach the output head.
+    Only positions that predict a trained token reach the output head. entropy_gradient: the entropies bear one too.
     """
     hidden = model.hidden_states(batch.input_ids, lengths=batch.lengths)  # [N, H]
     predictors = hidden[batch.positions - 1]  # [M, H]
     head = model.model.embed_tokens if model.lm_head is None else model.lm_head
-    return chunked_logprobs(predictors, head.weight, batch.targets, temperature=temperature)
+    return chunked_logprobs(
+        predictors, head.weight, batch.targets, temperature=temperature, entropy_gradient=entropy_gradient
+    )
 
 
 def next_token_objective(logprobs: Tensor, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -63,25 +80,50 @@ def update(
     learning_rate: float,
     max_grad_norm: float,
     temperature: float = 1.0,
+    entropy_weight: float = 0.0,
+    further: Sequence[Component] = (),
 ) -> UpdateResult:
     """Make one optimiser step on the weighted sum of the objective over all micro-batches.
 
+    entropy_weight: factor of the entropy of each token, which is subtracted from its loss.
+    further: other terms of the loss; only the first one's tokens are observed.
     Raises UserError, before touching the weights, when the gradient is not finite.
     """
     optimizer.zero_grad(set_to_none=True)
+    loss, tokens = accumulate(model, batches, objective, temperature=temperature, entropy_weight=entropy_weight)
+    num_tokens = sum(len(batch.input_ids) for batch in batches)
+    for part in further:
+        own, _ = accumulate(model, part.batches, part.objective, temperature=part.temperature, weight=part.weight)
+        loss += own
+        num_tokens += sum(len(batch.input_ids) for batch in part.batches)
+    grad_norm = step_optimizer(model, optimizer, learning_rate=learning_rate, max_grad_norm=max_grad_norm)
+    return UpdateResult(loss=loss, grad_norm=grad_norm, num_tokens=num_tokens, tokens=tokens)
+
+
+def accumulate(
+    model: Qwen2ForCausalLM,
+    batches: Sequence[PackedBatch],
+    objective: Objective,
+    *,
+    temperature: float = 1.0,
+    entropy_weight: float = 0.0,
+    weight: float = 1.0,
+) -> tuple[float, dict[str, Tensor]]:
+    """Add the gradient of the batches' loss to the parameters'; the loss, and the observations of all tokens."""
     observed: list[dict[str, Tensor]] = []
     loss = 0.0
     for batch in batches:
-        logprobs, entropy = policy_logprobs(model, batch, temperature=temperature)
+        logprobs, entropy = policy_logprobs(model, batch, temperature=temperature, entropy_gradient=entropy_weight != 0)
         losses, observations = objective(logprobs, batch)
+        if entropy_weight:
+            losses = losses - entropy_weight * entropy
         weighted = (losses * batch.weights).sum()
+        if weight != 1.0:
+            weighted = weighted * weight
         weighted.backward()
         loss += float(weighted.detach())
-        observed.append({"entropy": entropy, **{k: v.detach() for k, v in observations.items()}})
-    grad_norm = step_optimizer(model, optimizer, learning_rate=learning_rate, max_grad_norm=max_grad_norm)
-    tokens = {name: torch.cat([row[name] for row in observed]) for name in observed[0]}
-    num_tokens = sum(len(batch.input_ids) for batch in batches)
-    return UpdateResult(loss=loss, grad_norm=grad_norm, num_tokens=num_tokens, tokens=tokens)
+        observed.append({"entropy": entropy.detach(), **{k: v.detach() for k, v in observations.items()}})
+    return loss, {name: torch.cat([row[name] for row in observed]) for name in observed[0]}
 
 
 def step_optimizer(model: nn.Module, optimizer: Optimizers, *, learning_rate: float, max_grad_norm: float) -> float:

@@ -181,7 +181,7 @@ def test_unknown_keys_name_the_nearest_and_where_they_stand(file):
         ),
         (
             "stage.rl.advantage_scale=foo",
-            "`advantage_scale` is 'foo' in [stage.rl] of FILE, but it must be one of 'none', 'std'",
+            "`advantage_scale` is 'foo' in [stage.rl] of FILE, but it must be one of 'none', 'std', 'batch', 'source'",
         ),
         ("model=3", "[model] of FILE is 3, but it must be a table"),
     ],
@@ -250,7 +250,7 @@ def test_what_does_not_fit_together_is_refused(file, override, part):
 def test_a_group_of_one_is_explained(file):
     assert str(error_of(file, "stage.rl.samples_per_prompt=1")) == (
         f"error: `samples_per_prompt` is 1 in [stage.rl] of {file}, but group advantages need at least 2\n"
-        "hint: set `samples_per_prompt = 8`"
+        'hint: set `samples_per_prompt = 8`, or `advantage = "reinforce"`'
     )
 
 

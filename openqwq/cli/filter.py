@@ -1,0 +1,97 @@
+"""Keep the problems that a model sometimes solves, and that no evaluation set holds.
+
+Each problem of a JSON-lines file is attempted --samples times; those with a pass rate from --min to --max stay.
+Problems that share a run of --ngram words with a file of --avoid are dropped unseen. Rates are kept beside the
+output (OUTPUT.rates.jsonl): the same command goes on where it was cut short. Prints how many were kept, and why
+others were not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+from openqwq.errors import UserError
+
+from ._options import add_json_argument, print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder or hub name")
+    parser.add_argument("--input", required=True, type=Path, metavar="FILE.jsonl", help="problems")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="the problems that are kept")
+    parser.add_argument("--samples", type=int, default=8, metavar="N", help="attempts at each (default %(default)s)")
+    parser.add_argument("--min", type=float, default=0.1, dest="low", help="least pass rate (default %(default)s)")
+    parser.add_argument("--max", type=float, default=0.9, dest="high", help="largest pass rate (default %(default)s)")
+    parser.add_argument("--avoid", type=Path, nargs="*", default=[], metavar="FILE", help="evaluation sets")
+    parser.add_argument("--ngram", type=int, default=13, metavar="N", help="words in common (default %(default)s)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="default %(default)s")
+    parser.add_argument("--max-tokens", type=int, default=16384, metavar="N", help="longest attempt (default 16384)")
+    parser.add_argument("--verifier", default="math", help="for plain rows (default %(default)s)")
+    parser.add_argument("--prompt-suffix", default="", metavar="TEXT", help="appended to each plain question")
+    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    _check(args)
+    from openqwq.data.decontaminate import NgramIndex
+    from openqwq.log import logger, write_text_atomic
+    from openqwq.pipeline.pass_rates import FilterRule, read_problem_file, texts_to_avoid
+
+    problems = read_problem_file(args.input, verifier=args.verifier, prompt_suffix=args.prompt_suffix)
+    rule = FilterRule(low=args.low, high=args.high, index=NgramIndex(texts_to_avoid(args.avoid), ngram=args.ngram))
+    fresh = [problem for problem in problems if not rule.index.overlap(problem.prompt)]
+    logger.info("%d of %d problems share nothing with the evaluation sets", len(fresh), len(problems))
+    rates = _rates(args, fresh)
+    verdicts = [rule.verdict(problem, rate) for problem, rate in zip(fresh, rates, strict=True)]
+    kept = [problem for problem, verdict in zip(fresh, verdicts, strict=True) if not verdict]
+    lines = (json.dumps(problem.to_dict(), ensure_ascii=False) for problem in kept)
+    write_text_atomic(args.output, "".join(f"{line}\n" for line in lines))
+    dropped = Counter(verdict for verdict in verdicts if verdict)
+    dropped["overlap"] += len(problems) - len(fresh)
+    counted = {"kept": len(kept), **{f"dropped, {why}": count for why, count in sorted(dropped.items())}}
+    if args.json:
+        print_json(counted)
+    else:
+        print("\n".join(f"{name + ':':<20} {count}" for name, count in counted.items()))
+    return 0
+
+
+def _rates(args: argparse.Namespace, problems: list) -> list[float | None]:
+    from openqwq.eval.judging import Judge
+    from openqwq.inference import LLM
+    from openqwq.log import logger
+    from openqwq.pipeline.pass_rates import measure_pass_rates
+    from openqwq.types import SamplingParams
+
+    llm = LLM(args.model)
+    params = SamplingParams(
+        n=args.samples,
+        temperature=args.temperature,
+        top_p=1.0,
+        top_k=0,
+        max_tokens=args.max_tokens,
+        seed=args.seed * 2**32,
+    )
+    return measure_pass_rates(
+        problems,
+        llm.engine,
+        llm.require_tokenizer(),
+        Judge().strict,
+        params,
+        args.output.with_suffix(".rates.jsonl"),
+        progress=lambda done, total: logger.info("%d of %d problems attempted", done, total),
+    )
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not 0 <= args.low <= args.high <= 1:
+        raise UserError(f"`--min` is {args.low} and `--max` {args.high}", hint="0 <= min <= max <= 1")
+    for name in ("samples", "ngram", "max_tokens"):
+        if getattr(args, name) < 1:
+            raise UserError(f"`--{name.replace('_', '-')}` is {getattr(args, name)}, and 1 is the least")
+    if not args.output.parent.is_dir():
+        raise UserError(f"`--output` is {args.output}, but there is no folder {args.output.parent}")

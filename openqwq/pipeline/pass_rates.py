@@ -1,0 +1,114 @@
+"""The offline pass-rate filter: problems that a model sometimes solves, and that no evaluation set holds.
+
+What every attempt or none solves gives group advantages nothing to work with (DAPO filters such groups while training;
+a filter beforehand saves their rollouts).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openqwq.config import SourceConfig
+from openqwq.data.decontaminate import NgramIndex
+from openqwq.data.jsonl import read_problems
+from openqwq.errors import UserError
+from openqwq.log import append_jsonl, read_jsonl
+from openqwq.rollout import sample_groups
+from openqwq.types import Policy, Problem, SamplingParams
+from openqwq.verifiers import Verifier, verify_all
+
+PROBLEMS_AT_ONCE = 64
+"""Enough to fill the engine, few enough to lose little when the command is interrupted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterRule:
+    """Which problems stay: a pass rate from `low` to `high`, and no n-gram of an evaluation text."""
+
+    low: float
+    high: float
+    index: NgramIndex
+
+    def verdict(self, problem: Problem, pass_rate: float | None) -> str:
+        """Why the problem is dropped; empty when it is kept. pass_rate: None where no attempt could be judged."""
+        if self.index.overlap(problem.prompt):
+            return "overlap"
+        if pass_rate is None:
+            return "unjudged"
+        return "too hard" if pass_rate < self.low else "too easy" if pass_rate > self.high else ""
+
+
+def read_problem_file(path: Path, *, verifier: str = "math", prompt_suffix: str = "") -> list[Problem]:
+    """The problems of a JSON-lines file, as a `jsonl` source reads them."""
+    config = SourceConfig(type="jsonl", path=str(path), verifier=verifier, prompt_suffix=prompt_suffix)
+    return read_problems(path, name=path.stem, config=config)
+
+
+def texts_to_avoid(files: Iterable[Path]) -> Iterator[str]:
+    """The texts of evaluation files: rows with "question", "prompt", "text" or "messages", or plain lines."""
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"no file at {file}", hint="`--avoid` names JSON-lines or text files")
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if line.strip():
+                yield _text_of(line)
+
+
+def measure_pass_rates(
+    problems: Sequence[Problem],
+    policy: Policy,
+    tokenizer: Any,
+    verifiers: Mapping[str, Verifier],
+    params: SamplingParams,
+    output: Path,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[float | None]:
+    """The share of `params.n` attempts that each problem's verifier calls correct; None where none was judged.
+
+    Rates are appended to `output` as they are measured: the same call goes on where it was cut short.
+    Raises UserError when the file holds rates of other problems.
+    """
+    done = read_jsonl(output) if output.exists() else []
+    if [row["prompt"] for row in done] != [problem.prompt for problem in problems[: len(done)]]:
+        raise UserError(f"{output} holds pass rates of other problems", hint="remove it, or choose another `--output`")
+    rates: list[float | None] = [row["pass_rate"] for row in done]
+    for start in range(len(rates), len(problems), PROBLEMS_AT_ONCE):
+        part = problems[start : start + PROBLEMS_AT_ONCE]
+        own = [params.replace(seed=(params.seed or 0) + start + i) for i in range(len(part))]
+        for problem, rate in zip(part, _rates(part, policy, tokenizer, verifiers, own), strict=True):
+            append_jsonl(output, {"prompt": problem.prompt, "pass_rate": rate, "samples": params.n})
+            rates.append(rate)
+        progress(len(rates), len(problems))
+    return rates
+
+
+def _rates(
+    problems: Sequence[Problem],
+    policy: Policy,
+    tokenizer: Any,
+    verifiers: Mapping[str, Verifier],
+    params: Sequence[SamplingParams],
+) -> Iterator[float | None]:
+    groups = sample_groups(policy, tokenizer, problems, params[0].n, params)
+    verdicts = iter(verify_all([(r.problem, r.text) for g in groups for r in g.rollouts], verifiers))
+    for group in groups:
+        own = [next(verdicts) for _ in group.rollouts]
+        judged = [v for v, r in zip(own, group.rollouts, strict=True) if v.status != "unjudged" and r.status == "ok"]
+        yield sum(v.status == "correct" for v in judged) / len(judged) if judged else None
+
+
+def _text_of(line: str) -> str:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(row, dict):
+        return line
+    if isinstance(row.get("messages"), list):
+        return "\n".join(str(message.get("content", "")) for message in row["messages"])
+    return str(row.get("question") or row.get("prompt") or row.get("text") or line)

@@ -1,0 +1,89 @@
+"""Half a stage at a time, and the offline pass-rate filter, by their commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from openqwq.cli.main import main
+from openqwq.log import read_jsonl
+
+BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"
+RECIPE = f"""
+name = "half"
+threads = 1
+
+[model]
+path = "{BASE}"
+
+[source.chain_sum]
+type = "reasoning_gym"
+config = {{ min_terms = 2, max_terms = 2, min_digits = 1, max_digits = 1 }}
+
+[stage.rl]
+kind = "rl"
+mix = {{ chain_sum = 1.0 }}
+steps = 2
+prompts_per_step = 3
+samples_per_prompt = 4
+max_refills = 0
+max_completion_tokens = 12
+advantage = "reinforce"
+temperature = 1.5
+reward = "random"
+
+[stage.rl.correction]
+mode = "truncate"
+"""
+
+pytestmark = pytest.mark.skipif(not BASE.is_dir(), reason="the base model is not in this checkout")
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    file = tmp_path / "half.toml"
+    file.write_text(RECIPE)
+    return str(file)
+
+
+def test_rollouts_are_written_and_trained_on_apart(recipe, tmp_path, capsys):
+    out, rollouts = str(tmp_path / "run"), tmp_path / "rollouts.jsonl"
+    assert main(["train", recipe, "--out", out, "--rollout-only", str(rollouts)]) == 0
+    assert "(24)" in capsys.readouterr().out
+    rows = read_jsonl(rollouts)
+    assert [(row["step"], row["group"]) for row in rows] == [(s, g) for s in (0, 1) for g in range(3) for _ in range(4)]
+    assert all(len(row["rollout_logprobs"]) == len(row["completion_ids"]) <= 12 for row in rows)
+    assert main(["train", recipe, "--out", out, "--replay", str(rollouts)]) == 0
+    metrics = read_jsonl(tmp_path / "run" / "replay" / "metrics.jsonl")
+    assert [row["updates"] for row in metrics] == [1, 1]
+    assert metrics[0]["mismatch_max"] < 5e-5 < metrics[1]["mismatch_max"]
+    assert (tmp_path / "run" / "replay" / "final" / "model.safetensors").exists()
+    assert main(["train", recipe, "--out", out, "--replay", str(rollouts)]) == 2
+    assert "holds a replay already" in capsys.readouterr().err
+
+
+def test_a_half_of_a_stage_that_is_not_there_is_explained(recipe, tmp_path, capsys):
+    command = ["train", recipe, "--out", str(tmp_path / "run"), "--rollout-only", str(tmp_path / "r.jsonl")]
+    assert main([*command, "--stage", "rl2"]) == 2
+    assert "no RL stage `rl2`" in capsys.readouterr().err
+    assert main(["train", recipe, "--stage", "rl"]) == 2
+    assert "`--stage` is only of use" in capsys.readouterr().err
+
+
+def test_the_filter_drops_what_teaches_nothing_or_is_in_an_evaluation_set(tmp_path, capsys):
+    problems, output, avoid = tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "eval.jsonl"
+    rows = [{"question": f"What is {i} plus {i}?", "answer": str(2 * i)} for i in range(12)]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    avoid.write_text(json.dumps({"question": "what is 3 plus 3"}) + "\n")
+    command = ["filter", str(BASE), "--input", str(problems), "--output", str(output), "--avoid", str(avoid)]
+    command += ["--samples", "2", "--max-tokens", "4", "--json"]
+    # four tokens close no thinking: every attempt is wrong
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == {"kept": 0, "dropped, overlap": 1, "dropped, too hard": 11}
+    measured = read_jsonl(tmp_path / "out.rates.jsonl")
+    assert [row["pass_rate"] for row in measured] == [0.0] * 11
+    assert main([*command, "--min", "0"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"kept": 11, "dropped, overlap": 1}
+    assert read_jsonl(tmp_path / "out.rates.jsonl") == measured
+    assert len(read_jsonl(output)) == 11
+    assert main([*command, "--min", "0.5", "--max", "0.4"]) == 2
