@@ -85,7 +85,7 @@ def _read_structured(value: Any) -> StructuredOutputs:
     names = [field.name for field in fields(StructuredOutputs)]
     if not isinstance(value, Mapping) or not set(value) <= set(names):
         raise _wrong("structured", value, f"an object with {', '.join(names)}")
-    values = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
+    values: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
     return StructuredOutputs(**values)
 
 

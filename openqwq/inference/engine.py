@@ -185,13 +185,17 @@ class Engine:
     def close_thinking(self, request_id: str) -> bool:
         """Close the thinking of a request's samples now; False when none of them thinks any more.
 
-        A sample that has not begun is closed too: it answers at once.
+        A sample that has not begun is closed too: it answers at once. One without room for the closing text and an
+        answer is left to end at its limit.
         """
         request = self.scheduler.requests.get(request_id)
-        samples = [s for s in request.sequences if s.thinking and not s.finish_reason] if request else []
-        closed = [self._close(sample, sample.num_tokens - 1) for sample in samples]
-        self.scheduler.settle()
-        return any(closed)
+        if request is None or self.reasoning is None:
+            return False
+        last = request.max_new_tokens - len(self.reasoning.closing_ids)
+        samples = [s for s in request.sequences if s.thinking and not s.finish_reason and len(s.token_ids) < last]
+        for sample in samples:
+            self._close(sample, sample.num_tokens - 1)
+        return bool(samples)
 
     def generate(
         self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]

@@ -134,5 +134,6 @@ class _Penalties:
 
 
 def has_penalties(sequence: Sequence) -> bool:
+    """Whether what a sequence has written changes what it writes next."""
     params = sequence.request.params
     return params.repetition_penalty != 1 or params.frequency_penalty != 0 or params.presence_penalty != 0

@@ -86,7 +86,7 @@ def test_a_terminal_shows_thinking_dimmed_or_folded(talk, capsys):
     talk.take("/fold")
     talk.take("x")
     out = capsys.readouterr().out
-    assert "thinking: 4 tokens" in out and f"{chat.DIM}a{chat.PLAIN}" not in out
+    assert "thinking: 3 tokens" in out and f"{chat.DIM}a{chat.PLAIN}" not in out
 
 
 def test_ctrl_c_stops_the_answer_not_the_program(talk, monkeypatch, capsys):

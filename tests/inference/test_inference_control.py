@@ -103,6 +103,21 @@ def test_thinking_can_be_closed_from_outside(model):
     assert list(done.token_ids[4 : 4 + len(CLOSING)]) == CLOSING and len(done.token_ids) == 40
 
 
+def test_a_closing_that_does_not_fit_is_left_out_and_a_waiting_sample_answers_at_once(model):
+    engine = make_engine(model, max_num_seqs=1)
+    params = FREE.replace(logit_bias={END: -100.0}, max_tokens=len(CLOSING) + 2)
+    engine.add_request(TOKENIZER.encode(THINK), params.replace(n=2), "a")
+    engine.step()
+    engine.step()
+    assert engine.close_thinking("a")  # the second sample; the first has no room
+    outputs = []
+    while engine.has_unfinished:
+        outputs += engine.step()
+    first, second = outputs[0].outputs
+    assert not first.inserted and second.inserted == ((0, len(CLOSING)),)
+    assert len(first.token_ids) == len(second.token_ids) == len(CLOSING) + 2
+
+
 def test_a_loop_closes_the_thinking_and_ends_the_answer(model):
     done = complete(model, GREEDY.replace(max_repeats=3, logit_bias={A: 100.0}, max_tokens=100))
     assert done.inserted == ((24, 24 + len(CLOSING)),)
