@@ -125,8 +125,8 @@ def _check_stage(recipe: Recipe, name: str, stage: Stage, where: str) -> None:
     _check_ranges(stage, STAGE_RANGES, where)
     _check_ranges(stage, KIND_RANGES[type(stage)], where)
     if isinstance(stage, PretrainStage):
-        _check_shares(recipe, stage.mix, where)
-        _check_text_sources(recipe, stage.mix, where)
+        _check_shares(recipe, "mix", stage.mix, where)
+        _check_text_sources(recipe, "mix", stage.mix, where)
     elif isinstance(stage, SFTStage):
         if bool(stage.chains) == bool(stage.chains_file):
             both = "both `chains` and `chains_file` are" if stage.chains else "neither `chains` nor `chains_file` is"
@@ -149,8 +149,8 @@ def _check_replay(recipe: Recipe, stage: SFTStage, where: str) -> None:
             hint="set both, e.g. `replay = {corpus = 1.0}` and `replay_per_step = 2`, or neither",
         )
     if stage.replay:
-        _check_shares(recipe, stage.replay, where)
-        _check_text_sources(recipe, stage.replay, where)
+        _check_shares(recipe, "replay", stage.replay, where)
+        _check_text_sources(recipe, "replay", stage.replay, where)
 
 
 def _check_rl(recipe: Recipe, name: str, stage: RLStage, where: str) -> None:
@@ -170,7 +170,7 @@ def _check_rl(recipe: Recipe, name: str, stage: RLStage, where: str) -> None:
             f"{stage.prompts_per_step} groups to share out",
             hint="set `updates_per_batch = 1`, or raise `prompts_per_step`",
         )
-    _check_shares(recipe, stage.mix, where)
+    _check_shares(recipe, "mix", stage.mix, where)
     _check_problem_sources(recipe, "mix", stage.mix, where)
     _check_ranges(stage.gate, GATE_RANGES, where.replace("]", ".gate]", 1))
     _check_reward_model(recipe, name, stage, where)
@@ -225,11 +225,11 @@ def _check_target(recipe: Recipe, target: TargetConfig, where: str) -> None:
         raise UserError(f"`kinds` is empty in {where}", hint='name at least one, e.g. `kinds = ["math"]`')
 
 
-def _check_shares(recipe: Recipe, mix: Mapping[str, float], where: str) -> None:
+def _check_shares(recipe: Recipe, key: str, mix: Mapping[str, float], where: str) -> None:
     if not any(mix.values()):
-        raise UserError(f"`mix` is empty in {where}", hint="add a source and its share: `mix = {chain_sum = 1.0}`")
-    _check_known("mix", mix, recipe.source, "a source", where)
-    _check_values("mix", mix, AT_LEAST_0, where)
+        raise UserError(f"`{key}` is empty in {where}", hint=f"add a source and its share: `{key} = {{NAME = 1.0}}`")
+    _check_known(key, mix, recipe.source, "a source", where)
+    _check_values(key, mix, AT_LEAST_0, where)
 
 
 def _check_counts(recipe: Recipe, key: str, counts: Mapping[str, int], where: str) -> None:
@@ -238,12 +238,12 @@ def _check_counts(recipe: Recipe, key: str, counts: Mapping[str, int], where: st
     _check_problem_sources(recipe, key, counts, where)
 
 
-def _check_text_sources(recipe: Recipe, names: Iterable[str], where: str) -> None:
+def _check_text_sources(recipe: Recipe, key: str, names: Iterable[str], where: str) -> None:
     for name in names:
         kind = recipe.source[name].type
         if kind not in TEXT_TYPES:
             raise UserError(
-                f"`mix` names the source `{name}` in {where}, but a source of type {kind!r} has no texts",
+                f"`{key}` names the source `{name}` in {where}, but a source of type {kind!r} has no texts",
                 hint=f"texts come from sources of type {' or '.join(TEXT_TYPES)}",
             )
 

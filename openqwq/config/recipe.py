@@ -125,7 +125,7 @@ class SFTStage(Stage):
     replay: Mapping[str, float] = field(default_factory=dict)
     """Text sources and their share of the documents that are trained on beside the chains, against forgetting."""
     replay_per_step: int = 0
-    """Replayed documents of one optimiser step."""
+    """Replayed documents of one optimiser step; of each at most the first `tokens_per_microbatch` tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,18 +41,21 @@ def run_sft(
 ) -> None:
     """Train the model in place on the chains for `stage.epochs` passes. Raises UserError for an empty set.
 
-    documents: needed when `stage.replay_per_step` is not 0.
+    documents: needed when `stage.replay_per_step` is not 0 (ValueError otherwise).
     """
     if not chains:
         raise UserError(f"stage `{ctx.name}` has no chains to train on", hint="name some under `chains`")
+    if stage.replay_per_step and documents is None:
+        raise ValueError(f"stage `{ctx.name}` replays {stage.replay_per_step} documents a step, but was given none")
     steps = max(1, round(stage.epochs * len(chains) / stage.chains_per_step))
     optimizer = build_optimizer(model, stage)
     with StageRun(ctx, stage, model, optimizer, steps=steps) as run:
+        limit = stage.tokens_per_microbatch
         replayed = documents(run.step * stage.replay_per_step) if documents else iter(())
         for step in run.remaining_steps():
             indices = epoch_indices(len(chains), stage.chains_per_step, step, ctx)
             samples = [completion_sample(*chains[i]) for i in indices]
-            samples += [document_sample(next(replayed)) for _ in range(stage.replay_per_step)]
+            samples += [document_sample(next(replayed)[:limit]) for _ in range(stage.replay_per_step)]
             with run.uninterrupted():
                 run.finish(train_on_samples(run, samples, step))
 

@@ -3,6 +3,8 @@
 import json
 import re
 from collections import Counter
+from functools import partial
+from random import Random
 
 import pytest
 
@@ -10,12 +12,14 @@ from openqwq.config import SourceConfig
 from openqwq.data import Attempt, Chain, build_chains, build_source, held_out, problem_texts
 from openqwq.data.chains import ChainFilter, programmatic_teacher, thinking_agrees
 from openqwq.data.facts import LEGS
+from openqwq.data.teachers import teach
 from openqwq.errors import UserError
 from openqwq.types import Message, Problem
 
 GYM = {
     "chain_sum": {"min_terms": 2, "max_terms": 6},
     "products": {"min_terms": 2, "max_terms": 3},
+    "basic_arithmetic": {"operators": ["+", "-"], "allow_parentheses": False, "allow_negation": False},
     "gcd": {"min_numbers": 2, "max_numbers": 3},
     "simple_equations": {},
     "leg_counting": {"min_animals": 1, "max_animals": 5},
@@ -36,9 +40,9 @@ def chain_sum():
 def test_every_teacher_is_right_by_its_own_verifier():
     counts = dict.fromkeys([*GYM, "words"], 200)
     chains, manifest = build_chains(sources(), counts, seed=0)
-    assert manifest.to_dict() == {"kept": counts, "dropped": {}, "total": 1200}
+    assert manifest.to_dict() == {"kept": counts, "dropped": {}, "total": 1400}
     assert Counter(chain.problem.source for chain in chains) == counts
-    assert len({chain.problem.prompt for chain in chains}) == 1200
+    assert len({chain.problem.prompt for chain in chains}) == 1400
 
 
 def test_code_teacher_is_right_in_the_sandbox():
@@ -48,11 +52,46 @@ def test_code_teacher_is_right_in_the_sandbox():
 
 
 def test_thinking_holds_only_true_sums():
-    chains, _ = build_chains(sources(), {"chain_sum": 100, "products": 100, "gcd": 100}, seed=3)
+    chains, _ = build_chains(
+        sources(), {"chain_sum": 100, "basic_arithmetic": 100, "products": 100, "gcd": 100}, seed=3
+    )
     for line in "\n".join(chain.thinking for chain in chains).split("\n"):
         a, operator, b, result = re.fullmatch(r"(-?\d+)([-+*%])(\d+)=(-?\d+)", line).groups()
         a, b = int(a), int(b)
         assert int(result) == {"+": a + b, "-": a - b, "*": a * b, "%": a % b}[operator] if b else True, line
+
+
+def test_products_come_before_sums():
+    entry = {"question": "", "answer": "49", "metadata": {"expression": "6 + 7 + 4 * 9 * 1 - 0"}}
+    answer = {"dataset": "basic_arithmetic", "entry": entry}
+    problem = Problem(id="p", source="a", kind="math", messages=(), verifier="reasoning_gym", answer=answer)
+    thinking, answer = teach(problem, Random(0))
+    assert thinking.split("\n") == ["4*9=36", "36*1=36", "6+7=13", "13+36=49", "49-0=49"]
+    assert answer == "\\boxed{49}"
+    entry["metadata"]["expression"] = "( 6 + 7 ) * 4"
+    with pytest.raises(UserError, match="cannot work out"):
+        teach(problem, Random(0))
+
+
+def test_brief_chains_state_the_result_of_the_same_problems():
+    some = sources()
+    some["python"] = build_source("python", SourceConfig(type="python_functions"))
+    counts = dict.fromkeys([*GYM, "words"], 40) | {"python": 8}
+
+    def built(share):
+        teacher = partial(programmatic_teacher, brief_share=share)
+        return build_chains(some, counts, seed=0, teacher=teacher)
+
+    (whole, _), (mixed, _), (brief, manifest) = built(0.0), built(0.5), built(1.0)
+    assert manifest.to_dict() == {"kept": counts, "dropped": {}, "total": 288}
+    assert [c.problem for c in whole] == [c.problem for c in mixed] == [c.problem for c in brief]
+    assert all("\n" not in chain.thinking for chain in brief)
+    assert {c.thinking for c in mixed} <= {c.thinking for c in whole} | {c.thinking for c in brief}
+    shortened = sum(m.thinking == b.thinking != w.thinking for w, m, b in zip(whole, mixed, brief, strict=True))
+    longer = sum(b.thinking != w.thinking for w, b in zip(whole, brief, strict=True))
+    assert 0.4 < shortened / longer < 0.6
+    results = [c for c in brief if c.problem.verifier == "reasoning_gym"]
+    assert all(c.problem.answer["entry"]["answer"] in c.thinking for c in results)
 
 
 def test_leg_facts_are_the_library_s_own():

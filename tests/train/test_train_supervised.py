@@ -63,6 +63,36 @@ def counting(start):
         start += 1
 
 
+def test_replayed_documents_are_trained_on_whole_beside_the_chains(world, tmp_path):
+    model, documents = world.model(), [[5, 6, 7, 8], [9] * 50]
+    rows = [*((prompt, completion) for prompt, completion in CHAINS[:2]), ([5], [6, 7, 8]), ([9], [9] * 11)]
+    losses = []
+    for prompt, completion in rows:
+        table = model(torch.tensor([[*prompt, *completion]]))[0].detach().double().log_softmax(-1)
+        losses += [-table[i - 1, t].item() for i, t in enumerate(completion, start=len(prompt))]
+    stage = SFTStage(
+        chains_per_step=2, replay={"text": 1.0}, replay_per_step=2, tokens_per_microbatch=12, learning_rate=0
+    )
+    ctx = world.context(tmp_path, "sft")
+    run_sft(stage, model=model, chains=CHAINS[:2], ctx=ctx, documents=lambda start: iter(documents[start:]))
+    (row,) = world.rows(tmp_path)
+    assert row["loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+    assert (row["sequences"], row["tokens_loss"]) == (4, 5 + 3 + 11)
+
+
+def test_replay_moves_on_through_the_documents(world, tmp_path):
+    asked = []
+
+    def documents(start):
+        for number, document in enumerate(counting(start), start=start):
+            asked.append(number)
+            yield document
+
+    stage = SFTStage(chains_per_step=2, epochs=3, replay={"text": 1.0}, replay_per_step=3)
+    run_sft(stage, model=world.model(), chains=CHAINS, ctx=world.context(tmp_path, "sft"), documents=documents)
+    assert asked == list(range(18))
+
+
 def test_pretraining_learns_the_documents_in_as_many_steps_as_its_tokens_need(world, tmp_path):
     stage = PretrainStage(tokens=2000, tokens_per_step=100, learning_rate=3e-2, sequence_length=8)
     model = world.model()
