@@ -26,6 +26,7 @@ class GymSource:
         self.suffix = config.prompt_suffix
         self._options = dict(config.config)
         self._data = _create(name, self.dataset, self._options)
+        _refuse_wrong_answers(name, self.dataset, self._data.config)
         if self.verifier == "reasoning_gym":
             require_supported(self.dataset)
 
@@ -69,6 +70,23 @@ def _create(name: str, dataset: str, options: dict[str, Any], seed: int = 0) -> 
         return reasoning_gym.create_dataset(dataset, seed=seed, size=1, **options)
     except (AssertionError, TypeError, ValueError) as error:
         raise UserError(f"source.{name}.config is refused by reasoning-gym: {error}") from error
+
+
+def _refuse_wrong_answers(name: str, dataset: str, config: Any) -> None:
+    """Raise UserError for options with which the library's own answers are wrong.
+
+    Without parentheses `basic_arithmetic` (0.1.x) works from left to right whatever binds tighter, and a division may
+    use another number than the one it shows.
+    """
+    if dataset != "basic_arithmetic" or config.allow_parentheses:
+        return
+    operators = set(config.operators)
+    if "/" in operators or ("*" in operators and operators & {"+", "-"}):
+        raise UserError(
+            f"source.{name}.config asks `basic_arithmetic` for {' '.join(sorted(operators))} without parentheses, "
+            "for which reasoning-gym's own answers ignore precedence",
+            hint='set `allow_parentheses = true`, or `operators = ["+", "-"]`',
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -41,10 +41,12 @@ def run_sft(
 ) -> None:
     """Train the model in place on the chains for `stage.epochs` passes. Raises UserError for an empty set.
 
-    documents: needed when `stage.replay_per_step` is not 0.
+    documents: needed when `stage.replay_per_step` is not 0 (ValueError otherwise).
     """
     if not chains:
         raise UserError(f"stage `{ctx.name}` has no chains to train on", hint="name some under `chains`")
+    if stage.replay_per_step and documents is None:
+        raise ValueError(f"stage `{ctx.name}` replays {stage.replay_per_step} documents a step, but was given none")
     steps = max(1, round(stage.epochs * len(chains) / stage.chains_per_step))
     optimizer = build_optimizer(model, stage)
     with StageRun(ctx, stage, model, optimizer, steps=steps) as run:

@@ -63,7 +63,8 @@ def test_thinking_holds_only_true_sums():
 
 def test_products_come_before_sums():
     entry = {"question": "", "answer": "49", "metadata": {"expression": "6 + 7 + 4 * 9 * 1 - 0"}}
-    problem = Problem("p", "a", "math", (), "reasoning_gym", {"dataset": "basic_arithmetic", "entry": entry})
+    answer = {"dataset": "basic_arithmetic", "entry": entry}
+    problem = Problem(id="p", source="a", kind="math", messages=(), verifier="reasoning_gym", answer=answer)
     thinking, answer = teach(problem, Random(0))
     assert thinking.split("\n") == ["4*9=36", "36*1=36", "6+7=13", "13+36=49", "49-0=49"]
     assert answer == "\\boxed{49}"

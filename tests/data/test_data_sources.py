@@ -194,3 +194,18 @@ def test_written_texts_obey_their_rules_for_every_topic():
             )
             verdict = verifier(problem, f"thinking\n</think>\n\n{text}")
             assert verdict.status == "correct", (problem.prompt, text, verdict.details)
+
+
+@pytest.mark.parametrize("operators", [["+", "*"], ["-", "*"], ["/"]])
+def test_options_that_make_the_library_s_answers_wrong_are_refused(operators):
+    config = {"operators": operators, "allow_parentheses": False}
+    with pytest.raises(UserError, match="ignore precedence"):
+        build_source("basic_arithmetic", SourceConfig(type="reasoning_gym", config=config))
+
+
+@pytest.mark.parametrize("config", [{"operators": ["+", "-"], "allow_parentheses": False}, {"operators": ["+", "*"]}])
+def test_answers_of_basic_arithmetic_are_those_of_python(config):
+    source = build_source("basic_arithmetic", SourceConfig(type="reasoning_gym", config=config))
+    for key in range(200):
+        entry = source.problem("chains", key).answer["entry"]
+        assert eval(entry["metadata"]["expression"]) == int(entry["answer"])

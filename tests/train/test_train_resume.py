@@ -19,7 +19,8 @@ CHAINS = [([i % 13, 1], [7, i % 11, 15]) for i in range(24)]
 PAIRS = [([1, 2, i % 13, 7], [1, 2, i % 13, 3]) for i in range(24)]
 STAGES = {
     "pretrain": PretrainStage(tokens=300, tokens_per_step=50, learning_rate=1e-2, checkpoint_every=2),
-    "sft": SFTStage(
+    "sft": SFTStage(chains_per_step=8, epochs=2, learning_rate=1e-2, checkpoint_every=4),
+    "replay": SFTStage(
         chains_per_step=8, epochs=2, replay={"text": 1.0}, replay_per_step=2, learning_rate=1e-2, checkpoint_every=4
     ),
     "rl": RLStage(
@@ -77,8 +78,8 @@ def run_stage(world, folder, name, events, patch, *, resume=False):
     model, stage = world.model(), STAGES[name]
     if name == "pretrain":
         run_pretrain(stage, model=model, documents=documents, ctx=ctx)
-    elif name == "sft":
-        run_sft(stage, model=model, chains=CHAINS, documents=documents, ctx=ctx)
+    elif name in ("sft", "replay"):
+        run_sft(stage, model=model, chains=CHAINS, documents=documents if name == "replay" else None, ctx=ctx)
     elif name == "reward_model":
         model = run_reward_model(stage, model=model, pairs=PAIRS, held_out=PAIRS, ctx=ctx)
     else:
@@ -112,7 +113,7 @@ def unbroken(world, tmp_path, monkeypatch):
 
 
 # Kills per stage: spread over all of its events, so that each kind of event is hit.
-@pytest.mark.parametrize(("name", "kills"), [("pretrain", 5), ("sft", 6), ("rl", 11), ("reward_model", 5)])
+@pytest.mark.parametrize(("name", "kills"), [("pretrain", 5), ("sft", 6), ("replay", 4), ("rl", 11), ("reward_model", 5)])
 def test_killed_anywhere_and_resumed_is_the_unbroken_run(world, tmp_path, monkeypatch, unbroken, name, kills):
     whole = unbroken(name)
     assert len(whole.rows) >= 5
