@@ -113,7 +113,9 @@ def unbroken(world, tmp_path, monkeypatch):
 
 
 # Kills per stage: spread over all of its events, so that each kind of event is hit.
-@pytest.mark.parametrize(("name", "kills"), [("pretrain", 5), ("sft", 6), ("replay", 4), ("rl", 11), ("reward_model", 5)])
+@pytest.mark.parametrize(
+    ("name", "kills"), [("pretrain", 5), ("sft", 6), ("replay", 4), ("rl", 11), ("reward_model", 5)]
+)
 def test_killed_anywhere_and_resumed_is_the_unbroken_run(world, tmp_path, monkeypatch, unbroken, name, kills):
     whole = unbroken(name)
     assert len(whole.rows) >= 5
