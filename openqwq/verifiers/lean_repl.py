@@ -6,6 +6,7 @@ with all that it started, never asked again.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -68,6 +69,7 @@ class LeanRepl:
                     with contextlib.suppress(OSError):
                         pipe.close()
         self._process, self._buffer = None, b""
+        atexit.unregister(self.close)
 
     def _start(self) -> subprocess.Popen[bytes]:
         try:
@@ -86,6 +88,7 @@ class LeanRepl:
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(process.pid, resource.RLIMIT_AS, (self.memory_mib << 20, self.memory_mib << 20))
         self._process = process
+        atexit.register(self.close)
         return process
 
     def _read_answer(self, process: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:

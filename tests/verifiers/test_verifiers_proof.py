@@ -164,7 +164,9 @@ def test_verifier_judges_metamath_in_a_worker(tmp_path):
 FAKE_REPL = """
 import json, sys, time
 script = json.loads(open(sys.argv[1]).read())
-for block in iter(lambda: "".join(iter(sys.stdin.readline, "\\n")), ""):
+while block := sys.stdin.readline():
+    while (line := sys.stdin.readline()) not in ("\\n", ""):
+        block += line
     command = json.loads(block).get("cmd", "")
     answer = next((reply for key, reply in script if key in command), {"env": 1})
     if answer == "hang": time.sleep(600)
