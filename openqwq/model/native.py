@@ -19,7 +19,9 @@ from pathlib import Path
 from ..log import logger
 
 SOURCE = Path(__file__).with_name("native.c")
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-shared", "-fPIC")
+# Sums may be reordered. Never -ffast-math: linked with it, a library turns off subnormal numbers in the whole process.
+MATHS = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
+FLAGS = ("-O3", "-march=native", *MATHS, "-fopenmp", "-shared", "-fPIC")
 COMPILE_TIMEOUT_S = 120
 
 

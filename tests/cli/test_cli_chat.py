@@ -92,7 +92,7 @@ def test_a_terminal_shows_thinking_dimmed_or_folded(talk, capsys):
 def test_ctrl_c_stops_the_answer_not_the_program(talk, monkeypatch, capsys):
     talk.params = PARAMS.replace(stop=(), max_tokens=300, thinking_budget=None)
     engine, steps = talk.llm.engine, []
-    step = engine.step
+    step, handler = engine.step, signal.getsignal(signal.SIGINT)
 
     def interrupted():
         steps.append(1)
@@ -104,7 +104,7 @@ def test_ctrl_c_stops_the_answer_not_the_program(talk, monkeypatch, capsys):
     talk.take("x")
     assert len(steps) == 5 and not engine.has_unfinished
     assert talk.thoughts == "aaaaa"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_conversation_that_does_not_fit_is_said_so_and_kept(talk):

@@ -85,6 +85,13 @@ def test_operators_without_the_c_kernel_give_the_same(model, monkeypatch):
     assert_same(run(make_engine(model, num_blocks=10), requests), by_default)
 
 
+def test_kernels_leave_subnormal_numbers_on():
+    native_kernels()
+    smallest = float.fromhex("0x1p-1074")
+    assert smallest * 1.0 > 0 and smallest + smallest == 2.0**-1073
+    assert (torch.tensor([2.0**-140]) * 1.0).item() == 2.0**-140
+
+
 @pytest.mark.skipif(native_kernels() is None, reason="needs a C compiler")
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 2, 32), (6, 1, 64), (2, 2, 128), (3, 3, 20)])
 def test_the_c_kernel_is_attention(heads, kv_heads, dim):

@@ -62,7 +62,7 @@ CPP = {
     "segfault": ("int main() { volatile int *p = 0; return *p; }", {"runtime_error"}),
     "memory": ("#include <vector>\nint main() { std::vector<int> v; for (;;) v.push_back(1); }", {"memory"}),
     "output": ('#include <cstdio>\nint main() { for (;;) puts("xxxxxxxxxxxxxxxxx"); }', {"output_limit"}),
-    "fork_bomb": ("#include <unistd.h>\nint main() { for (;;) fork(); }", {"timeout"}),
+    "fork_bomb": ("#include <unistd.h>\nint main() { for (;;) fork(); }", {"timeout", "memory"}),
     "kill_all": ("#include <signal.h>\nint main() { kill(-1, 9); return 3; }", {"runtime_error"}),
     "includes_a_device": ('#include "/dev/zero"\nint main() {}', {"runtime_error", "memory", "timeout"}),
     "endless_template": ("template <int N> struct A : A<N + 1> {};\nA<0> a;\nint main() {}", {"runtime_error"}),
