@@ -252,6 +252,8 @@ def _check_target(recipe: Recipe, target: TargetConfig, where: str) -> None:
         )
     if not target.kinds:
         raise UserError(f"`kinds` is empty in {where}", hint='name at least one, e.g. `kinds = ["math"]`')
+    if target.min_change is target.min_change_low is target.max_change is None:
+        raise UserError(f"no bound is set in {where}", hint="set `min_change`, `min_change_low` or `max_change`")
 
 
 def _check_shares(recipe: Recipe, key: str, mix: Mapping[str, float], where: str) -> None:

@@ -358,7 +358,7 @@ class TargetConfig:
     """Kinds whose families are averaged."""
     families: tuple[str, ...] = ()
     """Only these families of the kinds; empty: all."""
-    min_change: float
+    min_change: float | None = None
     """The least change in points; negative for "may fall by at most"."""
     min_change_low: float | None = None
     """The least lower bound of the change's 95% interval."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -46,7 +45,7 @@ def check_targets(
 
 def goal_text(target: TargetConfig) -> str:
     """The target's bounds in words, e.g. "change >= +20.0, low end >= +10.0"."""
-    bounds = [f"change >= {target.min_change:+.1f}"] if math.isfinite(target.min_change) else []
+    bounds = [f"change >= {target.min_change:+.1f}"] if target.min_change is not None else []
     if target.min_change_low is not None:
         bounds.append(f"low end >= {target.min_change_low:+.1f}")
     if target.max_change is not None:
@@ -75,7 +74,7 @@ def _check(target: TargetConfig, before: Scores, after: Scores, kinds: Mapping[s
         {family: after.get(family, {}) for family in families},
     )
     points = Interval(100 * change.mean, 100 * change.low, 100 * change.high)
-    met = points.mean >= target.min_change
+    met = target.min_change is None or points.mean >= target.min_change
     if target.min_change_low is not None:
         met = met and points.low >= target.min_change_low
     if target.max_change is not None:

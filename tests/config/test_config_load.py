@@ -272,6 +272,15 @@ def test_a_child_merges_tables_and_replaces_lists(folder):
     assert recipe.source == parent.source
 
 
+def test_a_target_without_a_bound_is_refused(folder):
+    child = folder / "aimless.toml"
+    child.write_text(
+        'extends = "small.toml"\n[[target]]\nwhat = "lift"\nstage = "rl"\nover = "cold_start"\nkinds = ["math"]\n'
+    )
+    with pytest.raises(UserError, match="no bound is set"):
+        load_recipe(child)
+
+
 def test_a_stage_of_another_kind_replaces_its_parent_in_place(folder):
     child = folder / "sft_only.toml"
     child.write_text('extends = "small.toml"\ntarget = []\n[stage.rl]\nkind = "sft"\nchains = {chain_sum = 7}\n')
