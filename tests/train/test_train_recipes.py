@@ -55,13 +55,13 @@ def train(world, folder, stage, *, model=None, **options):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"loss": "cispo"},
+        {"loss": "cispo", "updates_per_batch": 2, "clip_low": 0.01, "clip_high": 0.01},
         {"loss": "gspo", "loss_aggregation": "sequence"},
         {"loss_aggregation": "constant"},
         {"advantage": "rloo", "kl": KLConfig(weight=0.05, estimator="k1", place="reward")},
         {"advantage": "reinforce", "advantage_scale": "batch", "samples_per_prompt": 1},
         {"advantage_scale": "source"},
-        {"correction": CorrectionConfig(mode="truncate", level="sequence")},
+        {"correction": CorrectionConfig(mode="truncate", level="sequence", high=0.5)},
         {"entropy": EntropyConfig(weight=0.01)},
         {"overlong_tokens": 2, "truncated": "mask"},
         {"activation_checkpointing": "layer"},
@@ -72,7 +72,8 @@ def test_each_algorithm_changes_the_weights_in_its_own_way(world, tmp_path, chan
     model, rows = train(world, tmp_path, replace(STAGE, **changes))
     assert any(row["updates"] for row in rows)
     assert all(row["mismatch_max"] < 1e-5 and row["mismatch_k3"] < 1e-9 for row in rows if row["updates"])
-    plain, _ = train(world, tmp_path / "plain", STAGE)
+    shared = {name: changes[name] for name in ("updates_per_batch", "clip_low", "clip_high") if name in changes}
+    plain, _ = train(world, tmp_path / "plain", replace(STAGE, **shared))
     same = world.same_weights(world.weights(model), world.weights(plain))
     assert same is ("activation_checkpointing" in changes)
 
