@@ -12,9 +12,20 @@ from typing import Any
 logger = logging.getLogger("openqwq")
 
 
+class StderrHandler(logging.Handler):
+    """Writes each line to what `sys.stderr` is at that moment: a progress bar puts itself in between."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line."""
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:
+            self.handleError(record)
+
+
 def setup_logging(level: int = logging.INFO) -> None:
     """Send the package's log to stderr as plain lines; called by the command line only."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StderrHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers[:] = [handler]
     logger.setLevel(level)

@@ -23,6 +23,8 @@ SHOWN = {
     "mismatch_max": "mismatch {:.1e}",
 }
 """The metrics of a step that people see, in this order, with the same numbers as in `metrics.jsonl`."""
+ON_A_BAR = {"reward": "reward {:.2f}", "accuracy": "accuracy {:.2f}", "completion_tokens_mean": "length {:.0f}"}
+"""Those that stand beside a bar, which has to fit into a terminal of 80 columns; `loss` where there is no reward."""
 TIMED = ("seconds_generate", "seconds_verify", "seconds_train")
 
 
@@ -79,7 +81,7 @@ class BarDisplay:
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=5),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
             console=Console(stderr=True),
@@ -96,7 +98,9 @@ class BarDisplay:
 
     def step(self, row: Mapping[str, Any], done: int, total: int) -> None:
         left = self._countdown.left(done, total)
-        numbers = describe_step(row) + ("" if left is None else f"  {duration(left)} left")
+        parts = [text.format(row[name]) for name, text in ON_A_BAR.items() if row.get(name) is not None]
+        numbers = "  ".join(parts) or describe_step({"loss": row.get("loss")})
+        numbers += "" if left is None else f"  {int(left) // 60}:{int(left) % 60:02d} left"
         self._progress.update(self._task, completed=done, total=total, numbers=numbers)
 
     def note(self, text: str) -> None:

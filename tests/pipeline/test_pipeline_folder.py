@@ -1,6 +1,7 @@
 """The run folder: who may write into it, what a resume accepts, how time and progress are counted."""
 
 import json
+import re
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from openqwq.errors import UserError
 from openqwq.eval.families import FamilyResult
 from openqwq.eval.intervals import UNKNOWN, Interval
 from openqwq.pipeline.folder import StageClock, differing_keys, json_value, open_run_folder
-from openqwq.pipeline.progress import Countdown, describe_step, results_table
+from openqwq.pipeline.progress import BarDisplay, Countdown, describe_step, results_table
 from openqwq.pipeline.threads import physical_cores
 
 
@@ -113,3 +114,18 @@ def test_the_closing_table_has_a_row_a_family_and_dashes_for_what_is_not_there()
 
 def test_there_is_at_least_one_core():
     assert physical_cores() >= 1
+
+
+def test_a_bar_fits_into_a_terminal_of_80_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(Countdown, "left", lambda *_: 605.0)
+    display = BarDisplay()
+    display.stage("rl_math_code")
+    row = {"stage": "rl_math_code", "loss": 0.0123, "reward": 0.5, "accuracy": 0.5, "completion_tokens_mean": 31.25}
+    row |= {"entropy": 0.1, "mismatch_max": 1e-5, "seconds_generate": 1.0}
+    display.step(row, 2, 150)
+    display.close()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert re.search(r"rl_math_code \S+ +2/150 reward 0.50  accuracy 0.50  length 31  10:05 left", shown)
+    assert "…" not in shown
