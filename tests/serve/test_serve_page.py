@@ -194,7 +194,8 @@ def test_settings_shape_the_request_and_calls_take_results(page, engines):
 def test_errors_of_the_server_are_shown(page, engines):
     page.evaluate("localStorage.setItem('openqwq.settings', JSON.stringify({model: 'gone'}))")
     ask(page, "anyone?")
-    page.wait_for_selector(".warning:has-text('there is no model')")
+    warning = page.wait_for_selector(".warning:has-text('there is no model')")
+    assert "gone" in warning.text_content()
 
 
 def test_two_checkpoints_answer_the_same_problem_and_are_judged(page, engines):
@@ -218,7 +219,9 @@ def test_the_run_view_says_what_is_missing_and_then_shows_the_report(page, site)
     frame.locator("text=nothing was evaluated yet").wait_for()
     site.server.experiment.has_report = True
     page.reload()
-    page.frame_locator("#run iframe").locator("h1:has-text('Report of the run')").wait_for()
+    report = page.frame_locator("#run iframe")
+    report.locator("h1:has-text('Report of the run')").wait_for()
+    assert report.locator("text=nothing was evaluated yet").count() == 0
 
 
 def test_the_map_tells_of_ideas_and_can_be_moved(page):
