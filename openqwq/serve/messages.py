@@ -23,6 +23,8 @@ NAMES = {"max_completion_tokens": "max_tokens", "stop": "stop_sequences", "think
 NAMES |= {"reasoning_effort": "output_config.effort", "response_format": "output_config.format"}
 NAMES |= {"response_format.type": "output_config.format.type"}
 NAMES |= {"response_format.json_schema.schema": "output_config.format.schema"}
+# Clients give thinking back as such only where it is signed; nothing is checked here, so any mark will do.
+SIGNATURE = "openqwq"
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -203,6 +205,8 @@ async def answer_messages(run: Run, body: MessagesBody) -> dict[str, Any]:
                 content[-1][kind] += text
             else:
                 content.append(_blank(kind) | {kind: text})
+                if kind == "thinking":
+                    content[-1]["signature"] = SIGNATURE
         end = gain.end or end
     usage = {"input_tokens": run.usage.prompt_tokens, "output_tokens": run.usage.completion_tokens}
     return {**_head(run), "content": content, **_stop_reason(end, run.plan), "usage": usage, **_warnings(run)}
@@ -227,7 +231,8 @@ def _pieces(gain: Gain) -> Iterator[tuple[str, str, ToolCall | None]]:
 
 
 def _blank(kind: str) -> dict[str, Any]:
-    return {"type": "thinking", "thinking": "", "signature": ""} if kind == "thinking" else {"type": "text", "text": ""}
+    signed = {"signature": ""} if kind == "thinking" else {}
+    return {"type": kind, kind: "", **signed}
 
 
 def _tool_use(call: ToolCall, arguments: Any) -> dict[str, Any]:
@@ -285,7 +290,7 @@ class _Blocks:
         if not self.open:
             return
         if self.open == "thinking":
-            yield self._delta({"type": "signature_delta", "signature": ""})
+            yield self._delta({"type": "signature_delta", "signature": SIGNATURE})
         self.open = ""
         yield {"type": "content_block_stop", "index": self.index}
 
