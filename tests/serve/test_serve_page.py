@@ -4,13 +4,12 @@ import os
 import shutil
 
 import pytest
+from playwright import sync_api as api
 from serve_support import FakeEngine, running
 
 from openqwq.errors import UserError
 from openqwq.serve import ServedModel
 from openqwq.types import Message, Problem, Verdict
-
-api = pytest.importorskip("playwright.sync_api")
 
 pytestmark = pytest.mark.browser
 TIMEOUT_MS = 60_000
