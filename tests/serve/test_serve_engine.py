@@ -175,6 +175,7 @@ def test_metrics_count_tokens_and_responses(real, client):
     assert value('responses_total{path="/v1/models",status="200"}') >= 1
     assert value('time_to_first_token_seconds_bucket{le="+Inf"}') == value("time_to_first_token_seconds_count") > 0
     assert value('engine_kv_blocks_used{model="tiny"}') == 0
+    assert value("tasks") > 0
     assert [m.id for m in client.models.list()] == ["tiny"]
     assert real.web.get("/version").json()["version"]
 
