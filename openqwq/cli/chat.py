@@ -18,6 +18,7 @@ from openqwq.errors import UserError
 from openqwq.tokenizer.special_tokens import THINK_END
 from openqwq.types import Message, SamplingParams
 
+from ._options import add_engine_arguments, engine_options
 from ._sampling import add_sampling_arguments, parse_params
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from openqwq.inference.sequence import Sequence
     from openqwq.types import Completion
 
+PROMPT_LOOKUP = {"method": "ngram", "num_speculative_tokens": 4}
 DIM, PLAIN, ERASE_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
 
 
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", default="", metavar="TEXT", help="the system turn (QwQ has none)")
     parser.add_argument("--fold", action="store_true", help="show how long the model thinks, not what")
     parser.add_argument("--max-model-len", type=int, metavar="N", help="the whole conversation, in tokens")
+    add_engine_arguments(parser)
     add_sampling_arguments(parser)
 
 
@@ -40,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     params = parse_params(args.overrides)
     from openqwq.inference import LLM
 
-    llm = LLM(args.model, max_model_len=args.max_model_len, max_num_seqs=1, prompt_lookup_tokens=4)
+    options = {"speculative_config": PROMPT_LOOKUP, **engine_options(args)}
+    llm = LLM(args.model, max_model_len=args.max_model_len, max_num_seqs=1, **options)
     llm.require_tokenizer()
     Chat(llm, params, system=args.system, fold=args.fold).loop()
     return 0

@@ -25,6 +25,7 @@ from .runner import BLOCK_SIZE, Runner, Sampled, cache_memory
 from .scheduler import Plan, Scheduler
 from .sequence import NO_ROW, Request, failed_completion
 from .sequence import Sequence as Sample
+from .speculation import Speculation
 from .stops import find_stop, holds_stop
 
 MAX_SEED = 2**62
@@ -36,6 +37,7 @@ class RequestOutput:
 
     prompt_logprobs:   for each prompt token, raw log-probs by id, when they were asked for; None for the first.
     num_cached_tokens: prompt tokens that were found in the cache.
+    num_drafted_, num_accepted_tokens: guessed by speculation, and how many of them were sampled; of all samples.
     """
 
     request_id: str
@@ -44,6 +46,8 @@ class RequestOutput:
     outputs: list[Completion]
     prompt_logprobs: tuple[Mapping[int, float] | None, ...] | None = None
     num_cached_tokens: int = 0
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,7 @@ class EngineStats:
     kv_blocks_used, -_total:  of the KV cache; what is kept for later prompts only does not count as used.
     generated_tokens:         sampled since the start.
     cached_tokens:            prompt tokens since the start that were found in the cache.
-    drafted_, accepted_tokens: guessed by prompt lookup, and how many of them were sampled.
+    drafted_, accepted_tokens: guessed by speculation, and how many of them were sampled.
     preemptions:              sequences since the start that lost their blocks and were computed again.
     """
 
@@ -79,7 +83,7 @@ class Engine:
     max_num_batched_tokens: tokens of one pass, prompts and decoding rows together; longer prompts go in chunks.
     kv_cache_memory:        bytes; None: half of the GPU's free memory, or 2 GiB on a CPU.
     gpu_memory_utilization: instead of `kv_cache_memory`: the share of the GPU for weights and cache together.
-    prompt_lookup_tokens:   tokens guessed by prompt lookup and checked in one pass; 0: none. Never changes a token.
+    speculation:            tokens are guessed, by prompt lookup or a draft model, and checked in one pass.
     closing_text:           what is put in to close a thinking; must hold `</think>`.
     prefix_caching:         keep the cache of prompts for later ones that begin alike.
     seed:                   of requests that bring none; request number and this seed decide their noise.
@@ -97,7 +101,7 @@ class Engine:
         kv_cache_memory: int | None = None,
         gpu_memory_utilization: float | None = None,
         prefix_caching: bool = True,
-        prompt_lookup_tokens: int = 0,
+        speculation: Speculation | None = None,
         closing_text: str = CLOSING_TEXT,
         seed: int = 0,
     ):
@@ -115,7 +119,7 @@ class Engine:
             vocab_size=model.config.vocab_size,
             max_model_len=self.max_model_len,
             device=model.device,
-            num_drafted=prompt_lookup_tokens,
+            speculation=speculation,
         )
         self.seed = seed
         self.version = 0
@@ -124,7 +128,11 @@ class Engine:
         if kv_cache_memory is None:
             kv_cache_memory = cache_memory(model.device, gpu_memory_utilization)
         self.runner = Runner(
-            model, max_num_seqs=max_num_seqs, max_model_len=self.max_model_len, kv_cache_memory=kv_cache_memory
+            model,
+            max_num_seqs=max_num_seqs,
+            max_model_len=self.max_model_len,
+            kv_cache_memory=kv_cache_memory,
+            speculation=speculation,
         )
         self.pool = BlockPool(self.runner.num_blocks, BLOCK_SIZE, prefix_caching=prefix_caching)
         self.scheduler = Scheduler(self.pool, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
@@ -146,8 +154,8 @@ class Engine:
         plan = self.scheduler.schedule()
         if not (plan.running or plan.chunks):
             return []
-        if self.requests.num_drafted:
-            plan.drafts = self._guess(plan)
+        if self.requests.speculation is not None:
+            self._speculate(plan, self.requests.speculation)
         try:
             sampled = self.runner.run(plan)
         except BaseException:
@@ -204,20 +212,27 @@ class Engine:
 
         A prompt that cannot run yields aborted completions with the reason in `error`; the others go on.
         """
+        return [output.outputs for output in self.run([prompt.token_ids for prompt in prompts], params)]
+
+    def run(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]
+    ) -> list[RequestOutput]:
+        """The same from token ids, with all that is known about each request."""
         if self.has_unfinished:
             raise ValueError("generate needs an idle engine; use add_request and step beside other requests")
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        results: dict[str, list[Completion]] = {}
+        results: dict[str, RequestOutput] = {}
         ids = []
         try:
             for position, (prompt, own) in enumerate(zip(prompts, each, strict=True)):
                 ids.append(f"generate/{position}")
                 try:
-                    self.add_request(prompt.token_ids, own, ids[-1])
+                    self.add_request(prompt, own, ids[-1])
                 except UserError as error:
-                    results[ids[-1]] = [failed_completion(error.message)] * own.n
+                    failed = [failed_completion(error.message)] * own.n
+                    results[ids[-1]] = RequestOutput(ids[-1], None, tuple(prompt), failed)
             while self.has_unfinished:
-                results |= {output.request_id: output.outputs for output in self.step()}
+                results |= {output.request_id: output for output in self.step()}
         finally:
             for request_id in list(self.scheduler.requests):
                 self.abort(request_id)
@@ -236,30 +251,42 @@ class Engine:
         self.pool.reset()
         self.version = self.version + 1 if version is None else version
 
-    def _guess(self, plan: Plan) -> dict[int, list[int]]:
-        """Guesses for rows that have some, as far as their blocks reach without preempting anyone."""
-        drafts = {}
+    def _speculate(self, plan: Plan, speculation: Speculation) -> None:
+        """Make room for guesses, as far as blocks reach without preempting anyone; prompt lookup guesses here."""
         for sample in plan.running:
-            if sample.lookup is None:
+            room = min(speculation.num_tokens, sample.request.max_new_tokens - len(sample.token_ids) - 1)
+            if not sample.speculates or room <= 0:
                 continue
-            room = sample.request.max_new_tokens - len(sample.token_ids) - 1
-            known = [*sample.request.prompt_ids, *sample.token_ids]
-            guess = sample.lookup.propose(known, min(self.requests.num_drafted, room)) if room > 0 else []
-            if guess and self.scheduler.lengthen(plan, sample, len(guess)):
-                drafts[sample.row] = guess
-                self.num_drafted += len(guess)
-        return drafts
+            guess = None
+            if sample.lookup is not None:
+                guess = sample.lookup.propose([*sample.request.prompt_ids, *sample.token_ids], room)
+                room = len(guess)
+            if room and self.scheduler.lengthen(plan, sample, room):
+                if guess is None:
+                    plan.rooms[sample.row] = room
+                else:
+                    plan.drafts[sample.row] = guess
 
     def _settle(self, plan: Plan, sampled: Sampled) -> list[RequestOutput]:
         """Append what was sampled and end the samples that stop there."""
         for row, sample in enumerate(plan.running):
-            goes_on = self._take(sample, sampled.tokens[row], sampled.logprobs[row], sampled.top.get(row))
-            for token, logprob in sampled.more.get(row, ()):
-                if not goes_on:
+            top = sampled.top.get(row)
+            if not plan.drafts:
+                self._take(sample, sampled.tokens[row], sampled.logprobs[row], top[0] if top else None)
+                continue
+            num_taken = 0
+            for i, (token, logprob) in enumerate(sampled.run_of(row)):
+                num_taken += 1
+                if not self._take(sample, token, logprob, top[i] if top else None):
                     break
-                self.num_accepted += 1
-                goes_on = self._take(sample, token, logprob, None)
+            self._note_guesses(sample, len(plan.drafts.get(row, ())), num_taken - 1)
         return [self._output(request) for request in self.scheduler.settle()]
+
+    def _note_guesses(self, sample: Sample, num_drafted: int, num_accepted: int) -> None:
+        sample.num_drafted += num_drafted
+        sample.num_accepted += num_accepted
+        self.num_drafted += num_drafted
+        self.num_accepted += num_accepted
 
     def _take(self, sample: Sample, token: int, logprob: float, top: dict[int, float] | None) -> bool:
         """Append one token and look whether the sample ends or the engine steps in; True when neither is so."""
@@ -333,7 +360,16 @@ class Engine:
         if request.params.prompt_logprobs is not None:
             prompt_logprobs = (None, *request.prompt_logprobs)
         num_cached = request.sequences[0].num_cached
-        return RequestOutput(request.id, None, request.prompt_ids, completions, prompt_logprobs, num_cached)
+        return RequestOutput(
+            request.id,
+            None,
+            request.prompt_ids,
+            completions,
+            prompt_logprobs,
+            num_cached,
+            sum(sample.num_drafted for sample in request.sequences),
+            sum(sample.num_accepted for sample in request.sequences),
+        )
 
     def _text(self, sample: Sample) -> str:
         """The decoded sample without its end token, cut before the first stop string."""

@@ -19,9 +19,9 @@ from .drafts import PromptLookup
 from .guides import GrammarMaker, Guide
 from .params import check_params
 from .reasoning import Reasoning, needs_reasoning
-from .rules import has_penalties
 from .scripts import forbidden_tokens
-from .sequence import Request, Sequence
+from .sequence import Request
+from .speculation import Speculation
 
 
 class Decoder(Protocol):
@@ -35,7 +35,7 @@ class Decoder(Protocol):
 class RequestMaker:
     """Makes the requests of one engine.
 
-    num_drafted: tokens that prompt lookup guesses for requests that allow it; 0: none.
+    speculation: how tokens are guessed for requests that allow it; None: not at all.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class RequestMaker:
         vocab_size: int,
         max_model_len: int,
         device: torch.device,
-        num_drafted: int,
+        speculation: Speculation | None,
     ):
         self.tokenizer, self.reasoning = tokenizer, reasoning
         self.eos_token_ids, self.vocab_size, self.max_model_len = eos_token_ids, vocab_size, max_model_len
-        self.device, self.num_drafted = device, num_drafted
+        self.device, self.speculation = device, speculation
         self._script_masks: dict[tuple[str, ...], Tensor] = {}
         self._grammars: GrammarMaker | None = None
 
@@ -80,7 +80,9 @@ class RequestMaker:
             sample.thinking = thinking
             sample.guide = self._guide(params, thinking)
             sample.loops = self.reasoning.detector(params) if self.reasoning else None
-            sample.lookup = self._lookup(sample)
+            sample.speculates = self.speculation is not None and sample.guide is None
+            if sample.speculates and self.speculation and self.speculation.model is None:
+                sample.lookup = PromptLookup()
         return request
 
     def _check(self, prompt_ids: tuple[int, ...], params: SamplingParams) -> None:
@@ -124,12 +126,6 @@ class RequestMaker:
             mask[forbidden_tokens(scripts, self.vocab_size, tokenizer.token_bytes)] = -torch.inf
             self._script_masks[scripts] = mask
         return self._script_masks[scripts]
-
-    def _lookup(self, sample: Sequence) -> PromptLookup | None:
-        """None where a token may depend on the ones sampled just before it in other ways than through the model."""
-        params = sample.request.params
-        plain = sample.guide is None and not has_penalties(sample) and not params.min_tokens and not params.logit_bias
-        return PromptLookup() if self.num_drafted and plain and params.logprobs is None else None
 
 
 def _bad_word_ids(tokenizer: Tokenizer, words: Seq[str]) -> list[tuple[int, ...]]:

@@ -40,7 +40,8 @@ class Plan:
     entries:  (row, column, block) new entries of block tables, arrivals' not included.
     chunks:   tokens to compute beside the rows.
     running:  all sequences to decode one token for, in row order.
-    drafts:   guesses at the tokens behind the next one, by row; filled in by the engine.
+    rooms:    how many tokens may be guessed behind the next one, by row, in blocks that are held for them.
+    drafts:   guesses at the tokens behind the next one, by row; filled in by the engine, or a draft model.
     """
 
     copies: list[tuple[int, int]] = field(default_factory=list)
@@ -49,6 +50,7 @@ class Plan:
     entries: list[tuple[int, int, int]] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
     running: list[Sequence] = field(default_factory=list)
+    rooms: dict[int, int] = field(default_factory=dict)
     drafts: dict[int, list[int]] = field(default_factory=dict)
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openqwq.inference import Engine
+from openqwq.inference import Engine, Speculation
 from openqwq.model import KVCache, PagedAttention, PagedChunk, create_model, native_kernels, paged, preset
 from openqwq.types import Prompt, SamplingParams
 
@@ -150,9 +150,18 @@ arrivals = st.lists(
 
 
 @settings(max_examples=12, deadline=None)
-@given(arrivals, st.integers(6, 12), st.integers(8, 40), st.integers(1, 4))
-def test_random_arrivals_in_tiny_pools_sample_what_they_sample_alone(model, requests, num_blocks, budget, max_num_seqs):
-    engine = make_engine(model, num_blocks=num_blocks, max_num_batched_tokens=budget, max_num_seqs=max_num_seqs)
+@given(arrivals, st.integers(6, 12), st.integers(8, 40), st.integers(1, 4), st.sampled_from(["none", "ngram", "draft"]))
+def test_random_arrivals_in_tiny_pools_sample_what_they_sample_alone(
+    model, requests, num_blocks, budget, max_num_seqs, guesses
+):
+    draft = model if guesses == "draft" else None
+    engine = make_engine(
+        model,
+        num_blocks=num_blocks * (2 if draft else 1),  # of which the draft model takes half
+        max_num_batched_tokens=budget,
+        max_num_seqs=max_num_seqs,
+        speculation=None if guesses == "none" else Speculation(num_tokens=3, model=draft),
+    )
     outputs, step = {}, 0
     prompts = [ids(length, beginning) for _, length, _, _, _, beginning in requests]
     params = [FREE.replace(n=n, max_tokens=most, seed=i) for i, (_, _, n, most, _, _) in enumerate(requests)]
