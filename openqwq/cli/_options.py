@@ -33,20 +33,37 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help='guess tokens, e.g. \'{"model": "small/model", "num_speculative_tokens": 4}\' or, from what stands in '
         'the prompt, \'{"method": "ngram", "num_speculative_tokens": 4}\'',
     )
+    parser.add_argument(
+        "--kv-cache-dtype",
+        choices=("auto", "float32", "bfloat16", "int8"),
+        default="auto",
+        help="what the KV cache is kept in; bfloat16 and int8 hold more tokens and round (auto: the model's own)",
+    )
+    parser.add_argument(
+        "--rope-scaling",
+        metavar="JSON",
+        help='YaRN for what is longer than the trained window, e.g. \'{"rope_type": "yarn", "factor": 4.0, '
+        '"original_max_position_embeddings": 32768}\'; what fits stays plain',
+    )
 
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """Options of `LLM` that were given. Raises UserError for a configuration that is none."""
-    options: dict[str, Any] = {}
-    if args.speculative_config is not None:
-        try:
-            config = json.loads(args.speculative_config)
-        except ValueError as error:
-            raise UserError(f"`--speculative-config` is not JSON: {error}") from error
-        if not isinstance(config, dict):
-            raise UserError("`--speculative-config` is not a JSON object")
-        options["speculative_config"] = config
+    options: dict[str, Any] = {"kv_cache_dtype": args.kv_cache_dtype}
+    for name in ("speculative_config", "rope_scaling"):
+        if getattr(args, name) is not None:
+            options[name] = _read_object(f"--{name.replace('_', '-')}", getattr(args, name))
     return options
+
+
+def _read_object(option: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"`{option}` is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"`{option}` is not a JSON object")
+    return value
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:

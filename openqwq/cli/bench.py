@@ -76,6 +76,8 @@ def load_engine(
 
     from openqwq.model import create_model, preset
 
+    if options.pop("rope_scaling", None) is not None:
+        raise UserError("`--rope-scaling` needs a model folder: random weights have no trained window")
     if config := options.pop("speculative_config", None):
         speculative = read_speculation(config)
         if speculative.model is not None:

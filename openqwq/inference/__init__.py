@@ -9,8 +9,9 @@
 from openqwq.types import SamplingParams
 
 from .async_engine import AsyncEngine, CompletionDelta
-from .engine import Engine, EngineStats, RequestOutput
+from .engine import Engine
 from .llm import LLM
+from .outputs import EngineStats, RequestOutput
 from .speculation import Speculation
 
 __all__ = [

@@ -10,15 +10,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from openqwq.errors import UserError
-from openqwq.model import Qwen2ForCausalLM
+from openqwq.model import Qwen2Config, Qwen2ForCausalLM
 from openqwq.types import Completion, Prompt, SamplingParams
 
 from .block_manager import BlockPool
+from .outputs import EngineStats, RequestOutput
 from .reasoning import CLOSING_TEXT, Reasoning
 from .requests import Decoder, RequestMaker
 from .runner import BLOCK_SIZE, Runner, Sampled, cache_memory
@@ -31,48 +31,6 @@ from .stops import find_stop, holds_stop
 MAX_SEED = 2**62
 
 
-@dataclass(frozen=True, slots=True)
-class RequestOutput:
-    """A finished request, in vLLM's shape: one `Completion` in `outputs` for each of `params.n` samples.
-
-    prompt_logprobs:   for each prompt token, raw log-probs by id, when they were asked for; None for the first.
-    num_cached_tokens: prompt tokens that were found in the cache.
-    num_drafted_, num_accepted_tokens: guessed by speculation, and how many of them were sampled; of all samples.
-    """
-
-    request_id: str
-    prompt: str | None
-    prompt_token_ids: tuple[int, ...]
-    outputs: list[Completion]
-    prompt_logprobs: tuple[Mapping[int, float] | None, ...] | None = None
-    num_cached_tokens: int = 0
-    num_drafted_tokens: int = 0
-    num_accepted_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStats:
-    """Counts of the moment.
-
-    running, waiting:         samples.
-    kv_blocks_used, -_total:  of the KV cache; what is kept for later prompts only does not count as used.
-    generated_tokens:         sampled since the start.
-    cached_tokens:            prompt tokens since the start that were found in the cache.
-    drafted_, accepted_tokens: guessed by speculation, and how many of them were sampled.
-    preemptions:              sequences since the start that lost their blocks and were computed again.
-    """
-
-    running: int
-    waiting: int
-    kv_blocks_used: int
-    kv_blocks_total: int
-    generated_tokens: int
-    cached_tokens: int
-    drafted_tokens: int
-    accepted_tokens: int
-    preemptions: int
-
-
 class Engine:
     """Continuous batching with a KV cache over one model.
 
@@ -82,8 +40,13 @@ class Engine:
     max_model_len:          prompt and completion together; None: the model's context.
     max_num_batched_tokens: tokens of one pass, prompts and decoding rows together; longer prompts go in chunks.
     kv_cache_memory:        bytes; None: half of the GPU's free memory, or 2 GiB on a CPU.
+    kv_cache_dtype:         "bfloat16" or "int8" (a scale for each token and head) keep more tokens in it, rounded:
+                            log-probs are then not the trainer's. "auto": the model's own type, exact.
     gpu_memory_utilization: instead of `kv_cache_memory`: the share of the GPU for weights and cache together.
     speculation:            tokens are guessed, by prompt lookup or a draft model, and checked in one pass.
+    yarn_per_request:       plain rotary embedding for requests whose prompt and `max_tokens` fit the window that the
+                            model was trained at, YaRN from the first token on for longer ones. False: as the config
+                            says, for all alike.
     closing_text:           what is put in to close a thinking; must hold `</think>`.
     prefix_caching:         keep the cache of prompts for later ones that begin alike.
     seed:                   of requests that bring none; request number and this seed decide their noise.
@@ -99,9 +62,11 @@ class Engine:
         max_model_len: int | None = None,
         max_num_batched_tokens: int = 8192,
         kv_cache_memory: int | None = None,
+        kv_cache_dtype: str = "auto",
         gpu_memory_utilization: float | None = None,
         prefix_caching: bool = True,
         speculation: Speculation | None = None,
+        yarn_per_request: bool = False,
         closing_text: str = CLOSING_TEXT,
         seed: int = 0,
     ):
@@ -120,6 +85,7 @@ class Engine:
             max_model_len=self.max_model_len,
             device=model.device,
             speculation=speculation,
+            plain_window=_plain_window(model.config) if yarn_per_request else None,
         )
         self.seed = seed
         self.version = 0
@@ -132,7 +98,9 @@ class Engine:
             max_num_seqs=max_num_seqs,
             max_model_len=self.max_model_len,
             kv_cache_memory=kv_cache_memory,
+            kv_cache_dtype=kv_cache_dtype,
             speculation=speculation,
+            yarn_per_request=yarn_per_request,
         )
         self.pool = BlockPool(self.runner.num_blocks, BLOCK_SIZE, prefix_caching=prefix_caching)
         self.scheduler = Scheduler(self.pool, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
@@ -383,3 +351,13 @@ class Engine:
         thoughts = self.tokenizer.decode(token_ids[: sample.answer_start])
         answer = self.tokenizer.decode(token_ids[sample.answer_start :])
         return thoughts + answer[: find_stop(answer, sample.request.params.stop)]
+
+
+def _plain_window(config: Qwen2Config) -> int:
+    """Positions that the model was trained at without YaRN."""
+    if config.rope_scaling is None:
+        raise UserError(
+            "`yarn_per_request` needs a model with YaRN, and this one's config has no `rope_scaling`",
+            hint='for QwQ-32B: {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}',
+        )
+    return config.rope_scaling.original_max_position_embeddings

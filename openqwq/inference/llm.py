@@ -19,7 +19,8 @@ from openqwq.model import HUB_NAMES, PRESETS, load_model, quantize_weights, reso
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import Message, SamplingParams
 
-from .engine import Engine, RequestOutput
+from .engine import Engine
+from .outputs import RequestOutput
 from .speculation import Speculation, SpeculativeConfig, read_speculation
 
 Conversation = Sequence[Message | Mapping[str, Any]]
@@ -34,6 +35,8 @@ class LLM:
     quantization: "int8" rounds the weights as they are loaded: a quarter of float32's memory.
     speculative_config: guesses that are checked in one pass, in vLLM's form: `{"method": "ngram",
                   "num_speculative_tokens": 4}` for prompt lookup, `{"model": "small/model", ...}` for a draft model.
+    rope_scaling: YaRN for requests that do not fit the trained window, in config.json's form: `{"rope_type": "yarn",
+                  "factor": 4.0, "original_max_position_embeddings": 32768}`; the others stay as the model was trained.
     options: of `Engine`, e.g. `max_model_len=4096`.
     """
 
@@ -46,6 +49,7 @@ class LLM:
         dtype: torch.dtype | None = None,
         quantization: Literal["int8"] | None = None,
         speculative_config: Mapping[str, Any] | None = None,
+        rope_scaling: Mapping[str, Any] | None = None,
         seed: int = 0,
         **options: Any,
     ):
@@ -54,6 +58,9 @@ class LLM:
         dtype = torch.float32 if dtype is None and device == "cpu" else dtype
         self.tokenizer = _load_tokenizer(model, tokenizer)
         network = load_model(model, device=device, dtype=dtype, seed=seed)
+        if rope_scaling is not None:
+            network.rescale(rope_scaling)
+            options.setdefault("yarn_per_request", True)
         if quantization not in (None, "int8"):
             raise UserError(f"`quantization` is {quantization!r}, but must be 'int8' or None")
         if quantization == "int8":

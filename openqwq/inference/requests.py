@@ -35,7 +35,8 @@ class Decoder(Protocol):
 class RequestMaker:
     """Makes the requests of one engine.
 
-    speculation: how tokens are guessed for requests that allow it; None: not at all.
+    speculation:  how tokens are guessed for requests that allow it; None: not at all.
+    plain_window: prompt and completion that fit into so many tokens need no YaRN; None: YaRN as the config says.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class RequestMaker:
         max_model_len: int,
         device: torch.device,
         speculation: Speculation | None,
+        plain_window: int | None = None,
     ):
         self.tokenizer, self.reasoning = tokenizer, reasoning
         self.eos_token_ids, self.vocab_size, self.max_model_len = eos_token_ids, vocab_size, max_model_len
-        self.device, self.speculation = device, speculation
+        self.device, self.speculation, self.plain_window = device, speculation, plain_window
         self._script_masks: dict[tuple[str, ...], Tensor] = {}
         self._grammars: GrammarMaker | None = None
 
@@ -61,14 +63,16 @@ class RequestMaker:
         """Raises UserError when the request can never run."""
         self._check(prompt_ids, params)
         end_ids = () if params.ignore_eos else self.eos_token_ids
+        max_new_tokens = min(params.max_tokens, self.max_model_len - len(prompt_ids))
         request = Request(
             id=request_id,
             prompt_ids=prompt_ids,
             params=params,
             seed=seed if params.seed is None else params.seed,
             stop_token_ids=frozenset(params.stop_token_ids).union(end_ids),
-            max_new_tokens=min(params.max_tokens, self.max_model_len - len(prompt_ids)),
+            max_new_tokens=max_new_tokens,
             number=number,
+            scaled=self.plain_window is not None and len(prompt_ids) + max_new_tokens > self.plain_window,
         )
         thinking = self.reasoning is not None and self.reasoning.is_open(prompt_ids)
         if needs_reasoning(params) and not thinking:

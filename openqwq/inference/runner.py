@@ -25,6 +25,7 @@ GIB = 2**30
 CPU_CACHE_BYTES = 2 * GIB
 GPU_CACHE_SHARE = 0.5  # of the memory that is free once the weights are loaded: a trainer may need the rest
 BLOCK_SIZE = 16
+KV_CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class Runner:
     tokens:    the last token of each row, not yet in the cache.
     positions: where it goes, which is the number of tokens that the cache holds for the row.
     tables:    the blocks of each row [S, W].
+    scaled:    whether YaRN is for each row; None: as the model's config says.
     longest:   the largest position of the running rows.
     """
 
@@ -62,25 +64,33 @@ class Runner:
         max_num_seqs: int,
         max_model_len: int,
         kv_cache_memory: int,
+        kv_cache_dtype: str = "auto",
         speculation: Speculation | None = None,
+        yarn_per_request: bool = False,
     ):
         self.model = model
         device = model.device
         width = -(-max_model_len // BLOCK_SIZE)
         self.num_slots = max_num_seqs
         models = [model] if speculation is None or speculation.model is None else [model, speculation.model]
-        token_bytes = sum(KVCache.bytes_per_token(each.config, each.dtype) for each in models)
+        kept = [storage_dtype(kv_cache_dtype, each.dtype) for each in models]
+        token_bytes = sum(KVCache.bytes_per_token(each.config, own) for each, own in zip(models, kept, strict=True))
         self.num_blocks = _fit_blocks(token_bytes, max_num_seqs * width, max_model_len, kv_cache_memory)
         self.draft_model: DraftModel | None = None
         with torch.inference_mode():
-            self.cache = KVCache(model.config, self.num_blocks, BLOCK_SIZE, device=device, dtype=model.dtype)
+            caches = [
+                KVCache(each.config, self.num_blocks, BLOCK_SIZE, device=device, dtype=each.dtype, storage_dtype=own)
+                for each, own in zip(models, kept, strict=True)
+            ]
+            self.cache = caches[0]
             if speculation is not None and speculation.model is not None:
-                self.draft_model = DraftModel(speculation, self.num_blocks, BLOCK_SIZE, model.config.vocab_size)
+                self.draft_model = DraftModel(speculation, caches[1], model.config.vocab_size)
             self.table = SamplingTable(max_num_seqs, model.config.vocab_size, device)
             self.rules = LogitRules(max_num_seqs, model.config.vocab_size, device)
             self.tokens = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
             self.positions = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
             self.tables = torch.zeros((max_num_seqs, width), dtype=torch.int32, device=device)
+            self.scaled = torch.zeros(max_num_seqs, dtype=torch.bool, device=device) if yarn_per_request else None
         self.num_rows = 0
         self.longest = 0
         self._wanted: dict[int, int] = {}
@@ -195,8 +205,9 @@ class Runner:
         sources, targets = (torch.tensor(rows, device=self.tokens.device) for rows in (from_rows, to_rows))
         self.table.move(sources, targets)
         self.rules.move(sources, targets)
-        for column in (self.tokens, self.positions, self.tables):
-            column[targets] = column[sources]
+        for column in (self.tokens, self.positions, self.tables, self.scaled):
+            if column is not None:
+                column[targets] = column[sources]
 
     def _seat(self, arrivals: list[Sequence]) -> None:
         """Set the rows of sequences that begin to decode: the last known token is the next to be read."""
@@ -207,6 +218,8 @@ class Runner:
         lasts = [s.token_ids[-1] if s.token_ids else s.request.prompt_ids[-1] for s in arrivals]
         self.tokens[rows] = torch.tensor(lasts, device=self.tokens.device)
         self.positions[rows] = torch.tensor([s.num_tokens - 1 for s in arrivals], device=self.tokens.device)
+        if self.scaled is not None:
+            self.scaled[rows] = torch.tensor([s.request.scaled for s in arrivals], device=self.tokens.device)
         width = max(len(s.table.blocks) for s in arrivals)
         tables = [s.table.blocks + [0] * (width - len(s.table.blocks)) for s in arrivals]
         self.tables[rows, :width] = torch.tensor(tables, dtype=torch.int32, device=self.tokens.device)
@@ -230,7 +243,8 @@ class Runner:
         known, paged = chunk_inputs(chunks)
         if known:
             tokens = torch.cat((tokens, torch.tensor(known, device=tokens.device)))
-        context = PagedAttention(self.cache, self.tables[rows], positions, longest=longest, chunks=paged)
+        scaled = None if self.scaled is None else self.scaled[rows]
+        context = PagedAttention(self.cache, self.tables[rows], positions, longest=longest, chunks=paged, scaled=scaled)
         return self.model.hidden_states(tokens, context=context)
 
 
@@ -276,6 +290,22 @@ def cache_memory(device: torch.device, gpu_memory_utilization: float | None) -> 
     if gpu_memory_utilization is None:
         return int(free * GPU_CACHE_SHARE)
     return max(int(total * gpu_memory_utilization) - (total - free), 0)
+
+
+def storage_dtype(kv_cache_dtype: str, dtype: torch.dtype) -> torch.dtype:
+    """What the keys and values of a model in `dtype` are kept in. Raises UserError for what saves nothing."""
+    if kv_cache_dtype == "auto":
+        return dtype
+    if kv_cache_dtype not in KV_CACHE_DTYPES:
+        names = ", ".join(map(repr, KV_CACHE_DTYPES))
+        raise UserError(f"`kv_cache_dtype` is {kv_cache_dtype!r}, but must be 'auto' or one of {names}")
+    kept = KV_CACHE_DTYPES[kv_cache_dtype]
+    if kept != dtype and kept.itemsize >= dtype.itemsize:
+        raise UserError(
+            f"`kv_cache_dtype` is {kv_cache_dtype!r}, which saves nothing: the model runs in {dtype}",
+            hint="use 'auto' or 'int8'",
+        )
+    return kept
 
 
 def _fit_blocks(token_bytes: int, most: int, max_model_len: int, memory: int) -> int:

@@ -16,7 +16,7 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .block_manager import BlockPool
+from .block_manager import ROOT, SCALED_ROOT, BlockPool
 from .rows import RowTable
 from .sequence import NO_ROW, Request, Sequence
 
@@ -175,7 +175,8 @@ class Scheduler:
         """
         source = self._source(sequence)
         if source is None:
-            table = self.pool.match(_all_ids(sequence)[:-1]) if sequence.reads_cache else self.pool.match(())
+            known = _all_ids(sequence)[:-1] if sequence.reads_cache else ()
+            table = self.pool.match(known, SCALED_ROOT if sequence.request.scaled else ROOT)
             num_computed = len(table.blocks) * self.pool.block_size
         else:
             num_computed = sequence.num_tokens - 1

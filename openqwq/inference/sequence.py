@@ -150,6 +150,7 @@ class Request:
     seed:           the resolved seed; the same seed, sample index and prompt draw the same noise.
     stop_token_ids: every id that ends a sample: the model's own end tokens and the request's.
     max_new_tokens: `params.max_tokens`, shortened to what fits the model's context.
+    scaled:         YaRN is for this request, where the engine decides it for each.
     """
 
     id: str
@@ -159,6 +160,7 @@ class Request:
     stop_token_ids: frozenset[int]
     max_new_tokens: int
     number: int = 0
+    scaled: bool = False
     forked: bool = False
     prompt_logprobs: list[dict[int, float]] = field(default_factory=list)
     sequences: list[Sequence] = field(default_factory=list)

@@ -88,17 +88,14 @@ def read_speculation(config: Mapping[str, Any]) -> SpeculativeConfig:
 class DraftModel:
     """The draft model's side of a runner.
 
-    num_blocks, block_size: of the target's cache.
-    vocab_size:             the target's; ids beyond it are never guessed, ids unknown to the draft model never either.
+    cache:      the draft model's, with as many blocks as the target's.
+    vocab_size: the target's; ids beyond it are never guessed, ids unknown to the draft model never either.
     """
 
-    def __init__(self, speculation: Speculation, num_blocks: int, block_size: int, vocab_size: int):
+    def __init__(self, speculation: Speculation, cache: KVCache, vocab_size: int):
         assert speculation.model is not None
         self.model, self.rejection = speculation.model, speculation.rejection
-        self.vocab_size = vocab_size
-        self.cache = KVCache(
-            self.model.config, num_blocks, block_size, device=self.model.device, dtype=self.model.dtype
-        )
+        self.cache, self.vocab_size = cache, vocab_size
 
     def propose(
         self, runner: Runner, rooms: Mapping[int, int], before_last: Sequence[int], chunks: Sequence[Chunk]
@@ -139,19 +136,29 @@ class DraftModel:
         known, paged = chunk_inputs(chunks)
         tokens = torch.cat((earlier, last, torch.tensor(known, dtype=torch.int64, device=last.device)))
         places = torch.cat(((positions - 1).clamp(min=0), positions))
-        hidden = self._forward(runner.tables[rows].repeat(2, 1), tokens, places, runner.longest + 1, paged)
+        twice = torch.arange(runner.num_rows, device=last.device).repeat(2)
+        hidden = self._forward(runner, twice, tokens, places, runner.longest + 1, paged)
         return hidden[runner.num_rows : 2 * runner.num_rows]
 
     def _next(self, runner: Runner, rows: Tensor, guessed: Tensor, step: int) -> Tensor:
         """Hidden states behind the last guess of some rows."""
         tokens, places = guessed[rows, step - 1], runner.positions[rows] + step
-        return self._forward(runner.tables[rows], tokens, places, runner.longest + 1 + step)
+        return self._forward(runner, rows, tokens, places, runner.longest + 1 + step)
 
     def _forward(
-        self, tables: Tensor, tokens: Tensor, positions: Tensor, longest: int, chunks: Sequence[PagedChunk] = ()
+        self,
+        runner: Runner,
+        rows: Tensor,
+        tokens: Tensor,
+        positions: Tensor,
+        longest: int,
+        chunks: Sequence[PagedChunk] = (),
     ) -> Tensor:
         known = tokens.clamp(max=self.model.config.vocab_size - 1)
-        context = PagedAttention(self.cache, tables, positions, longest=longest, chunks=chunks)
+        scaled = None if runner.scaled is None else runner.scaled[rows]
+        context = PagedAttention(
+            self.cache, runner.tables[rows], positions, longest=longest, chunks=chunks, scaled=scaled
+        )
         return self.model.hidden_states(known, context=context)
 
     def _sample(
@@ -170,4 +177,5 @@ class DraftModel:
 def chunk_inputs(chunks: Sequence[Chunk]) -> tuple[list[int], list[PagedChunk]]:
     """Tokens of chunks end to end, and where they stand; chunks from position 0 on must come first."""
     known = [token for c in chunks for token in c.sequence.known_ids(c.start, c.end)]
-    return known, [PagedChunk(c.start, c.end - c.start, c.sequence.table.blocks) for c in chunks]
+    paged = [PagedChunk(c.start, c.end - c.start, c.sequence.table.blocks, c.sequence.request.scaled) for c in chunks]
+    return known, paged

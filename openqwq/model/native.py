@@ -1,7 +1,7 @@
-"""The C kernels of native.c, compiled once by the system's compiler and kept in the user's cache folder.
+"""The C kernels of this folder, compiled once by the system's compiler and kept in the user's cache folder.
 
-Public: `native_kernels`. Without a compiler, and for shapes that the kernels are not made for, callers take
-PyTorch's operators: the same numbers up to rounding, more slowly.
+Public: `native_kernels`, `rounded_kernels`. Without a compiler, and for shapes that the kernels are not made for,
+callers take PyTorch's operators: the same numbers up to rounding, more slowly.
 """
 
 from __future__ import annotations
@@ -27,15 +27,9 @@ COMPILE_TIMEOUT_S = 120
 
 @lru_cache(maxsize=1)
 def native_kernels() -> ctypes.CDLL | None:
-    """The compiled kernels; None, and one line in the log, where they cannot be had."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        logger.info("no C compiler (cc, gcc or clang): attention runs on PyTorch's operators, which is slower")
-        return None
-    try:
-        kernels = ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        logger.warning(f"{SOURCE.name} could not be compiled, attention runs on PyTorch's operators: {error}")
+    """The kernels of native.c; None, and one line in the log, where they cannot be had."""
+    kernels = _load(SOURCE)
+    if kernels is None:
         return None
     kernels.attend_paged.restype = None
     kernels.attend_paged.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 2 + [ctypes.c_int] * 5
@@ -44,17 +38,40 @@ def native_kernels() -> ctypes.CDLL | None:
     return kernels
 
 
-def _compiled(compiler: str) -> Path:
-    """The shared library for this source, compiler and processor; written whole or not at all."""
-    what = (SOURCE.read_bytes(), compiler.encode(), " ".join(FLAGS).encode(), _processor().encode())
-    name = f"native-{hashlib.blake2b(b'/'.join(what), digest_size=8).hexdigest()}.so"
+@lru_cache(maxsize=1)
+def rounded_kernels() -> ctypes.CDLL | None:
+    """The kernel of rounded.c, which reads a rounded cache; None, and one line in the log, where it cannot be had."""
+    kernels = _load(SOURCE.with_name("rounded.c"))
+    if kernels is not None:
+        kernels.attend_rounded.restype = None
+        kernels.attend_rounded.argtypes = [ctypes.c_void_p] * 10 + [ctypes.c_int64] * 2 + [ctypes.c_int] * 5
+    return kernels
+
+
+def _load(source: Path) -> ctypes.CDLL | None:
+    """A compiled source; None, and one line in the log, where it cannot be had."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        logger.info("no C compiler (cc, gcc or clang): attention runs on PyTorch's operators, which is slower")
+        return None
+    try:
+        return ctypes.CDLL(str(_compiled(compiler, source)))
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning(f"{source.name} could not be compiled, attention runs on PyTorch's operators: {error}")
+        return None
+
+
+def _compiled(compiler: str, source: Path) -> Path:
+    """The shared library for a source, compiler and processor; written whole or not at all."""
+    what = (source.read_bytes(), compiler.encode(), " ".join(FLAGS).encode(), _processor().encode())
+    name = f"{source.stem}-{hashlib.blake2b(b'/'.join(what), digest_size=8).hexdigest()}.so"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openqwq"
     library = folder / name
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as work:
             target = Path(work) / name
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(target), "-lm"]
+            command = [compiler, *FLAGS, str(source), "-o", str(target), "-lm"]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S)
             os.replace(target, library)
     return library
