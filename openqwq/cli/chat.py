@@ -152,7 +152,8 @@ class Chat:
     def say(self, text: str) -> None:
         """Answer a turn; the thinking stays out of the history, as the model was trained."""
         turn = Message("user", text)
-        completion = self._stream(self._messages(turn))
+        prompt_ids = self.tokenizer.encode_chat(self._messages(turn))
+        completion = self._stream(prompt_ids)
         if completion.error:
             raise UserError(completion.error)
         from openqwq.tokenizer import parse_completion
@@ -161,13 +162,23 @@ class Chat:
         self.thoughts = parsed.thinking
         answer = Message("assistant", parsed.answer, tool_calls=parsed.tool_calls)
         self.turns += [turn, answer]
+        self._prepare_next([*prompt_ids, *completion.token_ids])
 
-    def _messages(self, turn: Message) -> list[Message]:
-        return [*([Message("system", self.system)] if self.system else []), *self.turns, turn]
+    def _prepare_next(self, former_ids: list[int]) -> None:
+        """While the user reads: drop the thoughts from the cache, and compute the answer as the next turn sees it."""
+        engine = self.llm.engine
+        history_ids = self.tokenizer.encode_chat(self._messages(), add_generation_prompt=False)
+        engine.prepare_turn(history_ids, former_ids, max_tokens=self.params.max_tokens)
+        with _Interrupt() as interrupt:
+            while engine.has_unfinished and not interrupt.came:
+                engine.step()
 
-    def _stream(self, messages: list[Message]) -> Completion:
+    def _messages(self, *turns: Message) -> list[Message]:
+        return [*([Message("system", self.system)] if self.system else []), *self.turns, *turns]
+
+    def _stream(self, prompt_ids: list[int]) -> Completion:
         """Sample and show an answer, token by token, until it ends or the user stops it."""
-        engine, prompt_ids = self.llm.engine, self.tokenizer.encode_chat(messages)
+        engine = self.llm.engine
         request_id = engine.add_request(prompt_ids, self.params.replace(n=1))
         [sample] = engine.samples(request_id)
         view = _View(self.screen, self.tokenizer, self.params, sample)

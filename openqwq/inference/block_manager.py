@@ -122,6 +122,17 @@ class BlockPool:
         table.capacity = table.num_linked = 0
         table.link = ROOT
 
+    def drop(self, tokens: Sequence[int], keep: int, root: int = ROOT) -> int:
+        """Free the cached blocks of these tokens behind the first `keep` that nobody holds; how many there were."""
+        table = self.match(tokens, root)
+        freed = 0
+        for block in table.blocks[keep // self.block_size :]:
+            if self._holders[block] == 1:
+                del self._by_key[self._key_of.pop(block)]
+                freed += 1
+        self.release(table)
+        return freed
+
     def forget(self, table: BlockTable) -> list[int]:
         """Blocks of a table that nobody else holds; no later prompt will find them."""
         own = [block for block in table.blocks if self._holders[block] == 1]

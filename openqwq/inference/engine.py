@@ -17,7 +17,7 @@ from openqwq.errors import UserError
 from openqwq.model import Qwen2Config, Qwen2ForCausalLM
 from openqwq.types import Completion, Prompt, SamplingParams
 
-from .block_manager import BlockPool
+from .block_manager import ROOT, SCALED_ROOT, BlockPool
 from .outputs import EngineStats, RequestOutput
 from .reasoning import CLOSING_TEXT, Reasoning
 from .requests import Decoder, RequestMaker
@@ -90,6 +90,7 @@ class Engine:
         self.seed = seed
         self.version = 0
         self.num_requests = 0
+        self._ahead: set[str] = set()
         self.num_generated = self.num_drafted = self.num_accepted = 0
         if kv_cache_memory is None:
             kv_cache_memory = cache_memory(model.device, gpu_memory_utilization)
@@ -117,6 +118,27 @@ class Engine:
         self.scheduler.add(self.requests.make(request_id, tuple(prompt_ids), params, number=number, seed=seed))
         return request_id
 
+    def prepare_turn(self, history_ids: Sequence[int], former_ids: Sequence[int] = (), *, max_tokens: int = 1) -> int:
+        """Make the cache ready for a conversation's next turn, ahead of it; the blocks that were freed.
+
+        history_ids: what the next prompt will begin with, e.g. the conversation with the thinking left out of it.
+        former_ids:  prompt and completion of the turn that has ended: what they hold beyond the common beginning,
+                     the thoughts above all, makes room at once.
+        max_tokens:  of the next request: with `yarn_per_request`, its length decides how it is computed.
+        The history is computed in the next steps, beside other requests; nothing comes out of it. It is left alone
+        where it is too long for the model. Does nothing without prefix caching.
+        """
+        common = next((i for i, (a, b) in enumerate(zip(history_ids, former_ids, strict=False)) if a != b), None)
+        keep = min(len(history_ids), len(former_ids)) if common is None else common
+        freed = sum(self.pool.drop(former_ids, keep, root) for root in (ROOT, SCALED_ROOT))
+        if self.pool.prefix_caching and 0 < len(history_ids) < self.max_model_len:
+            number = self.num_requests
+            request_id = self.add_request(history_ids, SamplingParams(max_tokens=1), f"prepared turn {number}")
+            length = len(history_ids) + max_tokens
+            self.scheduler.requests[request_id].scaled = self.requests.is_scaled(length)
+            self._ahead.add(request_id)
+        return freed
+
     def step(self) -> list[RequestOutput]:
         """Sample one token for every running sequence; the requests that are finished by it."""
         plan = self.scheduler.schedule()
@@ -134,6 +156,7 @@ class Engine:
     def abort(self, request_id: str) -> RequestOutput | None:
         """Stop a request now; what its samples have so far. None when it is not in the engine."""
         request = self.scheduler.abort(request_id)
+        self._ahead.discard(request_id)
         return None if request is None else self._output(request)
 
     def samples(self, request_id: str) -> list[Sample]:
@@ -186,7 +209,7 @@ class Engine:
         self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]
     ) -> list[RequestOutput]:
         """The same from token ids, with all that is known about each request."""
-        if self.has_unfinished:
+        if self.scheduler.requests.keys() - self._ahead:
             raise ValueError("generate needs an idle engine; use add_request and step beside other requests")
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         results: dict[str, RequestOutput] = {}
@@ -248,7 +271,10 @@ class Engine:
                 if not self._take(sample, token, logprob, top[i] if top else None):
                     break
             self._note_guesses(sample, len(plan.drafts.get(row, ())), num_taken - 1)
-        return [self._output(request) for request in self.scheduler.settle()]
+        complete = self.scheduler.settle()
+        ahead = {request.id for request in complete} & self._ahead
+        self._ahead -= ahead
+        return [self._output(request) for request in complete if request.id not in ahead]
 
     def _note_guesses(self, sample: Sample, num_drafted: int, num_accepted: int) -> None:
         sample.num_drafted += num_drafted

@@ -72,7 +72,7 @@ class RequestMaker:
             stop_token_ids=frozenset(params.stop_token_ids).union(end_ids),
             max_new_tokens=max_new_tokens,
             number=number,
-            scaled=self.plain_window is not None and len(prompt_ids) + max_new_tokens > self.plain_window,
+            scaled=self.is_scaled(len(prompt_ids) + max_new_tokens),
         )
         thinking = self.reasoning is not None and self.reasoning.is_open(prompt_ids)
         if needs_reasoning(params) and not thinking:
@@ -88,6 +88,10 @@ class RequestMaker:
             if sample.speculates and self.speculation and self.speculation.model is None:
                 sample.lookup = PromptLookup()
         return request
+
+    def is_scaled(self, num_tokens: int) -> bool:
+        """Whether YaRN is for a request of so many tokens, where that is decided for each."""
+        return self.plain_window is not None and num_tokens > self.plain_window
 
     def _check(self, prompt_ids: tuple[int, ...], params: SamplingParams) -> None:
         check_params(params)

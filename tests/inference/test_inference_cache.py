@@ -70,6 +70,40 @@ def test_a_cached_prefix_gives_what_a_cold_one_gives(model):
         assert engine.stats().cached_tokens - before >= (48 if i else 0)
 
 
+def test_a_prepared_turn_is_found_in_the_cache_and_the_thoughts_are_not(model):
+    prompt, thoughts, answer = ids(24), ids(40, 1), ids(20, 2)
+    engine = make_engine(model, num_blocks=12)
+    [[turn]] = run(engine, [((*prompt, *thoughts), FREE.replace(seed=1, max_tokens=24))])
+    former = [*prompt, *thoughts, *turn.token_ids]
+    idle = len(engine.pool._idle)
+    history = [*prompt, *answer]
+    assert engine.prepare_turn(history, former) == idle - 1 == 4  # all but the block that both begin with
+    outputs = []
+    while engine.has_unfinished:
+        outputs += engine.step()
+    assert not outputs and engine.pool.num_free == engine.pool.num_blocks
+    cached = engine.stats().cached_tokens
+    following = ((*history, *ids(7, 3)), FREE.replace(seed=2))
+    assert_same(run(engine, [following]), run(make_engine(model), [following]))
+    assert engine.stats().cached_tokens - cached == 32  # both whole blocks of the 44 tokens
+    run(engine, [((*prompt, *thoughts), FREE.replace(seed=1))])
+    assert engine.stats().cached_tokens - cached - 32 == 16
+
+
+def test_blocks_that_others_hold_survive_the_thoughts(model):
+    engine = make_engine(model)
+    prompt = ids(50)
+    engine.add_request(prompt, FREE.replace(seed=1, max_tokens=30), "runs")
+    engine.step()
+    assert engine.prepare_turn((), prompt) == 0
+    engine.prepare_turn(ids(10, 7))
+    outputs = []
+    while engine.has_unfinished:
+        outputs += engine.step()
+    assert [output.request_id for output in outputs] == ["runs"]
+    assert_same([outputs[0].outputs], run(make_engine(model), [(prompt, FREE.replace(seed=1, max_tokens=30))]))
+
+
 def test_new_weights_forget_the_cache_of_prompts(model):
     other = create_model(model.config, seed=2)
     engine, request = make_engine(create_model(model.config, seed=1)), (ids(40), FREE.replace(seed=1))
