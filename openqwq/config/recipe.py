@@ -258,6 +258,8 @@ class RLStage(Stage):
     """Longest completion that is sampled."""
     temperature: float = 1.0
     """Sampling temperature of rollouts; top-p and top-k are off so that log-probs are the policy's own."""
+    batch_invariant: bool = False
+    """Compute so that sampler and trainer agree to the last bit, whatever runs together; CPU and float32 only."""
     advantage: Literal["group", "rloo", "reinforce", "gae"] = "group"
     """Minus the group's mean, the others' mean (RLOO), nothing (REINFORCE++), or a value model's guess (PPO)."""
     advantage_scale: Literal["none", "std", "batch", "source"] = "none"

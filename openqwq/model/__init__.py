@@ -2,6 +2,7 @@
 
 from .attention import AttentionContext, DecodeAttention, ExtendAttention, PackedAttention, PrefillAttention
 from .config import Qwen2Config, YarnScaling
+from .invariant import set_batch_invariant
 from .kv_cache import KVCache
 from .load import create_model, init_weights, load_model, load_weights, read_config, resolve_folder
 from .native import native_kernels
@@ -34,4 +35,5 @@ __all__ = [
     "quantize_weights",
     "read_config",
     "resolve_folder",
+    "set_batch_invariant",
 ]

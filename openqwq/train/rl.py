@@ -25,7 +25,7 @@ from torch import nn
 from openqwq.config import RLStage
 from openqwq.data.curriculum import DifficultyPool, draw_pool
 from openqwq.errors import UserError
-from openqwq.model import Qwen2ForCausalLM
+from openqwq.model import Qwen2ForCausalLM, set_batch_invariant
 from openqwq.model.lora import add_lora, merge_lora, save_lora
 from openqwq.types import Policy
 from openqwq.verifiers import Verifier
@@ -89,7 +89,7 @@ def run_rl(
         reward_scorer=reward_scorer,
         timeline=timeline,
     )
-    with adapters(model, stage, ctx), trackers(stage, ctx) as tracked:
+    with adapters(model, stage, ctx), invariance(model, stage), trackers(stage, ctx) as tracked:
         optimizer = build_optimizer(model, stage)
         with StageRun(ctx, stage, model, optimizer, steps=stage.steps) as run:
             policy.load_weights(model, version=run.values.setdefault("policy_version", policy.version))
@@ -137,6 +137,17 @@ def adapters(model: Qwen2ForCausalLM, stage: RLStage, ctx: StageContext) -> Iter
     yield
     save_lora(model, ctx.checkpoints.run_folder / "adapters" / ctx.name)
     merge_lora(model)
+
+
+@contextmanager
+def invariance(model: Qwen2ForCausalLM, stage: RLStage) -> Iterator[None]:
+    """With `batch_invariant`: the model, and so sampler and trainer, compute in that mode within this block."""
+    before = model.batch_invariant
+    set_batch_invariant(model, stage.batch_invariant or before)
+    try:
+        yield
+    finally:
+        set_batch_invariant(model, before)
 
 
 @contextmanager
