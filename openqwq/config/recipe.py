@@ -258,8 +258,9 @@ class RLStage(Stage):
     """Longest completion that is sampled."""
     temperature: float = 1.0
     """Sampling temperature of rollouts; top-p and top-k are off so that log-probs are the policy's own."""
-    batch_invariant: bool = False
-    """Compute so that sampler and trainer agree to the last bit, whatever runs together; CPU and float32 only."""
+    batch_invariant: Literal["off", "auto", "on"] = "off"
+    """Compute so that sampler and trainer agree to the last bit, whatever runs together; needs a CPU, float32 and a C
+    compiler. "auto": where that is to be had, else the log says why not."""
     advantage: Literal["group", "rloo", "reinforce", "gae"] = "group"
     """Minus the group's mean, the others' mean (RLOO), nothing (REINFORCE++), or a value model's guess (PPO)."""
     advantage_scale: Literal["none", "std", "batch", "source"] = "none"
