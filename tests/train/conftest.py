@@ -9,7 +9,7 @@ from openqwq.checkpoint.run_state import RunStateStore
 from openqwq.config import RLStage
 from openqwq.inference import Engine
 from openqwq.log import read_jsonl
-from openqwq.model import Qwen2Config, create_model
+from openqwq.model import create_model, preset
 from openqwq.train.experience import Collector
 from openqwq.train.rl import run_rl
 from openqwq.train.stage import StageContext
@@ -19,16 +19,10 @@ from openqwq.verifiers import Verifier
 torch.set_num_threads(1)
 
 END = 15
-CONFIG = Qwen2Config(
-    vocab_size=16,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    max_position_embeddings=64,
-    tie_word_embeddings=True,
-)
+CONFIG = preset("tiny").replace(
+    vocab_size=16, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=1, max_position_embeddings=64,
+)  # fmt: skip
 
 
 class HexTokenizer:
