@@ -9,11 +9,12 @@ import pytest
 
 from openqwq.chat_client import chat_url
 from openqwq.cli.main import main
-from openqwq.config import SourceConfig
-from openqwq.data import Attempt, Chain, build_chains, build_source
+from openqwq.config import SourceConfig, load_recipe
+from openqwq.data import Attempt, Chain, build_chains, build_source, write_chains
 from openqwq.data.chains import programmatic_teacher
 from openqwq.data.teacher import ServerTeacher, read_choice
 from openqwq.errors import UserError
+from openqwq.pipeline.materials import Materials
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.toml"
 CHAIN_SUM = {"min_terms": 2, "max_terms": 3, "max_digits": 1}
@@ -234,6 +235,18 @@ def test_verb_chains_writes_chains_and_prints_the_manifest(chat_server, tmp_path
     chains = [Chain.from_dict(json.loads(line)) for line in output.read_text().splitlines()]
     assert len({chain.problem.prompt for chain in chains}) == 6
     assert len(log) == 6 == len((tmp_path / "chains.attempts.jsonl").read_text().splitlines())
+
+
+def test_verb_chains_without_a_server_writes_what_the_stage_itself_would_build(tmp_path, capsys):
+    changes = ["chains.python=false", "chains.instructions=false", "chains.chain_sum=6", "brief_share=1.0"]
+    overrides = [f"stage.cold_start.{change}" for change in changes]
+    command = ["data", "chains", str(SMOKE), "--stage", "cold_start", "--output", str(tmp_path / "chains.jsonl")]
+    assert main([*command, *(word for change in overrides for word in ("--set", change))]) == 0
+    recipe = load_recipe(SMOKE, overrides)
+    chains, manifest = Materials(recipe, tmp_path).build_chains(recipe.stage["cold_start"])
+    write_chains(tmp_path / "own.jsonl", chains, manifest)
+    assert (tmp_path / "chains.jsonl").read_bytes() == (tmp_path / "own.jsonl").read_bytes()
+    assert all("\n" not in chain.thinking for chain in chains)
 
 
 @pytest.mark.parametrize(

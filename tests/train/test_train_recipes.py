@@ -17,6 +17,7 @@ from openqwq.config import (
     LoRAConfig,
     ValueConfig,
 )
+from openqwq.data import Chain
 from openqwq.errors import UserError
 from openqwq.log import read_jsonl
 from openqwq.train.credit import Scored, assign_credit
@@ -112,9 +113,8 @@ def test_demonstrations_are_imitated_beside_the_reward(world, tmp_path, monkeypa
 
     monkeypatch.setattr(demonstrations, "render_training_turn", lambda tok, messages, *_: ([1, 2], [3, 9, 15]))
     problem = world.Digits().batch(0, 1)[0]
-    chain = {"problem": problem.to_dict(), "thinking": "3", "answer": "9"}
     file = tmp_path / "chains.jsonl"
-    file.write_text(json.dumps(demonstrations.Chain.from_dict(chain).to_dict()) + "\n")
+    file.write_text(json.dumps(Chain(problem, "3", "9").to_dict()) + "\n")
     stage = replace(base, steps=40, learning_rate=2e-2, demonstrations_file=str(file), demonstrations_weight=1.0)
     model, _ = train(world, tmp_path, stage)
     likely = model(torch.tensor([[1, 2, 3, 9]]))[0].softmax(-1)
