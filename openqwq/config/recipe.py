@@ -44,7 +44,7 @@ class SourceConfig:
     """Where problems (or pretraining texts) come from; the table's name is the source's name."""
 
     type: str
-    """"reasoning_gym", "python_functions", "instructions", "jsonl", "hub"; texts: "corpus", "text"."""
+    """"reasoning_gym", "python_functions", "instructions", "jsonl"; texts: "corpus", "text"."""
     kind: str = ""
     """What results are grouped by: "math", "code", "instruction"; empty: the type's own kind."""
     dataset: str = ""
