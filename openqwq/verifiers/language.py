@@ -83,8 +83,22 @@ def script_word_share(text: str, script: str) -> float:
     return ours / len(words) if words else 1.0
 
 
+def foreign_words(text: str, script: str) -> list[tuple[int, int]]:
+    """Start and end of every word with a letter outside the script; those in code and maths are left out."""
+    return [
+        match.span()
+        for match in _WORD.finditer(_prose(text))
+        if any(_letter_script(c) not in SCRIPTS[script] for c in match[0] if c.isalpha())
+    ]
+
+
 def _prose(text: str) -> str:
-    return _MATHS.sub(" ", _FENCE.sub(" ", text))
+    """The text with code and maths blanked out, so that every letter keeps its place."""
+    return _MATHS.sub(_blank, _FENCE.sub(_blank, text))
+
+
+def _blank(match: re.Match[str]) -> str:
+    return " " * len(match[0])
 
 
 @lru_cache(maxsize=8192)
