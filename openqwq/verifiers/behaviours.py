@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from openqwq.tokenizer import parse_completion
-from openqwq.verifiers.language import SCRIPTS, foreign_words, script_share
+from openqwq.verifiers.language import foreign_words, script_shares
 from openqwq.verifiers.repetition import repeated_share
 
 Span = tuple[int, int]
@@ -99,7 +99,7 @@ def find_loops(text: str) -> list[Span]:
 
 def find_language_mixing(text: str) -> list[Span]:
     """The words of other scripts than the most frequent one, if at least 0.05 of the letters are of another."""
-    shares = {script: script_share(text, script) for script in SCRIPTS}
+    shares = script_shares(text)
     usual = max(shares, key=lambda script: shares[script])
     return foreign_words(text, usual) if shares[usual] <= 1 - _MIXED_SHARE else []
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from functools import lru_cache
 from typing import ClassVar
 
@@ -74,6 +75,13 @@ def script_share(text: str, script: str) -> float:
     """The share of the text's letters that belong to the script, outside code and maths; 1 without letters."""
     letters = [c for c in _prose(text) if c.isalpha()]
     return sum(_letter_script(c) in SCRIPTS[script] for c in letters) / len(letters) if letters else 1.0
+
+
+def script_shares(text: str) -> dict[str, float]:
+    """`script_share` of every script, for the price of one."""
+    letters = Counter(_letter_script(c) for c in _prose(text) if c.isalpha())
+    total = letters.total()
+    return {script: sum(letters[n] for n in names) / total if total else 1.0 for script, names in SCRIPTS.items()}
 
 
 def script_word_share(text: str, script: str) -> float:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from openqwq.eval.families import Mark
 from openqwq.eval.report import content
+from openqwq.eval.report.behaviours import BehaviourPage, HeldOut, behaviour_pages
+from openqwq.eval.report.phases import StagePhases, stage_phases
 from openqwq.eval.report.run_folder import RunFolder
 
 
@@ -18,11 +20,15 @@ def render_markdown(run: RunFolder) -> str:
     if run.results["targets"]:
         parts += ["## Targets", _targets(run)]
     parts += ["## Held-out problems, before and after", _NOTE, _scores(run)]
+    if pages := behaviour_pages(run):
+        parts += ["## Behaviours", _BEHAVIOUR_NOTE, _behaviours(pages)]
+        parts += [text for page in pages if page.examples for text in _behaviour_examples(page)]
     if examples := content.examples(run, content.example_count(run)):
         parts += ["## The same problems before and after reinforcement learning"]
         parts += [_example(example) for example in examples]
     times = [(row["stage"], row["duration"], row["share"]) for row in content.time_rows(run)]
     parts += ["## Where the time went", _table(("stage", "time", "share"), times, left=1)]
+    parts += [_phases(stage) for stage in stage_phases(run)]
     parts += ["## How it was made", _table(("what", "value"), content.provenance(run).items(), left=2)]
     parts += ["## The resolved recipe", fence(json.dumps(run.recipe, indent=2, ensure_ascii=False), "json")]
     return "\n\n".join(parts) + "\n"
@@ -31,6 +37,11 @@ def render_markdown(run: RunFolder) -> str:
 _NOTE = (
     "Percent correct: strict score with its 95% interval, then the format-free score "
     "(an answer found anywhere), then greedy decoding's strict score where it was measured."
+)
+_BEHAVIOUR_NOTE = (
+    "Percent of completions that show each behaviour, found by its usual wordings in English. In training: of all "
+    "rollouts in the first and the last tenth of the stage's steps. Held out: of the sampled completions after the "
+    "stage, and how many of those with and without it are correct. In the examples, matches stand in ⟦ ⟧."
 )
 
 
@@ -72,6 +83,40 @@ def _example(example: content.Example) -> str:
         parts.append(f"**{_plain(answer.stage)}**: {_mark(done.strict)}; format-free {free}; {done.tokens} tokens")
         parts.append(fence(done.text))
     return "\n\n".join(parts)
+
+
+def _behaviours(pages: Sequence[BehaviourPage]) -> str:
+    stages = [f"in {stage}" for stage, *_ in pages[0].shares]
+    stages += [f"held out, {held.stage}" for held in pages[0].held_out]
+    rows = [
+        (
+            f"{page.title} ({page.rule})",
+            *(f"{content.rate(first)} → {content.rate(last)}" for _, first, last in page.shares),
+            *(_held_out(held) for held in page.held_out),
+        )
+        for page in pages
+    ]
+    return _table(("behaviour", *stages), rows, left=1)
+
+
+def _held_out(held: HeldOut) -> str:
+    text = content.rate(100 * held.shown / held.of if held.of else 0.0)
+    if held.correct_with is None or held.correct_without is None:
+        return text
+    return f"{text} ({content.rate(held.correct_with)}% correct, others {content.rate(held.correct_without)}%)"
+
+
+def _behaviour_examples(page: BehaviourPage) -> list[str]:
+    parts = [f"### {page.title}"]
+    for example in page.examples:
+        parts.append(f"{_plain(example.where)} · {_plain(example.family)} · {_mark(example.mark)}")
+        parts.append(fence("".join(f"⟦{text}⟧" if is_match else text for text, is_match in example.pieces)))
+    return parts
+
+
+def _phases(stage: StagePhases) -> str:
+    rows = [(s.phase, content.short_time(s.a_step), f"{content.rate(s.percent)}%") for s in stage.shares]
+    return f"### {_plain(stage.stage)}\n\n" + _table(("phase", "a step", "share"), rows, left=1)
 
 
 def _mark(mark: Mark) -> str:
