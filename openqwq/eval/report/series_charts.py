@@ -60,8 +60,8 @@ def series_chart(
     dividers: (x, name) of vertical lines, each with the name of what begins there.
     smooth:   draw running means instead of the values.
     """
-    finite = [Series(s.name, [(x, y) for x, y in s.points if math.isfinite(y)], s.style) for s in series]
-    points = [point for each in finite for point in each.points]
+    drawn = [Series(s.name, _drawn_points(s.points, smooth), s.style) for s in series]
+    points = [point for each in drawn for point in each.points]
     if not points:
         return ""
     ys = [y for _, y in points]
@@ -69,18 +69,21 @@ def series_chart(
     x_axis = Axis(min(x for x, _ in points), max(x for x, _ in points), LEFT, WIDTH - RIGHT)
     y_axis = Axis(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
     body = [*draw_grid(ticks, y_axis), *_draw_dividers(dividers, x_axis)]
-    for each in finite:
-        binned = bin_points(each.points) if each.points else []
-        shown = running_mean(binned) if smooth else binned
+    for each in drawn:
         style = f"series s{each.style % NUM_STYLES}"
-        body.append(draw_path(shown, x_axis, y_axis, style))
-        if len(shown) == 1:  # a line of one point would not be seen
-            body.append(
-                f'<circle class="{style}" cx="{x_axis(shown[0][0]):.1f}" cy="{y_axis(shown[0][1]):.1f}" r="3"/>'
-            )
+        body.append(draw_path(each.points, x_axis, y_axis, style))
+        if len(each.points) == 1:  # a line of one point would not be seen
+            [(x, y)] = each.points
+            body.append(f'<circle class="{style}" cx="{x_axis(x):.1f}" cy="{y_axis(y):.1f}" r="3"/>')
     body.append(draw_text(LEFT, HEIGHT - 8, f"{x_axis.low:g}", "start"))
     body.append(draw_text(WIDTH - RIGHT, HEIGHT - 8, f"step {x_axis.high:g}", "end"))
-    return draw_svg(body, f"{label}: " + "; ".join(_describe(s) for s in finite if s.points))
+    return draw_svg(body, f"{label}: " + "; ".join(_describe(s) for s in drawn if s.points))
+
+
+def _drawn_points(points: Sequence[Point], smooth: bool) -> list[Point]:
+    finite = [(x, y) for x, y in points if math.isfinite(y)]
+    binned = bin_points(finite) if finite else []
+    return running_mean(binned) if smooth else binned
 
 
 def phase_chart(rows: Sequence[Mapping[str, float]], *, label: str) -> str:
