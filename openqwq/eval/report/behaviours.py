@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,14 +99,16 @@ def excerpt(text: str, spans: Sequence[Span]) -> tuple[tuple[str, bool], ...]:
 
 def _page(run: RunFolder, name: str, behaviour: Behaviour) -> BehaviourPage:
     points = behaviour_points(run, name)
+    sampled = {stage: [r for r in rows if r.decoding == "sampled"] for stage, rows in run.evaluations.items()}
+    showing = {stage: [behaviour.shows(row.text) for row in rows] for stage, rows in sampled.items()}
     return BehaviourPage(
         name=name,
         title=behaviour.title,
         rule=behaviour.rule,
         svg=_chart(run, name, behaviour.title),
         shares=tuple((stage, _mean(own[: _tenth(own)]), _mean(own[-_tenth(own) :])) for stage, own in points.items()),
-        held_out=tuple(_held_out(stage, rows, behaviour) for stage, rows in run.evaluations.items()),
-        examples=tuple(_logged(run, behaviour) or _evaluated(run, behaviour)),
+        held_out=tuple(_held_out(stage, rows, showing[stage]) for stage, rows in sampled.items()),
+        examples=tuple(_logged(run, behaviour) or _evaluated(sampled, showing, behaviour)),
         seen_in_training=any(y for own in points.values() for _, y in own),
     )
 
@@ -124,14 +126,12 @@ def _chart(run: RunFolder, name: str, title: str) -> str:
     return series_chart(series, label=f"{title}, percent of rollouts", floor=0.0, dividers=dividers)
 
 
-def _held_out(stage: str, rows: Sequence[ScoredCompletion], behaviour: Behaviour) -> HeldOut:
-    sampled = [row for row in rows if row.decoding == "sampled"]
-    shows = [behaviour.shows(row.text) for row in sampled]
-    marks = [(row.strict, shown) for row, shown in zip(sampled, shows, strict=True) if row.strict.status != "unjudged"]
+def _held_out(stage: str, rows: Sequence[ScoredCompletion], shows: Sequence[bool]) -> HeldOut:
+    marks = [(row.strict, shown) for row, shown in zip(rows, shows, strict=True) if row.strict.status != "unjudged"]
     return HeldOut(
         stage,
         sum(shows),
-        len(sampled),
+        len(rows),
         _percent_correct([mark for mark, shown in marks if shown]),
         _percent_correct([mark for mark, shown in marks if not shown]),
     )
@@ -143,19 +143,20 @@ def _logged(run: RunFolder, behaviour: Behaviour) -> list[BehaviourExample]:
     return [_from_sample(found[i], behaviour) for i in _spread(len(found))]
 
 
-def _evaluated(run: RunFolder, behaviour: Behaviour) -> list[BehaviourExample]:
+def _evaluated(
+    sampled: Mapping[str, Sequence[ScoredCompletion]], showing: Mapping[str, Sequence[bool]], behaviour: Behaviour
+) -> list[BehaviourExample]:
     """Where no logged rollout has it: held-out completions of the last stage that has any with it."""
-    for stage, rows in reversed(run.evaluations.items()):
-        found = [row for row in rows if row.decoding == "sampled" and behaviour.shows(row.text)]
+    for stage in reversed(sampled):
+        found = [row for row, shown in zip(sampled[stage], showing[stage], strict=True) if shown]
         if found:
-            chosen = [found[i] for i in _spread(len(found))]
-            return [
-                BehaviourExample(
-                    f"held out, after {stage}", c.family, c.prompt, c.strict, excerpt(c.text, behaviour.find(c.text))
-                )
-                for c in chosen
-            ]
+            return [_from_evaluation(found[i], stage, behaviour) for i in _spread(len(found))]
     return []
+
+
+def _from_evaluation(row: ScoredCompletion, stage: str, behaviour: Behaviour) -> BehaviourExample:
+    pieces = excerpt(row.text, behaviour.find(row.text))
+    return BehaviourExample(f"held out, after {stage}", row.family, row.prompt, row.strict, pieces)
 
 
 def _from_sample(row: dict[str, Any], behaviour: Behaviour) -> BehaviourExample:
