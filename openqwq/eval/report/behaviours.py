@@ -147,7 +147,7 @@ def _evaluated(
     sampled: Mapping[str, Sequence[ScoredCompletion]], showing: Mapping[str, Sequence[bool]], behaviour: Behaviour
 ) -> list[BehaviourExample]:
     """Where no logged rollout has it: held-out completions of the last stage that has any with it."""
-    for stage in reversed(sampled):
+    for stage in reversed(list(sampled)):
         found = [row for row, shown in zip(sampled[stage], showing[stage], strict=True) if shown]
         if found:
             return [_from_evaluation(found[i], stage, behaviour) for i in _spread(len(found))]
