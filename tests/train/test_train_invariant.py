@@ -126,7 +126,7 @@ def test_what_cannot_be_invariant_is_refused_with_the_reason(world):
         set_batch_invariant(create_model(world.CONFIG, seed=0, dtype=torch.float64), True)
     model = world.model()
     quantize_weights(model)
-    with pytest.raises(UserError, match="int8"):
+    with pytest.raises(UserError, match="packed"):
         Engine(model, world.HexTokenizer(), batch_invariant=True)
 
 
