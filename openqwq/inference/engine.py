@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from openqwq.errors import UserError
-from openqwq.model import Qwen2Config, Qwen2ForCausalLM
+from openqwq.model import Qwen2ForCausalLM, set_batch_invariant
 from openqwq.types import Completion, Prompt, SamplingParams
 
 from .block_manager import ROOT, SCALED_ROOT, BlockPool
 from .outputs import EngineStats, RequestOutput
 from .reasoning import CLOSING_TEXT, Reasoning
-from .requests import Decoder, RequestMaker
+from .requests import Decoder, RequestMaker, check_invariant, plain_window
 from .runner import BLOCK_SIZE, Runner, Sampled, cache_memory
 from .scheduler import Plan, Scheduler
 from .sequence import NO_ROW, Request, failed_completion
@@ -48,6 +48,7 @@ class Engine:
                             model was trained at, YaRN from the first token on for longer ones. False: as the config
                             says, for all alike.
     closing_text:           what is put in to close a thinking; must hold `</think>`.
+    batch_invariant:        a token and its log-prob never depend on what else runs (model/invariant.py); CPU, float32.
     prefix_caching:         keep the cache of prompts for later ones that begin alike.
     seed:                   of requests that bring none; request number and this seed decide their noise.
     """
@@ -67,10 +68,15 @@ class Engine:
         prefix_caching: bool = True,
         speculation: Speculation | None = None,
         yarn_per_request: bool = False,
+        batch_invariant: bool = False,
         closing_text: str = CLOSING_TEXT,
         seed: int = 0,
     ):
         self.model = model
+        if batch_invariant:
+            set_batch_invariant(model, True)
+        if model.batch_invariant:
+            check_invariant(kv_cache_dtype, yarn_per_request, speculation)
         self.tokenizer = tokenizer
         if eos_token_ids is None:
             eos_token_ids = tokenizer.eos_token_ids if tokenizer else ()
@@ -85,7 +91,7 @@ class Engine:
             max_model_len=self.max_model_len,
             device=model.device,
             speculation=speculation,
-            plain_window=_plain_window(model.config) if yarn_per_request else None,
+            plain_window=plain_window(model.config) if yarn_per_request else None,
         )
         self.seed = seed
         self.version = 0
@@ -377,13 +383,3 @@ class Engine:
         thoughts = self.tokenizer.decode(token_ids[: sample.answer_start])
         answer = self.tokenizer.decode(token_ids[sample.answer_start :])
         return thoughts + answer[: find_stop(answer, sample.request.params.stop)]
-
-
-def _plain_window(config: Qwen2Config) -> int:
-    """Positions that the model was trained at without YaRN."""
-    if config.rope_scaling is None:
-        raise UserError(
-            "`yarn_per_request` needs a model with YaRN, and this one's config has no `rope_scaling`",
-            hint='for QwQ-32B: {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}',
-        )
-    return config.rope_scaling.original_max_position_embeddings

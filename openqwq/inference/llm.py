@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 
 from openqwq.errors import UserError
-from openqwq.model import HUB_NAMES, PRESETS, load_model, quantize_weights, resolve_folder
+from openqwq.model import HUB_NAMES, PRESETS, Quantization, load_model, quantize_weights, resolve_folder
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import Message, SamplingParams
 
@@ -32,7 +32,8 @@ class LLM:
     model:   a Hugging Face folder, a hub name, or a preset; `tiny` has random weights and no tokenizer.
     device:  None: the first GPU when there is one, else the CPU.
     dtype:   None: the one that config.json names on a GPU, float32 on a CPU.
-    quantization: "int8" rounds the weights as they are loaded: a quarter of float32's memory.
+    quantization: "bf16", "int8" or "int4" rounds the weights once they are loaded: a half, a quarter, an eighth of
+                  float32's memory.
     speculative_config: guesses that are checked in one pass, in vLLM's form: `{"method": "ngram",
                   "num_speculative_tokens": 4}` for prompt lookup, `{"model": "small/model", ...}` for a draft model.
     rope_scaling: YaRN for requests that do not fit the trained window, in config.json's form: `{"rope_type": "yarn",
@@ -47,12 +48,14 @@ class LLM:
         tokenizer: str | Path | None = None,
         device: str | None = None,
         dtype: torch.dtype | None = None,
-        quantization: Literal["int8"] | None = None,
+        quantization: Quantization | None = None,
         speculative_config: Mapping[str, Any] | None = None,
         rope_scaling: Mapping[str, Any] | None = None,
         seed: int = 0,
         **options: Any,
     ):
+        if quantization not in (None, *get_args(Quantization)):
+            raise UserError(f"`quantization` is {quantization!r}, but must be 'bf16', 'int8', 'int4' or None")
         speculative = read_speculation(speculative_config) if speculative_config else None
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if dtype is None and device == "cpu" else dtype
@@ -61,10 +64,8 @@ class LLM:
         if rope_scaling is not None:
             network.rescale(rope_scaling)
             options.setdefault("yarn_per_request", True)
-        if quantization not in (None, "int8"):
-            raise UserError(f"`quantization` is {quantization!r}, but must be 'int8' or None")
-        if quantization == "int8":
-            quantize_weights(network)
+        if quantization is not None:
+            quantize_weights(network, quantization)
         if speculative is not None:
             options["speculation"] = _load_speculation(speculative, self.tokenizer, device, dtype)
         eos_token_ids = _end_tokens(self.tokenizer, network.config.eos_token_id)

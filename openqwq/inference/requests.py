@@ -1,6 +1,6 @@
 """From a prompt and parameters to a `Request`: everything is checked before the engine takes it in.
 
-Public: RequestMaker, Decoder.
+Public: RequestMaker, Decoder, plain_window, check_invariant.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from openqwq.errors import UserError
+from openqwq.model import Qwen2Config
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import SamplingParams
 
@@ -139,3 +140,25 @@ class RequestMaker:
 def _bad_word_ids(tokenizer: Tokenizer, words: Seq[str]) -> list[tuple[int, ...]]:
     """Each word as it is written at the start of a text and behind a space."""
     return [tuple(tokenizer.encode(text)) for word in words for text in dict.fromkeys((word, " " + word.lstrip()))]
+
+
+def plain_window(config: Qwen2Config) -> int:
+    """Positions that the model was trained at without YaRN."""
+    if config.rope_scaling is None:
+        raise UserError(
+            "`yarn_per_request` needs a model with YaRN, and this one's config has no `rope_scaling`",
+            hint='for QwQ-32B: {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}',
+        )
+    return config.rope_scaling.original_max_position_embeddings
+
+
+def check_invariant(kv_cache_dtype: str, yarn_per_request: bool, speculation: Speculation | None) -> None:
+    """Raises UserError for what the batch-invariant mode cannot go together with."""
+    clashes = {
+        f"`kv_cache_dtype` {kv_cache_dtype!r}, which rounds": kv_cache_dtype not in ("auto", "float32"),
+        "`yarn_per_request`": yarn_per_request,
+        "rejection 'standard', whose tokens hang on guesses": speculation and speculation.rejection == "standard",
+    }
+    for what, there in clashes.items():
+        if there:
+            raise UserError(f"`batch_invariant` cannot be had with {what}", hint="leave one of them out")

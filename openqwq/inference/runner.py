@@ -139,13 +139,15 @@ class Runner:
         if not self.rules.idle:
             self.rules.apply(logits, self.table.positions[rows], lines)
         if lines is None:
-            tokens, logprobs = sample(logits, self.table)
+            tokens, logprobs = sample(logits, self.table, invariant=self.model.batch_invariant)
             result = Sampled(tokens.tolist(), logprobs.tolist())
             last, count = tokens, torch.ones_like(tokens)
             self.rules.count(tokens)
         else:
             guesses = None if probs is None else self._guesses(drafts, probs)
-            tokens, logprobs = sample(logits, self.table, lines.row, lines.offset, guesses)
+            tokens, logprobs = sample(
+                logits, self.table, lines.row, lines.offset, guesses, invariant=self.model.batch_invariant
+            )
             result = _accept(tokens.tolist(), logprobs.tolist(), self.num_rows, drafts)
             runs = [[token for token, _ in result.run_of(row)] for row in range(self.num_rows)]
             last = torch.tensor([run[-1] for run in runs], device=tokens.device)
@@ -244,7 +246,15 @@ class Runner:
         if known:
             tokens = torch.cat((tokens, torch.tensor(known, device=tokens.device)))
         scaled = None if self.scaled is None else self.scaled[rows]
-        context = PagedAttention(self.cache, self.tables[rows], positions, longest=longest, chunks=paged, scaled=scaled)
+        context = PagedAttention(
+            self.cache,
+            self.tables[rows],
+            positions,
+            longest=longest,
+            chunks=paged,
+            scaled=scaled,
+            invariant=self.model.batch_invariant,
+        )
         return self.model.hidden_states(tokens, context=context)
 
 

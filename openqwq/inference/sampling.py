@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openqwq.model.invariant import token_logprobs
 from openqwq.types import SamplingParams
 
 from .sequence import Sequence
@@ -145,19 +146,22 @@ def sample(
     rows: Tensor | None = None,
     offsets: Tensor | None = None,
     guesses: Guesses | None = None,
+    *,
+    invariant: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Token ids [R] and their log-probs [R] from logits [R, V] in fp32, which are overwritten.
 
     rows, offsets: the row [R] that each line of logits belongs to, and how many tokens after the row's next one it
                    decides; None: one line for each of the first rows.
     guesses:       with what another distribution has drawn for some lines: see `accept_or_replace`.
+    invariant:     log-probs by the kernel that the trainer's come from in the batch-invariant mode.
     Log-probs are those of the distribution that was drawn from. A greedy row has no such
     distribution: it takes the largest logit and reports the model's own log-prob (temperature 1).
     Rows whose logits are not finite come back with a log-prob of NaN.
     """
     own = slice(len(logits)) if rows is None else rows
     positions = table.positions[own] if offsets is None else table.positions[own] + offsets
-    weights, best = weigh(logits, table, own)
+    weights, best = weigh(logits, table, own, keep=invariant)
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
     tokens = _invert(cumulative, draw_uniform(table.keys[own], positions))
@@ -165,6 +169,8 @@ def sample(
         accept_or_replace(tokens, weights / total, table.keys[own], positions, guesses)
     if best is not None:
         tokens = torch.where(table.greedy[own][:, None], best, tokens)
+    if invariant:
+        return tokens.squeeze(-1), token_logprobs(logits, tokens.squeeze(-1))[0]
     logprobs = (weights.gather(-1, tokens) / total).log()
     return tokens.squeeze(-1), logprobs.squeeze(-1)
 
@@ -197,8 +203,13 @@ def accept_or_replace(tokens: Tensor, probs: Tensor, keys: Tensor, positions: Te
     tokens[lines] = torch.where(stays, guess, other)
 
 
-def weigh(logits: Tensor, table: SamplingTable, rows: Tensor | slice) -> tuple[Tensor, Tensor | None]:
-    """Logits [R, V], which are overwritten, as weights whose largest is 1; with its ids [R, 1] if a row is greedy."""
+def weigh(
+    logits: Tensor, table: SamplingTable, rows: Tensor | slice, *, keep: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Logits [R, V] as weights whose largest is 1; with its ids [R, 1] if a row is greedy.
+
+    keep: logits are left divided and cut; otherwise they are overwritten.
+    """
     if table.any_temperature:
         logits.div_(table.temperature[rows][:, None])
     if table.any_top_k or table.any_top_p or table.any_min_p:
@@ -206,7 +217,7 @@ def weigh(logits: Tensor, table: SamplingTable, rows: Tensor | slice) -> tuple[T
     if table.any_late_temperature:
         logits.div_(table.late_temperature[rows][:, None])
     largest, best = logits.max(-1, keepdim=True) if table.any_greedy else (logits.amax(-1, keepdim=True), None)
-    return logits.sub_(largest).exp_(), best
+    return torch.sub(logits, largest, out=None if keep else logits).exp_(), best
 
 
 def _invert(cumulative: Tensor, uniform: Tensor) -> Tensor:

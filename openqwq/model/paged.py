@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import PackedAttention, mix_by_products, mix_fused
+from .invariant import INVARIANT_BLOCK, attend_rows
 from .kv_cache import KVCache, widen
-from .native import native_kernels, rounded_kernels
-
-MAX_GROUP, MAX_HEAD_DIM, MAX_BLOCK = 32, 256, 64  # bounds of native.c's buffers
+from .native import MAX_BLOCK, MAX_GROUP, MAX_HEAD_DIM, native_kernels, rounded_kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,7 @@ class PagedAttention:
     positions: [R] where each row's token goes.
     longest:   the largest of `positions` + 1.
     scaled:    [R] which rows YaRN is for; None: all tokens are turned as the model's config says.
+    invariant: every token is a row of the C kernel, as the batch-invariant mode wants it (invariant.py).
     """
 
     def __init__(
@@ -55,7 +55,12 @@ class PagedAttention:
         chunks: Sequence[PagedChunk] = (),
         scaled: Tensor | None = None,
         native: bool = True,
+        invariant: bool = False,
     ):
+        if invariant:
+            tables, positions = _as_rows(tables, positions, chunks)
+            chunks, native = (), True
+            assert _runs_native(cache) and cache.max_length == INVARIANT_BLOCK and scaled is None
         self.positions, self.scaled = positions, scaled
         self._cache, self._parts = cache, list[_Part]()
         if len(positions):
@@ -103,29 +108,14 @@ class _NativeRows(_Part):
     def __init__(self, cache: KVCache, tables: Tensor, positions: Tensor, longest: int):
         self.num_tokens = len(positions)
         self._cache, self._tables, self._positions = cache, tables.contiguous(), positions.contiguous()
-        self._kernels = rounded_kernels() if cache.rounds else native_kernels()
-        self._threads = torch.get_num_threads()
 
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        assert self._kernels is not None
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        out = torch.empty_like(q)
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        tensors: tuple[Tensor | None, ...] = (q, k, v, keys, values, self._tables, self._positions, out)
-        call = self._kernels.attend_rounded if self._cache.rounds else self._kernels.attend_paged
-        if self._cache.rounds:
-            tensors += (self._cache.key_scales[layer], self._cache.value_scales[layer])
-        call(
-            *(None if tensor is None else tensor.data_ptr() for tensor in tensors),
-            self.num_tokens,
-            self._tables.shape[1],
-            q.shape[1],
-            k.shape[1],
-            q.shape[2],
-            keys.shape[2],
-            self._threads,
-        )
-        return out.flatten(1)
+        cache = self._cache
+        if cache.rounds:
+            scales = cache.key_scales[layer], cache.value_scales[layer]
+            return attend_rounded(q, k, v, keys, values, scales, self._tables, self._positions)
+        return attend_rows(q, k, v, keys, values, self._tables, self._positions)
 
 
 class _GatheredRows(_Part):
@@ -193,6 +183,40 @@ class _LaterChunk(_Part):
         """[blocks, K, P, D] -> [K, end, D]."""
         own = widen(store[self._blocks], None if scales is None else scales[self._blocks], self._cache.dtype)
         return own.transpose(0, 1).flatten(1, 2)[:, : self._end]
+
+
+def attend_rounded(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scales: tuple[Tensor | None, Tensor | None],
+    tables: Tensor,
+    positions: Tensor,
+) -> Tensor:
+    """As `attend_rows`, over keys and values that are kept rounded, with their scales if they have some: [N, H*D]."""
+    kernels = rounded_kernels()
+    assert kernels is not None
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    out = torch.empty_like(q)
+    tensors = (q, k, v, keys, values, tables, positions, out, *scales)
+    pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+    sizes = (len(q), tables.shape[1], q.shape[1], k.shape[1], q.shape[2], keys.shape[2])
+    kernels.attend_rounded(*pointers, *sizes, torch.get_num_threads())
+    return out.flatten(1)
+
+
+def _as_rows(tables: Tensor, positions: Tensor, chunks: Sequence[PagedChunk]) -> tuple[Tensor, Tensor]:
+    """Table and position of every token: those of the rows, then of the chunks."""
+    if not chunks:
+        return tables, positions
+    own = tables.new_zeros(len(chunks), tables.shape[1])
+    for row, chunk in zip(own, chunks, strict=True):
+        row[: len(chunk.blocks)] = torch.tensor(list(chunk.blocks), dtype=tables.dtype)
+    lengths = torch.tensor([chunk.length for chunk in chunks])
+    places = [torch.arange(chunk.start, chunk.start + chunk.length) for chunk in chunks]
+    return torch.cat((tables, own.repeat_interleave(lengths, 0))), torch.cat((positions, *places))
 
 
 def _runs_native(cache: KVCache) -> bool:

@@ -164,5 +164,7 @@ def test_what_does_not_go_together_is_refused(model):
     for kept in ("float32",):
         with pytest.raises(UserError, match="saves nothing"):
             make_engine(half, kv_cache_dtype=kept)
+    with pytest.raises(UserError, match="'int8', which rounds"):
+        make_engine(create_model(model.config, seed=0), kv_cache_dtype="int8", batch_invariant=True)
     with pytest.raises(ValueError, match="PagedAttention only"):
         DecodeAttention(KVCache(model.config, 2, 16, storage_dtype=torch.int8), torch.tensor([3]))
