@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from openqwq.errors import UserError
-from openqwq.model import Qwen2ForCausalLM, set_batch_invariant
+from openqwq.model import Qwen2ForCausalLM, set_batch_invariant, weight_checksum
 from openqwq.types import Completion, Prompt, SamplingParams
 
 from .block_manager import BlockPool
+from .partial import restore
 from .reasoning import CLOSING_TEXT, Reasoning
 from .requests import Decoder, RequestMaker
 from .runner import BLOCK_SIZE, Runner, Sampled, cache_memory
@@ -123,6 +124,7 @@ class Engine:
         )
         self.seed = seed
         self.version = 0
+        self.weight_checksums: dict[int, str] = {}
         self.num_requests = 0
         self.num_generated = self.num_drafted = self.num_accepted = 0
         if kv_cache_memory is None:
@@ -137,12 +139,25 @@ class Engine:
     def has_unfinished(self) -> bool:
         return bool(self.scheduler.requests)
 
-    def add_request(self, prompt_ids: Sequence[int], params: SamplingParams, request_id: str | None = None) -> str:
-        """Queue a prompt; its id. Raises UserError when it can never run; the engine then goes on without it."""
+    def add_request(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        request_id: str | None = None,
+        *,
+        so_far: Sequence[Completion] = (),
+    ) -> str:
+        """Queue a prompt; its id. Raises UserError when it can never run; the engine then goes on without it.
+
+        so_far: what the samples had when they were aborted; they go on from there.
+        """
         number, self.num_requests = self.num_requests, self.num_requests + 1
         request_id = str(number) if request_id is None else request_id
         seed = self.seed * MAX_SEED + number
-        self.scheduler.add(self.requests.make(request_id, tuple(prompt_ids), params, number=number, seed=seed))
+        request = self.requests.make(request_id, tuple(prompt_ids), params, number=number, seed=seed)
+        if so_far:
+            restore(request, so_far, self.reasoning)
+        self.scheduler.add(request)
         return request_id
 
     def step(self) -> list[RequestOutput]:
@@ -170,7 +185,7 @@ class Engine:
 
     def completion(self, sample: Sample) -> Completion:
         """The record of a sample that has ended."""
-        return sample.completion(self._text(sample))
+        return sample.completion(self._text(sample), self.weight_checksums)
 
     def stats(self) -> EngineStats:
         """How full the engine is."""
@@ -228,7 +243,7 @@ class Engine:
         return [results[request_id] for request_id in ids]
 
     def load_weights(self, source: nn.Module | Mapping[str, Tensor], *, version: int | None = None) -> None:
-        """Sample from new weights from the next token on, and stamp tokens with the new version.
+        """Sample from new weights from the next token on, and stamp tokens with the new version and checksum.
 
         source:  a module or a state dict; the engine's own module is not copied, it is the update.
         version: None: one more than before.
@@ -239,6 +254,7 @@ class Engine:
             self.model.load_state_dict(state)
         self.pool.reset()
         self.version = self.version + 1 if version is None else version
+        self.weight_checksums[self.version] = weight_checksum(self.model)
 
     def _guess(self, plan: Plan) -> dict[int, list[int]]:
         """Guesses for rows that have some, as far as their blocks reach without preempting anyone."""

@@ -20,7 +20,7 @@ from openqwq.config import (
 from openqwq.train import stage as stage_module
 from openqwq.train.rl import run_rl
 
-KILLS = 20
+KILLS = 21
 STAGE = RLStage(
     mix={"low": 1.0, "high": 1.0},
     steps=5,
@@ -47,6 +47,9 @@ STAGES = {
         STAGE,
         lora=LoRAConfig(rank=2, targets=("q_proj", "down_proj")),
         correction=CorrectionConfig(mode="mask", level="geometric"),
+    ),
+    "overlapped": replace(
+        STAGE, max_staleness=2, max_completion_tokens=12, correction=CorrectionConfig(mode="truncate"), keep_every=0
     ),
 }
 
