@@ -9,7 +9,7 @@ from .load import create_model, init_weights, load_model, load_weights, read_con
 from .native import native_kernels
 from .paged import PagedAttention, PagedChunk
 from .presets import HUB_NAMES, PRESETS, preset
-from .quantize import quantize_weights
+from .quantize import PackedLinear, Quantization, quantize_weights
 from .qwen2 import Qwen2ForCausalLM, convert_swish_beta
 
 __all__ = [
@@ -20,9 +20,11 @@ __all__ = [
     "ExtendAttention",
     "KVCache",
     "PackedAttention",
+    "PackedLinear",
     "PagedAttention",
     "PagedChunk",
     "PrefillAttention",
+    "Quantization",
     "Qwen2Config",
     "Qwen2ForCausalLM",
     "YarnScaling",

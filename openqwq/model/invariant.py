@@ -35,7 +35,7 @@ INVARIANT_BLOCK = 16  # tokens a block: attention sums block by block, so the en
 def set_batch_invariant(model: nn.Module, on: bool) -> None:
     """Switch the mode of a decoder on or off.
 
-    Raises UserError where it cannot be had: other devices and dtypes, no C compiler, unusual shapes, int8 weights.
+    Raises UserError where it cannot be had: other devices and dtypes, no C compiler, unusual shapes, packed weights.
     """
     if on and (reason := _obstacle(model)):
         raise UserError(f"`batch_invariant` cannot be had: {reason}", hint="leave it off: it changes rounding only")
@@ -53,8 +53,8 @@ def _obstacle(model: nn.Module) -> str:
         return "there is no C compiler (cc, gcc or clang)"
     if config.num_attention_heads > MAX_GROUP * config.num_key_value_heads or config.head_dim > MAX_HEAD_DIM:
         return f"its kernels end at {MAX_GROUP} heads a kv head and {MAX_HEAD_DIM} numbers a head"
-    if any(buffer.dtype == torch.int8 for buffer in model.buffers()):
-        return "the weights are int8"
+    if any(buffer.dtype == torch.uint8 for buffer in model.buffers()):  # the codes of quantize.PackedLinear
+        return "the weights are packed into fewer bits"
     return ""
 
 

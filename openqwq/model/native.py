@@ -33,10 +33,11 @@ def native_kernels() -> ctypes.CDLL | None:
     """The compiled kernels; None, and one line in the log, where they cannot be had."""
     kernels = _load(SOURCE, FLAGS, "attention runs on PyTorch's operators, which is slower")
     if kernels is not None:
-        kernels.attend_paged.restype = None
+        kernels.attend_paged.restype = kernels.linear_packed.restype = kernels.widen_packed.restype = None
         kernels.attend_paged.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 2 + [ctypes.c_int] * 5
-        kernels.linear_int8.restype = None
-        kernels.linear_int8.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int]
+        codes = [ctypes.c_int] * 2 + [ctypes.c_void_p] * 4
+        kernels.linear_packed.argtypes = [*codes, ctypes.c_void_p] + [ctypes.c_int64] * 3 + [ctypes.c_int]
+        kernels.widen_packed.argtypes = [*codes] + [ctypes.c_int64] * 2 + [ctypes.c_int]
     return kernels
 
 

@@ -25,6 +25,7 @@ from torch import nn
 from openqwq.config import RLStage
 from openqwq.data.curriculum import DifficultyPool, draw_pool
 from openqwq.errors import UserError
+from openqwq.log import logger
 from openqwq.model import Qwen2ForCausalLM, set_batch_invariant, weight_checksum
 from openqwq.model.lora import add_lora, merge_lora, save_lora
 from openqwq.rollout import GroupStream, SteppedPolicy
@@ -162,7 +163,12 @@ def adapters(model: Qwen2ForCausalLM, stage: RLStage, ctx: StageContext) -> Iter
 def invariance(model: Qwen2ForCausalLM, stage: RLStage) -> Iterator[None]:
     """With `batch_invariant`: the model, and so sampler and trainer, compute in that mode within this block."""
     before = model.batch_invariant
-    set_batch_invariant(model, stage.batch_invariant or before)
+    try:
+        set_batch_invariant(model, stage.batch_invariant != "off" or before)
+    except UserError as error:
+        if stage.batch_invariant == "on":
+            raise
+        logger.warning("%s: log-probs of sampler and trainer will differ by rounding", error.message)
     try:
         yield
     finally:

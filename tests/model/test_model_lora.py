@@ -5,19 +5,10 @@ import torch
 from safetensors.torch import load_file
 
 from openqwq.checkpoint.huggingface import save_model
-from openqwq.model import Qwen2Config, create_model
+from openqwq.model import create_model, preset
 from openqwq.model.lora import add_lora, lora_tensors, merge_lora, save_lora
 
-CONFIG = Qwen2Config(
-    vocab_size=32,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    max_position_embeddings=64,
-    tie_word_embeddings=True,
-)
+CONFIG = preset("tiny").replace(vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2)
 IDS = torch.tensor([[1, 5, 9, 30, 2, 7]])
 
 

@@ -13,7 +13,7 @@ from openqwq.model import create_model, load_model, native_kernels, quantize_wei
 from openqwq.model.invariant import linear, rms_norm, swiglu, token_logprobs
 from openqwq.tokenizer import Tokenizer
 from openqwq.train.packing import Sample, pack
-from openqwq.train.rl import run_rl
+from openqwq.train.rl import invariance, run_rl
 from openqwq.train.update import policy_logprobs
 from openqwq.types import Message, Prompt, SamplingParams
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_invariant_is_refused_with_the_reason(world):
         set_batch_invariant(create_model(world.CONFIG, seed=0, dtype=torch.float64), True)
     model = world.model()
     quantize_weights(model)
-    with pytest.raises(UserError, match="int8"):
+    with pytest.raises(UserError, match="packed"):
         Engine(model, world.HexTokenizer(), batch_invariant=True)
 
 
@@ -141,7 +141,7 @@ def test_a_stage_in_the_mode_logs_no_mismatch_at_all_and_leaves_the_mode(world, 
         temperature=0.8,
         learning_rate=1e-2,
         tokens_per_microbatch=50,
-        batch_invariant=True,
+        batch_invariant="on",
         **fields,
     )
     model = world.model()
@@ -158,3 +158,13 @@ def test_a_stage_in_the_mode_logs_no_mismatch_at_all_and_leaves_the_mode(world, 
     assert sum(row["updates"] for row in rows) >= 2
     assert {row["mismatch_max"] for row in rows if row["updates"]} == {0.0}
     assert not model.batch_invariant and not model.model.layers[0].mlp.down_proj.batch_invariant
+
+
+def test_a_stage_says_what_keeps_it_from_the_mode_or_refuses(world, monkeypatch, caplog):
+    monkeypatch.setattr("openqwq.model.invariant.native_kernels", lambda: None)
+    model = world.model()
+    with pytest.raises(UserError, match="no C compiler"), invariance(model, RLStage(batch_invariant="on")):
+        pass
+    with invariance(model, RLStage(batch_invariant="auto")):
+        assert not model.batch_invariant
+    assert "no C compiler" in caplog.text

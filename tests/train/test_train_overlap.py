@@ -1,49 +1,35 @@
 """Sampling beside training: never too old, never lost, and nothing changes where it is off."""
 
 import json
-from dataclasses import replace
+import time
 
 import pytest
 import torch
 
-from openqwq.config import CorrectionConfig, RLStage
+from openqwq.config import CorrectionConfig
 from openqwq.errors import UserError
 from openqwq.model import weight_checksum
 from openqwq.rollout import GroupStream
-from openqwq.train.experience import Collector
 from openqwq.train.learner import Learner
 from openqwq.train.optimizer import build_optimizer
-from openqwq.train.rl import run_rl
 from openqwq.train.stage import StageRun
 from openqwq.types import SamplingParams
 
-STAGE = RLStage(
-    mix={"low": 1.0, "high": 1.0},
-    steps=7,
-    prompts_per_step=3,
-    samples_per_prompt=4,
-    max_completion_tokens=24,
-    learning_rate=2e-2,
-    max_refills=1,
-    updates_per_batch=2,
-    reward="random",
-    correction=CorrectionConfig(mode="truncate"),
-)
+FIELDS = {
+    "steps": 7,
+    "prompts_per_step": 3,
+    "samples_per_prompt": 4,
+    "max_completion_tokens": 24,
+    "learning_rate": 2e-2,
+    "max_refills": 1,
+    "updates_per_batch": 2,
+    "reward": "random",
+    "correction": CorrectionConfig(mode="truncate"),
+}
 
 
-def parts(world, model, verifier=None):
-    return {
-        "model": model,
-        "policy": world.engine(model),
-        "tokenizer": world.HexTokenizer(),
-        "mixture": world.Digits(),
-        "verifiers": {"same_digit": verifier or world.SameDigit()},
-    }
-
-
-def train(world, folder, stage, **options):
-    model = world.model()
-    run_rl(stage, **parts(world, model), ctx=world.context(folder, "rl", **options))
+def train(world, folder, *, verifier=None, **changes):
+    model, _ = world.train_rl(folder, world.stage(**FIELDS | changes), verifier=verifier)
     return world.weights(model), world.rows(folder)
 
 
@@ -56,9 +42,8 @@ def test_no_token_is_older_than_the_bound_and_some_are_as_old(world, tmp_path, b
             seen.append(len(pairs))
             return super().verify_many(pairs)
 
-    model, stage = world.model(), replace(STAGE, max_staleness=bound)
-    run_rl(stage, **parts(world, model, Watching()), ctx=world.context(tmp_path, "rl"))
-    rows, samples = world.rows(tmp_path), world.rows(tmp_path, "samples.jsonl")
+    _, rows = train(world, tmp_path, verifier=Watching(), max_staleness=bound)
+    samples = world.rows(tmp_path, "samples.jsonl")
     assert rows[0]["staleness_max"] == 0
     ages = [row["staleness_max"] for row in rows]
     assert max(ages) == bound and all(age <= min(bound, step) for step, age in enumerate(ages))
@@ -70,15 +55,13 @@ def test_no_token_is_older_than_the_bound_and_some_are_as_old(world, tmp_path, b
 
 
 def test_without_staleness_the_loop_is_the_synchronous_one(world, tmp_path):
-    weights, rows = train(world, tmp_path / "loop", replace(STAGE, steps=4))
+    weights, rows = train(world, tmp_path / "loop", steps=4)
     assert {row["staleness_max"] for row in rows} == {0}
-    model, stage = world.model(), replace(STAGE, steps=4)
-    ctx, made = world.context(tmp_path / "hand", "rl"), parts(world, model)
-    policy = made["policy"]
-    rest = {name: made[name] for name in ("tokenizer", "mixture", "verifiers")}
-    collector = Collector(stage, ctx, policy=policy, reward_scorer=None, **rest)
+    model, stage = world.model(), world.stage(**FIELDS | {"steps": 4})
+    policy, ctx = world.engine(model), world.context(tmp_path / "hand", "rl")
+    collector = world.collector(tmp_path / "hand", stage, policy)
     with StageRun(ctx, stage, model, build_optimizer(model, stage), steps=4) as run:
-        learner = Learner(stage, run, made["tokenizer"])
+        learner = Learner(stage, run, world.HexTokenizer())
         for step in range(4):
             learner.learn(collector.collect(step), step)
             policy.load_weights(model)
@@ -88,18 +71,16 @@ def test_without_staleness_the_loop_is_the_synchronous_one(world, tmp_path):
 @pytest.mark.parametrize("bound", [1, 3])
 def test_the_clock_changes_nothing(world, tmp_path, bound):
     """Two runs of the same stage, one of them with slow verdicts: same weights, same log."""
-    stage = replace(STAGE, max_staleness=bound, steps=5)
-    one = train(world, tmp_path / "one", stage)
+    one = train(world, tmp_path / "one", max_staleness=bound, steps=5)
 
     class Slow(world.SameDigit):
         def verify_many(self, pairs):
-            torch.randn(200, 200) @ torch.randn(200, 200)
+            time.sleep(0.02)
             return super().verify_many(pairs)
 
-    model = world.model()
-    run_rl(stage, **parts(world, model, Slow()), ctx=world.context(tmp_path / "other", "rl"))
-    assert world.same_weights(world.weights(model), one[0])
-    assert world.rows(tmp_path / "other") == one[1]
+    other = train(world, tmp_path / "other", verifier=Slow(), max_staleness=bound, steps=5)
+    assert world.same_weights(other[0], one[0])
+    assert other[1] == one[1]
 
 
 def test_what_fails_beside_the_training_fails_the_run(world, tmp_path):
@@ -113,16 +94,12 @@ def test_what_fails_beside_the_training_fails_the_run(world, tmp_path):
             return super().verify_many(pairs)
 
     with pytest.raises(OSError, match="no more verdicts"):
-        run_rl(
-            replace(STAGE, max_staleness=1),
-            **parts(world, world.model(), Broken()),
-            ctx=world.context(tmp_path, "rl"),
-        )
+        train(world, tmp_path, verifier=Broken(), max_staleness=1)
 
 
 def test_old_weights_without_correction_are_refused(world, tmp_path):
     with pytest.raises(UserError, match="`max_staleness` is 1"):
-        train(world, tmp_path, replace(STAGE, max_staleness=1, correction=CorrectionConfig()))
+        train(world, tmp_path, max_staleness=1, correction=CorrectionConfig())
 
 
 def test_tokens_after_a_swap_of_weights_bear_the_new_version_and_checksum(world):
