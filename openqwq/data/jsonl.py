@@ -18,9 +18,7 @@ class JsonlSource:
     def __init__(self, name: str, config: SourceConfig):
         self.name = name
         self.kind = config.kind or "math"
-        self._config = config
-        rows = read_problems(Path(config.path), name=name, config=config)
-        self._parts = _split(rows)
+        self._parts = _split(read_problems(Path(config.path), name=name, config=config))
 
     def problem(self, split: str, key: int) -> Problem:
         """A row of the split's own part of the file: one in ten is held out, one in ten serves the gate."""
