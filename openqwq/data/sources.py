@@ -13,6 +13,7 @@ from openqwq.errors import UserError
 from openqwq.types import Problem
 
 from .gym import GymSource
+from .huggingface import HuggingFaceSource
 from .instructions import InstructionSource
 from .jsonl import JsonlSource
 from .keys import item_key
@@ -23,6 +24,7 @@ _TYPES: dict[str, type] = {
     "python_functions": FunctionSource,
     "instructions": InstructionSource,
     "jsonl": JsonlSource,
+    "huggingface": HuggingFaceSource,
 }
 
 

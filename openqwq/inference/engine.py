@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from openqwq.errors import UserError
-from openqwq.model import Qwen2ForCausalLM
+from openqwq.model import Qwen2ForCausalLM, set_batch_invariant
 from openqwq.types import Completion, Prompt, SamplingParams
 
 from .block_manager import BlockPool
@@ -81,6 +81,7 @@ class Engine:
     gpu_memory_utilization: instead of `kv_cache_memory`: the share of the GPU for weights and cache together.
     prompt_lookup_tokens:   tokens guessed by prompt lookup and checked in one pass; 0: none. Never changes a token.
     closing_text:           what is put in to close a thinking; must hold `</think>`.
+    batch_invariant:        a token and its log-prob never depend on what else runs (model/invariant.py); CPU, float32.
     prefix_caching:         keep the cache of prompts for later ones that begin alike.
     seed:                   of requests that bring none; request number and this seed decide their noise.
     """
@@ -97,11 +98,14 @@ class Engine:
         kv_cache_memory: int | None = None,
         gpu_memory_utilization: float | None = None,
         prefix_caching: bool = True,
+        batch_invariant: bool = False,
         prompt_lookup_tokens: int = 0,
         closing_text: str = CLOSING_TEXT,
         seed: int = 0,
     ):
         self.model = model
+        if batch_invariant:
+            set_batch_invariant(model, True)
         self.tokenizer = tokenizer
         if eos_token_ids is None:
             eos_token_ids = tokenizer.eos_token_ids if tokenizer else ()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 
 from openqwq.errors import UserError
-from openqwq.model import HUB_NAMES, PRESETS, load_model, quantize_weights, resolve_folder
+from openqwq.model import HUB_NAMES, PRESETS, Quantization, load_model, quantize_weights, resolve_folder
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import Message, Prompt, SamplingParams
 
@@ -29,7 +29,8 @@ class LLM:
     model:   a Hugging Face folder, a hub name, or a preset; `tiny` has random weights and no tokenizer.
     device:  None: the first GPU when there is one, else the CPU.
     dtype:   None: the one that config.json names on a GPU, float32 on a CPU.
-    quantization: "int8" rounds the weights as they are loaded: a quarter of float32's memory.
+    quantization: "bf16", "int8" or "int4" rounds the weights once they are loaded: a half, a quarter, an eighth of
+             float32's memory.
     options: of `Engine`, e.g. `max_model_len=4096`.
     """
 
@@ -40,18 +41,18 @@ class LLM:
         tokenizer: str | Path | None = None,
         device: str | None = None,
         dtype: torch.dtype | None = None,
-        quantization: Literal["int8"] | None = None,
+        quantization: Quantization | None = None,
         seed: int = 0,
         **options: Any,
     ):
+        if quantization not in (None, *get_args(Quantization)):
+            raise UserError(f"`quantization` is {quantization!r}, but must be 'bf16', 'int8', 'int4' or None")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if dtype is None and device == "cpu" else dtype
         self.tokenizer = _load_tokenizer(model, tokenizer)
         network = load_model(model, device=device, dtype=dtype, seed=seed)
-        if quantization not in (None, "int8"):
-            raise UserError(f"`quantization` is {quantization!r}, but must be 'int8' or None")
-        if quantization == "int8":
-            quantize_weights(network)
+        if quantization is not None:
+            quantize_weights(network, quantization)
         eos_token_ids = _end_tokens(self.tokenizer, network.config.eos_token_id)
         self.engine = Engine(network, self.tokenizer, eos_token_ids=eos_token_ids, seed=seed, **options)
 

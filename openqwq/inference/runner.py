@@ -106,11 +106,11 @@ class Runner:
         if not self.rules.idle:
             self.rules.apply(logits[rows], self.table.positions[rows])
         if lines is None:
-            tokens, logprobs = sample(logits, self.table)
+            tokens, logprobs = sample(logits, self.table, invariant=self.model.batch_invariant)
             result = Sampled(tokens.tolist(), logprobs.tolist())
             last, count = tokens, torch.ones_like(tokens)
         else:
-            tokens, logprobs = sample(logits, self.table, lines.row, lines.offset)
+            tokens, logprobs = sample(logits, self.table, lines.row, lines.offset, invariant=self.model.batch_invariant)
             result = _accept(tokens.tolist(), logprobs.tolist(), self.num_rows, drafts)
             more = [result.more.get(row, []) for row in range(self.num_rows)]
             ends = [extra[-1][0] if extra else first for extra, first in zip(more, result.tokens, strict=True)]
@@ -194,7 +194,10 @@ class Runner:
             known = [token for c in chunks for token in c.sequence.known_ids(c.start, c.end)]
             tokens = torch.cat((tokens, torch.tensor(known, device=tokens.device)))
             paged = [PagedChunk(c.start, c.end - c.start, c.sequence.table.blocks) for c in chunks]
-        context = PagedAttention(self.cache, self.tables[rows], positions, longest=longest, chunks=paged)
+        invariant = self.model.batch_invariant
+        context = PagedAttention(
+            self.cache, self.tables[rows], positions, longest=longest, chunks=paged, invariant=invariant
+        )
         return self.model.hidden_states(tokens, context=context)
 
 

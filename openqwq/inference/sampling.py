@@ -17,6 +17,7 @@ from collections.abc import Sequence as Seq
 import torch
 from torch import Tensor
 
+from openqwq.model.invariant import token_logprobs
 from openqwq.types import SamplingParams
 
 from .sequence import Sequence
@@ -126,12 +127,18 @@ def cut_thresholds(logits: Tensor, table: SamplingTable, rows: Tensor | slice) -
 
 
 def sample(
-    logits: Tensor, table: SamplingTable, rows: Tensor | None = None, offsets: Tensor | None = None
+    logits: Tensor,
+    table: SamplingTable,
+    rows: Tensor | None = None,
+    offsets: Tensor | None = None,
+    *,
+    invariant: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Token ids [R] and their log-probs [R] from logits [R, V] in fp32, which are overwritten.
 
     rows, offsets: the row [R] that each line of logits belongs to, and how many tokens after the row's next one it
                    decides; None: one line for each of the first rows.
+    invariant:     log-probs by the kernel that the trainer's come from in the batch-invariant mode.
     Log-probs are those of the distribution that was drawn from. A greedy row has no such
     distribution: it takes the largest logit and reports the model's own log-prob (temperature 1).
     Rows whose logits are not finite come back with a log-prob of NaN.
@@ -145,7 +152,7 @@ def sample(
     if table.any_late_temperature:
         logits.div_(table.late_temperature[own][:, None])
     largest, best = logits.max(-1, keepdim=True) if table.any_greedy else (logits.amax(-1, keepdim=True), None)
-    weights = logits.sub_(largest).exp_()
+    weights = torch.sub(logits, largest, out=None if invariant else logits).exp_()
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
     uniform = draw_uniform(table.keys[own], positions)
@@ -154,5 +161,7 @@ def sample(
     tokens.clamp_(max=logits.shape[-1] - 1)  # only rows of NaN leave the range
     if best is not None:
         tokens = torch.where(table.greedy[own][:, None], best, tokens)
+    if invariant:
+        return tokens.squeeze(-1), token_logprobs(logits, tokens.squeeze(-1))[0]
     logprobs = (weights.gather(-1, tokens) / total).log()
     return tokens.squeeze(-1), logprobs.squeeze(-1)

@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import PackedAttention, mix_by_products, mix_fused
+from .invariant import INVARIANT_BLOCK, attend_rows
 from .kv_cache import KVCache
-from .native import native_kernels
-
-MAX_GROUP, MAX_HEAD_DIM, MAX_BLOCK = 32, 256, 64  # bounds of native.c's buffers
+from .native import MAX_BLOCK, MAX_GROUP, MAX_HEAD_DIM, native_kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,7 @@ class PagedAttention:
     tables:    [R, W] int32 on the cache's device; entries beyond a row's own blocks must be valid block numbers.
     positions: [R] where each row's token goes.
     longest:   the largest of `positions` + 1.
+    invariant: every token is a row of the C kernel, as the batch-invariant mode wants it (invariant.py).
     """
 
     def __init__(
@@ -49,7 +49,12 @@ class PagedAttention:
         longest: int,
         chunks: Sequence[PagedChunk] = (),
         native: bool = True,
+        invariant: bool = False,
     ):
+        if invariant:
+            tables, positions = _as_rows(tables, positions, chunks)
+            chunks, native = (), True
+            assert _runs_native(cache) and cache.max_length == INVARIANT_BLOCK
         self.positions = positions
         self._cache, self._parts = cache, list[_Part]()
         if len(positions):
@@ -93,26 +98,10 @@ class _NativeRows(_Part):
     def __init__(self, cache: KVCache, tables: Tensor, positions: Tensor, longest: int):
         self.num_tokens = len(positions)
         self._cache, self._tables, self._positions = cache, tables.contiguous(), positions.contiguous()
-        self._kernels = native_kernels()
-        self._threads = torch.get_num_threads()
 
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        assert self._kernels is not None
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        out = torch.empty_like(q)
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        pointers = (q, k, v, keys, values, self._tables, self._positions, out)
-        self._kernels.attend_paged(
-            *(tensor.data_ptr() for tensor in pointers),
-            self.num_tokens,
-            self._tables.shape[1],
-            q.shape[1],
-            k.shape[1],
-            q.shape[2],
-            keys.shape[2],
-            self._threads,
-        )
-        return out.flatten(1)
+        return attend_rows(q, k, v, keys, values, self._tables, self._positions)
 
 
 class _GatheredRows(_Part):
@@ -175,6 +164,18 @@ class _LaterChunk(_Part):
     def _in_order(self, store: Tensor) -> Tensor:
         """[blocks, K, P, D] -> [K, end, D]."""
         return store[self._blocks].transpose(0, 1).flatten(1, 2)[:, : self._end]
+
+
+def _as_rows(tables: Tensor, positions: Tensor, chunks: Sequence[PagedChunk]) -> tuple[Tensor, Tensor]:
+    """Table and position of every token: those of the rows, then of the chunks."""
+    if not chunks:
+        return tables, positions
+    own = tables.new_zeros(len(chunks), tables.shape[1])
+    for row, chunk in zip(own, chunks, strict=True):
+        row[: len(chunk.blocks)] = torch.tensor(list(chunk.blocks), dtype=tables.dtype)
+    lengths = torch.tensor([chunk.length for chunk in chunks])
+    places = [torch.arange(chunk.start, chunk.start + chunk.length) for chunk in chunks]
+    return torch.cat((tables, own.repeat_interleave(lengths, 0))), torch.cat((positions, *places))
 
 
 def _runs_native(cache: KVCache) -> bool:

@@ -25,7 +25,8 @@ from torch import nn
 from openqwq.config import RLStage
 from openqwq.data.curriculum import DifficultyPool, draw_pool
 from openqwq.errors import UserError
-from openqwq.model import Qwen2ForCausalLM
+from openqwq.log import logger
+from openqwq.model import Qwen2ForCausalLM, set_batch_invariant
 from openqwq.model.lora import add_lora, merge_lora, save_lora
 from openqwq.types import Policy
 from openqwq.verifiers import Verifier
@@ -89,7 +90,7 @@ def run_rl(
         reward_scorer=reward_scorer,
         timeline=timeline,
     )
-    with adapters(model, stage, ctx), trackers(stage, ctx) as tracked:
+    with adapters(model, stage, ctx), invariance(model, stage), trackers(stage, ctx) as tracked:
         optimizer = build_optimizer(model, stage)
         with StageRun(ctx, stage, model, optimizer, steps=stage.steps) as run:
             policy.load_weights(model, version=run.values.setdefault("policy_version", policy.version))
@@ -137,6 +138,22 @@ def adapters(model: Qwen2ForCausalLM, stage: RLStage, ctx: StageContext) -> Iter
     yield
     save_lora(model, ctx.checkpoints.run_folder / "adapters" / ctx.name)
     merge_lora(model)
+
+
+@contextmanager
+def invariance(model: Qwen2ForCausalLM, stage: RLStage) -> Iterator[None]:
+    """With `batch_invariant`: the model, and so sampler and trainer, compute in that mode within this block."""
+    before = model.batch_invariant
+    try:
+        set_batch_invariant(model, stage.batch_invariant != "off" or before)
+    except UserError as error:
+        if stage.batch_invariant == "on":
+            raise
+        logger.warning("%s: log-probs of sampler and trainer will differ by rounding", error.message)
+    try:
+        yield
+    finally:
+        set_batch_invariant(model, before)
 
 
 @contextmanager

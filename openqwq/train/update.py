@@ -63,7 +63,12 @@ def policy_logprobs(
     predictors = hidden[batch.positions - 1]  # [M, H]
     head = model.model.embed_tokens if model.lm_head is None else model.lm_head
     return chunked_logprobs(
-        predictors, head.weight, batch.targets, temperature=temperature, entropy_gradient=entropy_gradient
+        predictors,
+        head.weight,
+        batch.targets,
+        temperature=temperature,
+        entropy_gradient=entropy_gradient,
+        invariant=model.batch_invariant,
     )
 
 

@@ -4,13 +4,12 @@ import os
 import shutil
 
 import pytest
+from playwright import sync_api as api
 from serve_support import FakeEngine, running
 
 from openqwq.errors import UserError
 from openqwq.serve import ServedModel
 from openqwq.types import Message, Problem, Verdict
-
-api = pytest.importorskip("playwright.sync_api")
 
 pytestmark = pytest.mark.browser
 TIMEOUT_MS = 60_000
@@ -50,8 +49,9 @@ class FakeExperiment:
 def browser():
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
-        pytest.skip("no chromium on this machine")
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+        missing = "no chromium or google-chrome on this machine"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    options = ["--no-sandbox", "--disable-dev-shm-usage"]  # containers have no user namespaces and a small /dev/shm
     with api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=program, args=options)
         yield started
