@@ -6,7 +6,7 @@ Public: `ProblemSource`, `build_source`, `build_sources`, `held_out`, `distinct`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from openqwq.config import TEXT_TYPES, SourceConfig
 from openqwq.errors import UserError
@@ -75,8 +75,3 @@ def distinct(problems: Iterable[Problem], count: int) -> list[Problem]:
         if len(found) == count:
             break
     return list(found.values())
-
-
-def source_options(config: SourceConfig) -> dict[str, Any]:
-    """The generator's options as plain JSON values, tuples as lists."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.config.items()}
