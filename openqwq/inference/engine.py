@@ -97,9 +97,8 @@ class Engine:
         self.seed = seed
         self.version = 0
         self.weight_checksums: dict[int, str] = {}
-        self.num_requests = 0
         self._ahead: set[str] = set()
-        self.num_generated = self.num_drafted = self.num_accepted = 0
+        self.num_requests = self.num_generated = self.num_drafted = self.num_accepted = 0
         if kv_cache_memory is None:
             kv_cache_memory = cache_memory(model.device, gpu_memory_utilization)
         self.runner = Runner(
