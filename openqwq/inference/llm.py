@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 
 from openqwq.errors import UserError
-from openqwq.model import HUB_NAMES, PRESETS, Quantization, load_model, quantize_weights, resolve_folder
+from openqwq.model import HUB_NAMES, PRESETS, Quantization, load_model, resolve_folder
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import Message, Prompt, SamplingParams
 
@@ -29,8 +29,8 @@ class LLM:
     model:   a Hugging Face folder, a hub name, or a preset; `tiny` has random weights and no tokenizer.
     device:  None: the first GPU when there is one, else the CPU.
     dtype:   None: the one that config.json names on a GPU, float32 on a CPU.
-    quantization: "bf16", "int8" or "int4" rounds the weights once they are loaded: a half, a quarter, an eighth of
-             float32's memory.
+    quantization: "bf16", "int8" or "int4" rounds the weights as they are read: a half, a quarter, an eighth of
+             float32's memory. None: as the folder holds them. 4-bit AWQ and GPTQ layers stay packed in any case.
     options: of `Engine`, e.g. `max_model_len=4096`.
     """
 
@@ -50,9 +50,7 @@ class LLM:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if dtype is None and device == "cpu" else dtype
         self.tokenizer = _load_tokenizer(model, tokenizer)
-        network = load_model(model, device=device, dtype=dtype, seed=seed)
-        if quantization is not None:
-            quantize_weights(network, quantization)
+        network = load_model(model, device=device, dtype=dtype, seed=seed, quantization=quantization or "stored")
         eos_token_ids = _end_tokens(self.tokenizer, network.config.eos_token_id)
         self.engine = Engine(network, self.tokenizer, eos_token_ids=eos_token_ids, seed=seed, **options)
 
