@@ -1,7 +1,9 @@
 """The Qwen2 decoder with Hugging Face names: QwQ-32B, Qwen2.5 and everything smaller."""
 
 from .attention import AttentionContext, DecodeAttention, ExtendAttention, PackedAttention, PrefillAttention
+from .checksum import weight_checksum
 from .config import Qwen2Config, YarnScaling
+from .invariant import set_batch_invariant
 from .kv_cache import KVCache
 from .load import create_model, init_weights, load_model, load_weights, read_config, resolve_folder
 from .native import native_kernels
@@ -36,4 +38,6 @@ __all__ = [
     "quantize_weights",
     "read_config",
     "resolve_folder",
+    "set_batch_invariant",
+    "weight_checksum",
 ]

@@ -53,9 +53,8 @@ def texts_to_avoid(files: Iterable[Path]) -> Iterator[str]:
     for file in files:
         if not file.is_file():
             raise UserError(f"no file at {file}", hint="`--avoid` names JSON-lines or text files")
-        for line in file.read_text(encoding="utf-8").splitlines():
-            if line.strip():
-                yield _text_of(line)
+        with open(file, encoding="utf-8") as lines:
+            yield from (_text_of(line) for line in lines if line.strip())
 
 
 def measure_pass_rates(
