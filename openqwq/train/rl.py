@@ -97,7 +97,8 @@ def run_rl(
                 pool.load_state(run.values["curriculum"])
             learner = Learner(stage, run, tokenizer)
             gate = RegressionGate(stage.gate, gate_evaluate, run)
-            gate.look_if_due()
+            with timeline.phase("gate"):
+                gate.look_if_due()
             for step in run.remaining_steps():
                 experience = collector.collect(step)
                 with run.uninterrupted():
@@ -142,7 +143,8 @@ def adapters(model: Qwen2ForCausalLM, stage: RLStage, ctx: StageContext) -> Iter
 @contextmanager
 def trackers(stage: RLStage, ctx: StageContext) -> Iterator[Trackers]:
     """The stage's trackers, closed at the end of this block, whatever ends it."""
-    opened = open_trackers(stage.trackers, ctx.checkpoints.run_folder, ctx.name, asdict(stage))
+    first_step = ctx.resume.step if ctx.resume else 0
+    opened = open_trackers(stage.trackers, ctx.checkpoints.run_folder, ctx.name, asdict(stage), first_step=first_step)
     try:
         yield opened
     finally:
