@@ -61,6 +61,7 @@ KIND_RANGES: dict[type[Stage], dict[str, Range]] = {
         "clip_low": OPEN_SHARE,
         "clip_high": POSITIVE,
         "max_refills": AT_LEAST_0,
+        "max_staleness": AT_LEAST_0,
         "reward_model_weight": SHARE,
         "overlong_tokens": AT_LEAST_0,
         "demonstrations_per_step": AT_LEAST_1,
@@ -185,11 +186,6 @@ def _check_rl(recipe: Recipe, name: str, stage: RLStage, where: str) -> None:
         raise UserError(
             f"`samples_per_prompt` is {stage.samples_per_prompt} in {where}, but group advantages need at least 2",
             hint='set `samples_per_prompt = 8`, or `advantage = "reinforce"`',
-        )
-    if stage.max_staleness != 0:
-        raise UserError(
-            f"`max_staleness` is {stage.max_staleness} in {where}, but rollouts are always of the current policy",
-            hint="set `max_staleness = 0`",
         )
     if stage.updates_per_batch > stage.prompts_per_step:
         raise UserError(

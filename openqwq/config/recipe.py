@@ -254,7 +254,8 @@ class RLStage(Stage):
     updates_per_batch: int = 1
     """Mini-batches of whole groups, one optimiser update each, that a batch is split into; 1 is fully on-policy."""
     max_staleness: int = 0
-    """Policy versions by which a rollout may lag behind the trainer; only 0 (synchronous) exists so far."""
+    """Steps by which a token's weights may be older than those it trains; 0: sampling and training take turns, above:
+    they overlap, and `correction` must be on. From 2 on, long rollouts go on under newer weights (AReaL)."""
     max_completion_tokens: int = 128
     """Longest completion that is sampled."""
     temperature: float = 1.0

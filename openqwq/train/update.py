@@ -88,10 +88,12 @@ def update(
     temperature: float = 1.0,
     entropy_weight: float = 0.0,
     further: Sequence[Component] = (),
+    ready: Callable[[], None] = lambda: None,
 ) -> UpdateResult:
     """Make one optimiser step on the weighted sum of the objective over all micro-batches.
 
     entropy_weight: factor of the entropy of each token, which is subtracted from its loss.
+    ready: called once the gradient is there; the weights change when it returns.
     further: other terms of the loss; only the first one's tokens are observed.
     Raises UserError, before touching the weights, when the gradient is not finite.
     """
@@ -102,6 +104,7 @@ def update(
         own, _ = accumulate(model, part.batches, part.objective, temperature=part.temperature, weight=part.weight)
         loss += own
         num_tokens += sum(len(batch.input_ids) for batch in part.batches)
+    ready()
     grad_norm = step_optimizer(model, optimizer, learning_rate=learning_rate, max_grad_norm=max_grad_norm)
     return UpdateResult(loss=loss, grad_norm=grad_norm, num_tokens=num_tokens, tokens=tokens)
 

@@ -8,7 +8,7 @@ import torch
 
 from openqwq.config import LoRAConfig, RLStage
 from openqwq.errors import UserError
-from openqwq.inference import Engine
+from openqwq.inference import Engine, Speculation
 from openqwq.model import create_model, load_model, native_kernels, quantize_weights, set_batch_invariant
 from openqwq.model.invariant import linear, rms_norm, swiglu, token_logprobs
 from openqwq.tokenizer import Tokenizer
@@ -55,7 +55,7 @@ ENGINES = {
     "plain": {"prefix_caching": False},
     "prefix cache, few rows": {"max_num_seqs": 5},
     "chunks of the prompt": {"max_num_batched_tokens": 16, "max_num_seqs": 3},
-    "prompt lookup": {"prompt_lookup_tokens": 3},
+    "prompt lookup": {"speculation": Speculation(num_tokens=3)},
     "preemption": {"kv_cache_memory": 2**20, "max_model_len": 128},
 }
 

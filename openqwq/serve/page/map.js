@@ -1,4 +1,5 @@
 // The ideas of the recipe and the papers before them: drag, zoom, click. Everything shown comes from map.json.
+// A text's numbers are links: [shown](source), or {file path} for a figure of benchmarks/results, read from there.
 import { find, make } from "./dom.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -9,6 +10,39 @@ function svg(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.append(...children);
   return element;
+}
+
+const MARK = /\[([^\]]+)\]\(([^)]+)\)|\{(\w+) ([^}]+)\}/g;
+const results = {};
+
+/** A result file; null where this server has none. */
+function result(name) {
+  results[name] ??= fetch(`page/results/${name}.json`).then((answer) => (answer.ok ? answer.json() : null)).catch(() => null);
+  return results[name];
+}
+
+/** The value at a path such as `table/arm=tiny,kind=math/before`; undefined where it leads nowhere. */
+function valueAt(data, path) {
+  const matches = (row, key) => key.split(",").every((pair) => pair === `${pair.split("=")[0]}=${row[pair.split("=")[0]]}`);
+  return path.split("/").reduce((value, key) => (key.includes("=") ? value?.find((row) => matches(row, key)) : value?.[key]), data);
+}
+
+const figure = (value) => (Number.isInteger(value) || Math.abs(value) >= 100 ? Math.round(value).toLocaleString("en") : value.toFixed(1));
+const link = (text, href) => make("a", { href, rel: "noreferrer noopener", target: "_blank" }, text);
+
+/** A text as a paragraph; null where a figure of it is not to be had here. */
+async function paragraph(text) {
+  const parts = [];
+  let end = 0;
+  for (const mark of text.matchAll(MARK)) {
+    const [whole, shown, source, file, path] = mark;
+    parts.push(text.slice(end, mark.index));
+    end = mark.index + whole.length;
+    const value = file && valueAt(await result(file), path);
+    if (file && typeof value !== "number") return null;
+    parts.push(file ? link(figure(value), `page/results/${file}.json`) : link(shown, source));
+  }
+  return make("p", {}, parts, text.slice(end));
 }
 
 export async function start() {
@@ -26,14 +60,18 @@ export async function start() {
     path.setAttribute("d", `M${a.x} ${a.y}C${a.x} ${a.y + bend} ${b.x} ${b.y - bend} ${b.x} ${b.y}`);
   });
 
-  const choose = (id) => {
+  let latest = "";
+  const choose = async (id) => {
     const node = byId[id];
+    latest = id;
     for (const one of data.nodes) one.group.classList.toggle("chosen", one === node);
     for (const { from, to, path } of edges) path.classList.toggle("lit", from === id || to === id);
     const near = edges.flatMap(({ from, to }) => (from === id ? [to] : to === id ? [from] : []));
+    const paragraphs = await Promise.all(node.text.map(paragraph));
+    if (latest !== id) return; // another was chosen meanwhile
     aside.replaceChildren(
-      make("h2", {}, node.title), ...node.text.map((text) => make("p", {}, text)),
-      ...(node.links ?? []).map(([title, href]) => make("p", {}, make("a", { href, rel: "noreferrer noopener", target: "_blank" }, title))),
+      make("h2", {}, node.title), ...paragraphs.filter(Boolean),
+      ...(node.links ?? []).map(([title, href]) => make("p", {}, link(title, href))),
       make("p", { class: "note" }, "Connected with"),
       make("div", { class: "row" }, near.map((other) => make("button", { class: "quiet", type: "button", click: () => choose(other) }, byId[other].title))));
   };
