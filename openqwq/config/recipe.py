@@ -388,3 +388,13 @@ class Recipe:
     """The stages in the order in which they run."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     target: tuple[TargetConfig, ...] = ()
+
+    @property
+    def policy_stages(self) -> tuple[str, ...]:
+        """The stages that change the policy, in order: all but reward models."""
+        return tuple(name for name, stage in self.stage.items() if not isinstance(stage, RewardModelStage))
+
+    @property
+    def evaluated_stages(self) -> tuple[str, ...]:
+        """The stages after which held-out problems are answered."""
+        return (self.eval.after or self.policy_stages) if self.eval.families else ()
