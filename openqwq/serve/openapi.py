@@ -44,6 +44,7 @@ USAGE = _object(
     prompt_tokens=COUNT,
     completion_tokens=COUNT,
     total_tokens=COUNT,
+    prompt_tokens_details=_object(cached_tokens=COUNT),
     completion_tokens_details=_object(reasoning_tokens=COUNT),
 )
 MESSAGE = _object(role={"const": "assistant"}, content=_or_null(TEXT))
