@@ -1,4 +1,8 @@
-"""Write report.html and report.md of a run, finished or still going on."""
+"""Write report.html and report.md of a run, finished or still going on; compare several runs.
+
+Of several runs, comparison.html and comparison.md are written beside the first one's folder: scores with intervals
+after each stage and their differences, the curves of all runs, targets, and where their recipes differ.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,14 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="the folder that `openqwq train` wrote")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders that `openqwq train` wrote")
+    parser.add_argument("--out", metavar="DIR", help="write the files into this folder instead")
 
 
 def run(args: argparse.Namespace) -> int:
-    from openqwq.eval.report import write_report
+    from openqwq.eval.report import write_comparison, write_report
 
-    for path in write_report(args.run):
+    files = write_report(args.runs[0], args.out) if len(args.runs) == 1 else write_comparison(args.runs, args.out)
+    for path in files:
         print(path)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,25 @@ from openqwq.config import SourceConfig
 from openqwq.errors import UserError
 from openqwq.types import Message, Problem
 
+from .finite import FiniteSource, cut_parts
 
-class JsonlSource:
-    """A finite file of problems; a row belongs to the held-out, gate or training part by its position."""
+
+class JsonlSource(FiniteSource):
+    """A finite file of problems; a row belongs to the held-out, gate or training part by its position.
+
+    Whole problems keep their verifier and, unless the recipe names one, their kind; their source is this one.
+    """
 
     def __init__(self, name: str, config: SourceConfig):
-        self.name = name
-        self.kind = config.kind or "math"
-        self._config = config
         rows = read_problems(Path(config.path), name=name, config=config)
-        self._parts = _split(rows)
+        problems = [replace(row, source=name, kind=config.kind or row.kind) for row in rows]
+        super().__init__(name, problems[0].kind, problems[0].verifier, cut_parts(problems, name, config.path))
 
-    def problem(self, split: str, key: int) -> Problem:
-        """A row of the split's own part of the file: one in ten is held out, one in ten serves the gate."""
-        rows = self._parts[split if split in self._parts else "train"]
-        return rows[key % len(rows)]
+
+def read_problem_file(path: Path, *, verifier: str = "math", prompt_suffix: str = "") -> list[Problem]:
+    """The problems of a file outside of any recipe, as a source named after it would read them."""
+    config = SourceConfig(type="jsonl", path=str(path), verifier=verifier, prompt_suffix=prompt_suffix)
+    return read_problems(path, name=path.stem, config=config)
 
 
 def read_problems(path: Path, *, name: str, config: SourceConfig) -> list[Problem]:
@@ -37,11 +42,8 @@ def read_problems(path: Path, *, name: str, config: SourceConfig) -> list[Proble
         for number, line in enumerate(file, 1):
             if line.strip():
                 problems.append(_read_row(line, f"{path}:{number}", f"{name}/{number}", name, config))
-    if len(problems) < 10:
-        raise UserError(
-            f"source `{name}`: {path} holds {len(problems)} problems, and 10 are the least",
-            hint="a tenth is held out for evaluation and a tenth for the regression gate",
-        )
+    if not problems:
+        raise UserError(f"source `{name}`: {path} holds 0 problems")
     return problems
 
 
@@ -67,11 +69,3 @@ def _from_question(row: Mapping[str, Any], identity: str, name: str, config: Sou
         verifier=config.verifier or "math",
         answer=row["answer"],
     )
-
-
-def _split(rows: list[Problem]) -> dict[str, list[Problem]]:
-    return {
-        "held_out": rows[0::10],
-        "gate": rows[1::10],
-        "train": [row for i, row in enumerate(rows) if i % 10 > 1],
-    }

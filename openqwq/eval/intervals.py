@@ -42,6 +42,25 @@ def wilson_interval(scores: Sequence[float]) -> Interval:
     return Interval(mean, min(mean, max(0.0, centre - half)), max(mean, min(1.0, centre + half)))
 
 
+def mean_interval(families: Mapping[str, Mapping[str, float]]) -> Interval:
+    """The mean over families of their mean scores, with a normal interval within [0, 1].
+
+    families: family -> problem -> score in [0, 1]. They weigh the same and are independent; empty ones are left out.
+    """
+    found = _combine([_mean_and_variance(list(scores.values())) for scores in families.values() if scores])
+    return Interval(found.mean, max(0.0, found.low), min(1.0, found.high)) if found is not UNKNOWN else UNKNOWN
+
+
+def independent_change(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]) -> Interval:
+    """As `paired_change`, for evaluations of different problems: their variances add up instead of cancelling."""
+    changes = []
+    for family in sorted(before.keys() & after.keys()):
+        if before[family] and after[family]:
+            (old, spread), (new, other) = (_mean_and_variance(list(s[family].values())) for s in (before, after))
+            changes.append((new - old, spread + other))
+    return _combine(changes)
+
+
 def paired_change(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]) -> Interval:
     """The change of the mean over families from `before` to `after`, with a paired normal interval.
 
@@ -50,20 +69,26 @@ def paired_change(before: Mapping[str, Mapping[str, float]], after: Mapping[str,
     the variance between problems); families weigh the same and are independent. A problem that is missing
     on one side (unjudged there) is left out of its pair.
     """
-    changes, variances = [], []
+    changes = []
     for family in sorted(before.keys() & after.keys()):
         shared = sorted(before[family].keys() & after[family].keys())
-        differences = [after[family][problem] - before[family][problem] for problem in shared]
-        if not differences:
-            continue
-        mean = math.fsum(differences) / len(differences)
-        changes.append(mean)
-        variances.append(_variance_of_mean(differences, mean))
-    if not changes:
+        if shared:
+            changes.append(_mean_and_variance([after[family][p] - before[family][p] for p in shared]))
+    return _combine(changes)
+
+
+def _combine(parts: Sequence[tuple[float, float]]) -> Interval:
+    """The mean of independent estimates of equal weight. parts: (estimate, its variance)."""
+    if not parts:
         return UNKNOWN
-    change = math.fsum(changes) / len(changes)
-    half = Z95 * math.sqrt(math.fsum(variances)) / len(changes)
-    return Interval(change, change - half, change + half)
+    mean = math.fsum(estimate for estimate, _ in parts) / len(parts)
+    half = Z95 * math.sqrt(math.fsum(variance for _, variance in parts)) / len(parts)
+    return Interval(mean, mean - half, mean + half)
+
+
+def _mean_and_variance(values: Sequence[float]) -> tuple[float, float]:
+    mean = math.fsum(values) / len(values)
+    return mean, _variance_of_mean(values, mean)
 
 
 def _variance_of_mean(values: Sequence[float], mean: float) -> float:

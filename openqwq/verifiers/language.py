@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from functools import lru_cache
 from typing import ClassVar
 
@@ -76,6 +77,13 @@ def script_share(text: str, script: str) -> float:
     return sum(_letter_script(c) in SCRIPTS[script] for c in letters) / len(letters) if letters else 1.0
 
 
+def script_shares(text: str) -> dict[str, float]:
+    """`script_share` of every script, for the price of one."""
+    letters = Counter(_letter_script(c) for c in _prose(text) if c.isalpha())
+    total = letters.total()
+    return {script: sum(letters[n] for n in names) / total if total else 1.0 for script, names in SCRIPTS.items()}
+
+
 def script_word_share(text: str, script: str) -> float:
     """The share of the text's words that are wholly in the script, outside code and maths; 1 without words."""
     words = _WORD.findall(_prose(text))
@@ -83,8 +91,22 @@ def script_word_share(text: str, script: str) -> float:
     return ours / len(words) if words else 1.0
 
 
+def foreign_words(text: str, script: str) -> list[tuple[int, int]]:
+    """Start and end of every word with a letter outside the script; those in code and maths are left out."""
+    return [
+        match.span()
+        for match in _WORD.finditer(_prose(text))
+        if any(_letter_script(c) not in SCRIPTS[script] for c in match[0] if c.isalpha())
+    ]
+
+
 def _prose(text: str) -> str:
-    return _MATHS.sub(" ", _FENCE.sub(" ", text))
+    """The text with code and maths blanked out, so that every letter keeps its place."""
+    return _MATHS.sub(_blank, _FENCE.sub(_blank, text))
+
+
+def _blank(match: re.Match[str]) -> str:
+    return " " * len(match[0])
 
 
 @lru_cache(maxsize=8192)

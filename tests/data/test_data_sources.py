@@ -152,7 +152,10 @@ def test_a_file_of_problems_is_cut_into_disjoint_parts(tmp_path):
 def test_a_file_may_hold_whole_problems(tmp_path):
     whole = build_source("python", CONFIGS["python"]).problem("train", 5)
     source = jsonl_source(tmp_path / "p.jsonl", [whole.to_dict()] * 10)
-    assert source.problem("train", 0).to_dict() == whole.to_dict()
+    assert source.problem("train", 0).to_dict() == {**whole.to_dict(), "source": "mine"}
+    assert (source.kind, source.verifier) == ("code", "code")
+    other = jsonl_source(tmp_path / "p.jsonl", [whole.to_dict()] * 10, kind="programs")
+    assert other.kind == other.problem("train", 0).kind == "programs"
 
 
 @pytest.mark.parametrize(

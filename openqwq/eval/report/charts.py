@@ -43,20 +43,20 @@ def curve_chart(points: Sequence[Point], *, label: str, floor: float | None = No
     finite = [(x, y) for x, y in points if math.isfinite(y)]
     if not finite:
         return ""
-    binned = _bin(finite)
+    binned = bin_points(finite)
     ys = [y for _, y in finite]
     ticks = nice_ticks(min([*ys, *([] if floor is None else [floor])]), max(ys))
     xs = Axis(finite[0][0], finite[-1][0], LEFT, WIDTH - RIGHT)
     y_axis = Axis(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
     description = f"{label}: {format_tick(finite[0][1])} at step {finite[0][0]:g}, {format_tick(finite[-1][1])} at "
     body = [
-        *_grid(ticks, y_axis),
-        _path(binned, xs, y_axis, "raw"),
-        _path(_running_mean(binned), xs, y_axis, "line"),
-        _text(LEFT, HEIGHT - 8, f"{finite[0][0]:g}", "start"),
-        _text(WIDTH - RIGHT, HEIGHT - 8, f"step {finite[-1][0]:g}", "end"),
+        *draw_grid(ticks, y_axis),
+        draw_path(binned, xs, y_axis, "raw"),
+        draw_path(running_mean(binned), xs, y_axis, "line"),
+        draw_text(LEFT, HEIGHT - 8, f"{finite[0][0]:g}", "start"),
+        draw_text(WIDTH - RIGHT, HEIGHT - 8, f"step {finite[-1][0]:g}", "end"),
     ]
-    return _svg(body, f"{description}step {finite[-1][0]:g}")
+    return draw_svg(body, f"{description}step {finite[-1][0]:g}")
 
 
 def stage_chart(stages: Sequence[str], strict: Sequence[Interval], free: Sequence[Interval], *, label: str) -> str:
@@ -65,17 +65,17 @@ def stage_chart(stages: Sequence[str], strict: Sequence[Interval], free: Sequenc
     gap = (WIDTH - LEFT - RIGHT) / max(1, len(stages))
     centres = [LEFT + gap * (i + 0.5) for i in range(len(stages))]
     body = [
-        *_grid([0, 25, 50, 75, 100], y_axis),
+        *draw_grid([0, 25, 50, 75, 100], y_axis),
         *_stage_series(centres, free, y_axis, "free"),
         *_stage_series(centres, strict, y_axis, "line"),
     ]
     for x, stage, score in zip(centres, stages, strict, strict=True):
-        body.append(_text(x, HEIGHT - 8, shorten(stage, int(gap / 6)), "middle"))
+        body.append(draw_text(x, HEIGHT - 8, shorten(stage, int(gap / 6)), "middle"))
         if math.isfinite(score.mean):
-            body.append(_text(x, _label_height(score, y_axis), f"{100 * score.mean:.0f}", "middle", "value"))
+            body.append(draw_text(x, _label_height(score, y_axis), f"{100 * score.mean:.0f}", "middle", "value"))
     known = [(stage, score) for stage, score in zip(stages, strict, strict=True) if math.isfinite(score.mean)]
     numbers = ", ".join(f"{stage} {100 * score.mean:.1f} percent" for stage, score in known)
-    return _svg(body, f"{label}: {numbers}")
+    return draw_svg(body, f"{label}: {numbers}")
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -107,7 +107,7 @@ def shorten(name: str, length: int) -> str:
 
 def _stage_series(centres: Sequence[float], scores: Sequence[Interval], y_axis: Axis, style: str) -> list[str]:
     known = [(x, s) for x, s in zip(centres, scores, strict=True) if math.isfinite(s.mean)]
-    body = [_path([(x, 100 * s.mean) for x, s in known], lambda x: x, y_axis, style)]
+    body = [draw_path([(x, 100 * s.mean) for x, s in known], lambda x: x, y_axis, style)]
     for x, score in known:
         if style == "line":
             low, high = y_axis(100 * score.low), y_axis(100 * score.high)
@@ -122,43 +122,47 @@ def _label_height(score: Interval, y_axis: Axis) -> float:
     return below if below < y_axis.start - 2 else y_axis(100 * score.high) - 6
 
 
-def _grid(ticks: Sequence[float], y_axis: Axis) -> list[str]:
+def draw_grid(ticks: Sequence[float], y_axis: Axis) -> list[str]:
+    """A line across for each tick, with its number on the left."""
     body = []
     for tick in ticks:
         y = y_axis(tick)
         body.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        body.append(_text(LEFT - 6, y + 3.5, format_tick(tick), "end"))
+        body.append(draw_text(LEFT - 6, y + 3.5, format_tick(tick), "end"))
     return body
 
 
-def _path(points: Sequence[Point], x_axis, y_axis: Axis, style: str) -> str:
+def draw_path(points: Sequence[Point], x_axis, y_axis: Axis, style: str) -> str:
+    """A line through the points; empty without any."""
     if not points:
         return ""
     steps = " ".join(f"{'M' if i == 0 else 'L'}{x_axis(x):.1f} {y_axis(y):.1f}" for i, (x, y) in enumerate(points))
     return f'<path class="{style}" d="{steps}"/>'
 
 
-def _text(x: float, y: float, text: str, anchor: str, style: str = "tick") -> str:
+def draw_text(x: float, y: float, text: str, anchor: str, style: str = "tick") -> str:
+    """A text, escaped."""
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _svg(body: Sequence[str], description: str) -> str:
+def draw_svg(body: Sequence[str], description: str, height: int = HEIGHT) -> str:
+    """A drawing with its description for screen readers."""
     title = escape(description)
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}"><title>{title}</title>'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}"><title>{title}</title>'
         + "".join(body)
         + "</svg>"
     )
 
 
-def _bin(points: Sequence[Point]) -> list[Point]:
+def bin_points(points: Sequence[Point]) -> list[Point]:
     """At most MAX_POINTS means of consecutive points."""
     size = math.ceil(len(points) / MAX_POINTS)
     chunks = [points[i : i + size] for i in range(0, len(points), size)]
     return [(sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks]
 
 
-def _running_mean(points: Sequence[Point]) -> list[Point]:
+def running_mean(points: Sequence[Point]) -> list[Point]:
     """Means over a window of a tenth of the points, centred, cut off at both ends."""
     half = len(points) // 20
     means = []

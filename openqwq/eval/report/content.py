@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,11 @@ def examples(run: RunFolder, count: int) -> list[Example]:
 def summary(run: RunFolder) -> str:
     """One sentence under the title: what ran, from which seed, for how long."""
     model = run.recipe.get("model", {})
-    start = f"from {_near(model['path'])}" if model.get("path") else f"from random weights, shape {model.get('preset')}"
+    start = (
+        f"from {near_path(model['path'], run.path)}"
+        if model.get("path")
+        else f"from random weights, shape {model.get('preset')}"
+    )
     seconds = math.fsum(run.results.get("seconds", {}).values())
     done = len(run.results.get("seconds", {}))
     planned = len(run.recipe.get("stage", {}))
@@ -158,10 +163,18 @@ def summary(run: RunFolder) -> str:
     return f"{stages} {start}, seed {run.results.get('seed', 0)}, {duration(seconds)} with their evaluations."
 
 
-def _near(path: str) -> str:
-    """The path as seen from the working folder, where it lies inside; other paths and hub names as they are."""
-    here = Path.cwd()
-    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+def near_path(path: str, run: Path) -> str:
+    """A folder as seen from the working folder, else from the deepest folder that it shares with the run.
+
+    Hub names and relative paths are left as they are; of a path that shares nothing, the last two parts stay.
+    """
+    if not Path(path).is_absolute():
+        return path
+    shared = Path(os.path.commonpath([path, run.resolve()]))
+    for folder in (Path.cwd(), shared):
+        if folder != Path(folder.anchor) and Path(path).is_relative_to(folder):
+            return str(Path(path).relative_to(folder))
+    return str(Path(*Path(path).parts[-2:])).lstrip(os.sep)
 
 
 def gate_notes(run: RunFolder) -> list[str]:
@@ -219,6 +232,13 @@ def percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f}"
 
 
+def rate(value: float) -> str:
+    """A number of percent, with as many digits as tell a rare thing from nothing: 0, 0.03, 4.4, 31."""
+    if value == 0:
+        return "0"
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.095 else f"{value:.1g}"
+
+
 def percent_range(interval: Interval) -> str:
     """The interval in percent, or nothing where it is not known."""
     return "" if math.isnan(interval.low) else f"{percent(interval.low)} to {percent(interval.high)}"
@@ -230,6 +250,13 @@ def points_text(target: dict[str, Any]) -> str:
     if got["mean"] is None:
         return "not measured"
     return f"{got['mean']:+.1f} ({got['low']:+.1f} to {got['high']:+.1f})"
+
+
+def short_time(seconds: float) -> str:
+    """Seconds of a part of a step: 1.27 s, 47 ms, 0.38 ms."""
+    if seconds >= 0.1:
+        return f"{seconds:.3g} s"
+    return f"{1000 * seconds:.2g} ms"
 
 
 def duration(seconds: float) -> str:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from openqwq.eval.families import Mark
 from openqwq.eval.report import content
+from openqwq.eval.report.behaviours import behaviour_pages
+from openqwq.eval.report.phases import stage_phases
 from openqwq.eval.report.run_folder import RunFolder
 
 
 def render_html(run: RunFolder) -> str:
     """The page. All that a model or a recipe wrote is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    template = environment.from_string((files(__package__) / "page.html").read_text(encoding="utf-8"))
     rows = content.family_rows(run)
     means = content.kind_means(run)
-    return template.render(
+    return render_page(
+        "page.html",
         name=run.recipe.get("name", run.path.name),
         summary=content.summary(run),
         gate_notes=content.gate_notes(run),
@@ -37,14 +39,31 @@ def render_html(run: RunFolder) -> str:
         ],
         score_charts=content.score_charts(run),
         training_charts=content.training_charts(run),
+        behaviours=behaviour_pages(run),
         examples=content.examples(run, content.example_count(run)),
         times=content.time_rows(run),
+        phases=stage_phases(run),
         versions=content.provenance(run),
         recipe=json.dumps(run.recipe, indent=2, ensure_ascii=False),
+    )
+
+
+def render_page(name: str, /, **values: Any) -> str:
+    """The template of that name with these values, the style sheet and the formats of numbers and verdicts."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    return environment.from_string(_read(name)).render(
+        style=_read("style.css"),
         percent=content.percent,
         percent_range=content.percent_range,
+        rate=content.rate,
+        short_time=content.short_time,
         mark=_mark,
+        **values,
     )
+
+
+def _read(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")
 
 
 def _mark(mark: Mark) -> Markup:

@@ -21,6 +21,8 @@ class RunFolder:
     results:     `results.json`.  recipe: `recipe.json`, the resolved one.
     steps:       stage -> its rows of `metrics.jsonl`, evaluation rows left out.
     evaluations: stage -> its scored completions, for the stages whose file is there.
+    samples:     rows of `samples.jsonl`: some rollouts of the training.
+    timeline:    rows of `timeline.jsonl`: when each phase of each step began, and its seconds.
     """
 
     path: Path
@@ -28,6 +30,8 @@ class RunFolder:
     recipe: dict[str, Any]
     steps: dict[str, list[dict[str, Any]]]
     evaluations: dict[str, list[ScoredCompletion]]
+    samples: list[dict[str, Any]]
+    timeline: list[dict[str, Any]]
 
     @property
     def evaluated_stages(self) -> list[str]:
@@ -62,19 +66,34 @@ class RunFolder:
 def read_run_folder(path: str | Path) -> RunFolder:
     """The run in that folder. Raises UserError when it is not a run folder, or its files are not readable."""
     path = Path(path)
-    results = _read_json(path / "results.json")
-    recipe = _read_json(path / "recipe.json")
-    metrics = path / "metrics.jsonl"
+    results = _read_json(path / "results.json", "stages")
+    recipe = _read_json(path / "recipe.json", "stage")
     steps: dict[str, list[dict[str, Any]]] = {}
-    for row in read_jsonl(metrics) if metrics.exists() else []:
+    for row in _read_rows(path / "metrics.jsonl"):
         if "step" in row and row.get("event", "step") == "step":
             steps.setdefault(str(row.get("stage", "")), []).append(row)
     evaluations = {}
     for stage in results["stages"]:
         file = path / "eval" / f"{stage['name']}.jsonl"
         if file.exists():
-            evaluations[stage["name"]] = [ScoredCompletion.from_row(row) for row in read_jsonl(file)]
-    return RunFolder(path, results, recipe, steps, evaluations)
+            evaluations[stage["name"]] = _read_completions(file)
+    samples, timeline = (_read_rows(path / name) for name in ("samples.jsonl", "timeline.jsonl"))
+    return RunFolder(path, results, recipe, steps, evaluations, samples, timeline)
+
+
+def _read_completions(file: Path) -> list[ScoredCompletion]:
+    try:
+        return [ScoredCompletion.from_row(row) for row in _read_rows(file)]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file} holds something else than scored completions: {error}") from None
+
+
+def _read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; none where there is no file."""
+    try:
+        return read_jsonl(file) if file.exists() else []
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON lines: {error}") from None
 
 
 def _interval(entry: dict[str, float | None] | None) -> Interval:
@@ -84,13 +103,24 @@ def _interval(entry: dict[str, float | None] | None) -> Interval:
     return Interval(*(math.nan if value is None else float(value) for value in values))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, key: str) -> dict[str, Any]:
+    """The table in the file, which must have that key."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(
-            f"{path.parent} is not the folder of a run: it has no {path.name}",
-            hint="give the folder that `openqwq train --out` wrote; results.json appears after its first evaluation",
-        ) from None
-    except json.JSONDecodeError as error:
+        why = f"it has no {path.name}" if path.parent.is_dir() else "there is no such folder"
+        raise _no_run(path.parent, why) from None
+    except NotADirectoryError:
+        raise _no_run(path.parent, "it is a file") from None
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(table, dict) or key not in table:
+        raise _no_run(path.parent, f"its {path.name} has no `{key}`")
+    return table
+
+
+def _no_run(folder: Path, why: str) -> UserError:
+    return UserError(
+        f"{folder} is not the folder of a run: {why}",
+        hint="give the folder that `openqwq train --out` wrote; results.json appears after its first evaluation",
+    )

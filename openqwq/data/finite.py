@@ -1,0 +1,38 @@
+"""Sources that hold a fixed list of problems, cut into a part to train on, one to evaluate on and one for the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from openqwq.errors import UserError
+from openqwq.types import Problem
+
+LEAST = 10
+"""Fewer problems leave nothing to hold out."""
+
+
+class FiniteSource:
+    """A source of which a key picks a problem of the split's own part; splits without one are trained on."""
+
+    def __init__(self, name: str, kind: str, verifier: str, parts: Mapping[str, Sequence[Problem]]):
+        self.name, self.kind, self.verifier = name, kind, verifier
+        self._parts = parts
+
+    def problem(self, split: str, key: int) -> Problem:
+        """A problem of the split's part."""
+        part = self._parts[split if split in self._parts else "train"]
+        return part[key % len(part)]
+
+
+def cut_parts(problems: list[Problem], name: str, where: str) -> dict[str, list[Problem]]:
+    """By position, one in ten is held out and one in ten serves the gate. Raises UserError for fewer than ten."""
+    if len(problems) < LEAST:
+        raise UserError(
+            f"source `{name}`: {where} holds {len(problems)} problems, and {LEAST} are the least",
+            hint="a tenth is held out for evaluation and a tenth for the regression gate",
+        )
+    return {
+        "held_out": problems[0::10],
+        "gate": problems[1::10],
+        "train": [problem for i, problem in enumerate(problems) if i % 10 > 1],
+    }
