@@ -43,7 +43,7 @@ START_S = 30.0  # a jail that is not up by then is broken
 KILL_S = 5.0  # the kernel needs milliseconds to end a killed tree
 BASE_MIB = 64  # address space of a bare interpreter
 READ_BYTES = 1 << 16
-PATIENCE = 20  # times its limit that a job may wait for a processor before the machine is called too busy
+PATIENCE = 60  # times its limit that a job may wait for a processor before the machine is called too busy
 LEAST_WAIT_S = 0.01  # a shorter wait for a processor is no reason to go on
 
 FOLDER = "/tmp"  # where a job works
