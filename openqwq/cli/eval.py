@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from ._options import add_json_argument, print_json
+from ._options import add_json_argument, add_quantization_argument, print_json
 
 NEVER_GREEDY = "0 is greedy decoding, which QwQ's authors advise against"
 
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt-suffix", default="", metavar="TEXT", help="appended to each plain question, e.g. a word on \\boxed{}"
     )
+    add_quantization_argument(parser)
     add_json_argument(parser)
 
 
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         top_k=args.top_k,
         max_tokens=args.max_tokens,
         seed=args.seed,
+        quantization=args.quantization,
     )
     results = evaluate_model(plan)
     if args.json:

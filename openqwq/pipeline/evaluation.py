@@ -19,7 +19,7 @@ from openqwq.eval.families import FamilyResult, ScoredCompletion, summarise
 from openqwq.eval.judging import Judge
 from openqwq.inference import Engine
 from openqwq.log import append_jsonl, logger, read_jsonl, write_text_atomic
-from openqwq.model import load_model, resolve_folder
+from openqwq.model import Quantization, load_model, resolve_folder
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import Problem, SamplingParams
 
@@ -49,6 +49,7 @@ class EvaluationPlan:
     top_k: int = 40
     max_tokens: int | None = None
     seed: int = 0
+    quantization: Quantization | None = None
 
 
 def evaluate_model(plan: EvaluationPlan) -> dict[str, FamilyResult]:
@@ -134,7 +135,9 @@ def _sample(
     """Rows of the waiting problems, written round by round, a problem's samples together."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = resolve_folder(plan.model)
-    model, tokenizer = load_model(folder, device=device), Tokenizer.load(folder)
+    dtype = torch.float32 if device.type == "cpu" else None
+    model = load_model(folder, device=device, dtype=dtype, quantization=plan.quantization or "stored")
+    tokenizer = Tokenizer.load(folder)
     engine = Engine(model, tokenizer)
     params = SamplingParams(temperature=plan.temperature, top_p=plan.top_p, top_k=plan.top_k, max_tokens=longest)
     rows: list[ScoredCompletion] = []
