@@ -309,8 +309,8 @@ class RLStage(Stage):
     """Difficulty pools."""
     keep_every: int = 0
     """Resumable checkpoints of steps that this divides are never pruned; 0: only the newest two stay."""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Where the metrics go beside metrics.jsonl."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    """Where the metrics go beside metrics.jsonl; TensorBoard is left out where it is not installed."""
     reward_model: str = ""
     """The reward-model stage whose scores are mixed into the reward; empty: none."""
     reward_model_weight: float = 0.0
@@ -388,3 +388,13 @@ class Recipe:
     """The stages in the order in which they run."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     target: tuple[TargetConfig, ...] = ()
+
+    @property
+    def policy_stages(self) -> tuple[str, ...]:
+        """The stages that change the policy, in order: all but reward models."""
+        return tuple(name for name, stage in self.stage.items() if not isinstance(stage, RewardModelStage))
+
+    @property
+    def evaluated_stages(self) -> tuple[str, ...]:
+        """The stages after which held-out problems are answered."""
+        return (self.eval.after or self.policy_stages) if self.eval.families else ()

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openqwq.config import SourceConfig
 from openqwq.data.decontaminate import NgramIndex
-from openqwq.data.jsonl import read_problems
 from openqwq.errors import UserError
 from openqwq.log import append_jsonl, read_jsonl
 from openqwq.rollout import sample_groups
@@ -40,12 +38,6 @@ class FilterRule:
         if pass_rate is None:
             return "unjudged"
         return "too hard" if pass_rate < self.low else "too easy" if pass_rate > self.high else ""
-
-
-def read_problem_file(path: Path, *, verifier: str = "math", prompt_suffix: str = "") -> list[Problem]:
-    """The problems of a JSON-lines file, as a `jsonl` source reads them."""
-    config = SourceConfig(type="jsonl", path=str(path), verifier=verifier, prompt_suffix=prompt_suffix)
-    return read_problems(path, name=path.stem, config=config)
 
 
 def texts_to_avoid(files: Iterable[Path]) -> Iterator[str]:
