@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from openqwq.config import load_recipe
 from openqwq.data.jsonl import read_problem_file
 from openqwq.errors import UserError
