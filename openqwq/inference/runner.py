@@ -85,7 +85,9 @@ class Runner:
             ]
             self.cache = caches[0]
             if speculation is not None and speculation.model is not None:
-                self.draft_model = DraftModel(speculation, caches[1], model.config.vocab_size)
+                self.draft_model = DraftModel(
+                    speculation, caches[1], model.config.vocab_size, both_settings=yarn_per_request
+                )
             self.table = SamplingTable(max_num_seqs, model.config.vocab_size, device)
             self.rules = LogitRules(max_num_seqs, model.config.vocab_size, device)
             self.tokens = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
@@ -115,6 +117,8 @@ class Runner:
             self.table.focus(self.num_rows)
             self.rules.focus(plan.running)
             self._few_rows = self._kernel if self._kernel is not None and self._kernel.look() else None
+            if self.draft_model is not None:
+                self.draft_model.look()
             self._wanted = {
                 s.row: s.request.params.logprobs for s in plan.running if s.request.params.logprobs is not None
             }
