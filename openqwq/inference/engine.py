@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from openqwq.errors import UserError
-from openqwq.model import Qwen2ForCausalLM, set_batch_invariant
+from openqwq.model import Qwen2ForCausalLM, set_batch_invariant, weight_checksum
 from openqwq.types import Completion, Prompt, SamplingParams
 
 from .block_manager import ROOT, SCALED_ROOT, BlockPool
 from .outputs import EngineStats, RequestOutput
+from .partial import restore
 from .reasoning import CLOSING_TEXT, Reasoning
 from .requests import Decoder, RequestMaker, check_invariant, plain_window
 from .runner import BLOCK_SIZE, Runner, Sampled, cache_memory
@@ -95,9 +96,9 @@ class Engine:
         )
         self.seed = seed
         self.version = 0
-        self.num_requests = 0
+        self.weight_checksums: dict[int, str] = {}
         self._ahead: set[str] = set()
-        self.num_generated = self.num_drafted = self.num_accepted = 0
+        self.num_requests = self.num_generated = self.num_drafted = self.num_accepted = 0
         if kv_cache_memory is None:
             kv_cache_memory = cache_memory(model.device, gpu_memory_utilization)
         self.runner = Runner(
@@ -116,12 +117,25 @@ class Engine:
     def has_unfinished(self) -> bool:
         return bool(self.scheduler.requests)
 
-    def add_request(self, prompt_ids: Sequence[int], params: SamplingParams, request_id: str | None = None) -> str:
-        """Queue a prompt; its id. Raises UserError when it can never run; the engine then goes on without it."""
+    def add_request(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        request_id: str | None = None,
+        *,
+        so_far: Sequence[Completion] = (),
+    ) -> str:
+        """Queue a prompt; its id. Raises UserError when it can never run; the engine then goes on without it.
+
+        so_far: what the samples had when they were aborted; they go on from there.
+        """
         number, self.num_requests = self.num_requests, self.num_requests + 1
         request_id = str(number) if request_id is None else request_id
         seed = self.seed * MAX_SEED + number
-        self.scheduler.add(self.requests.make(request_id, tuple(prompt_ids), params, number=number, seed=seed))
+        request = self.requests.make(request_id, tuple(prompt_ids), params, number=number, seed=seed)
+        if so_far:
+            restore(request, so_far, self.reasoning)
+        self.scheduler.add(request)
         return request_id
 
     def prepare_turn(self, history_ids: Sequence[int], former_ids: Sequence[int] = (), *, max_tokens: int = 1) -> int:
@@ -171,7 +185,7 @@ class Engine:
 
     def completion(self, sample: Sample) -> Completion:
         """The record of a sample that has ended."""
-        return sample.completion(self._text(sample))
+        return sample.completion(self._text(sample), self.weight_checksums)
 
     def stats(self) -> EngineStats:
         """How full the engine is."""
@@ -236,7 +250,7 @@ class Engine:
         return [results[request_id] for request_id in ids]
 
     def load_weights(self, source: nn.Module | Mapping[str, Tensor], *, version: int | None = None) -> None:
-        """Sample from new weights from the next token on, and stamp tokens with the new version.
+        """Sample from new weights from the next token on, and stamp tokens with the new version and checksum.
 
         source:  a module or a state dict; the engine's own module is not copied, it is the update.
         version: None: one more than before.
@@ -247,6 +261,7 @@ class Engine:
             self.model.load_state_dict(state)
         self.pool.reset()
         self.version = self.version + 1 if version is None else version
+        self.weight_checksums[self.version] = weight_checksum(self.model)
 
     def _speculate(self, plan: Plan, speculation: Speculation) -> None:
         """Make room for guesses, as far as blocks reach without preempting anyone; prompt lookup guesses here."""

@@ -78,7 +78,9 @@ class Scheduler:
         if request.id in self.requests:
             raise ValueError(f"request id {request.id!r} is already in the engine")
         self.requests[request.id] = request
-        self._wait(request.sequences[0])
+        for sequence in request.sequences if request.forked else request.sequences[:1]:
+            if not sequence.finish_reason:
+                self._wait(sequence)
 
     def schedule(self) -> Plan:
         """The next step; it has neither rows nor chunks only when nothing is left to do."""

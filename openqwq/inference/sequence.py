@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -125,8 +126,8 @@ class Sequence:
         ends = [*self.marks, (len(self.token_ids), -1)]
         return tuple(version for (start, version), (end, _) in pairwise(ends) for _ in range(end - start))
 
-    def completion(self, text: str) -> Completion:
-        """The record of a finished sample, with its decoded text."""
+    def completion(self, text: str, checksums: Mapping[int, str]) -> Completion:
+        """The record of a finished sample, with its decoded text. checksums: of the weights, by version."""
         assert self.finish_reason is not None
         return Completion(
             text=text,
@@ -137,6 +138,7 @@ class Sequence:
             error=self.error,
             top_logprobs=tuple(self.top_logprobs),
             inserted=tuple(self.inserted),
+            weight_checksums={version: checksums[version] for _, version in self.marks if version in checksums},
         )
 
 

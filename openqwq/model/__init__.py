@@ -1,6 +1,7 @@
 """The Qwen2 decoder with Hugging Face names: QwQ-32B, Qwen2.5 and everything smaller."""
 
 from .attention import AttentionContext, DecodeAttention, ExtendAttention, PackedAttention, PrefillAttention
+from .checksum import weight_checksum
 from .config import Qwen2Config, YarnScaling
 from .decode import DecodeKernel
 from .invariant import set_batch_invariant
@@ -40,4 +41,5 @@ __all__ = [
     "read_config",
     "resolve_folder",
     "set_batch_invariant",
+    "weight_checksum",
 ]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .attention import PackedAttention
+from .config import Qwen2Config
 from .native import MAX_GROUP, MAX_HEAD_DIM, invariant_kernels, native_kernels
 
 INVARIANT_BLOCK = 16  # tokens a block: attention sums block by block, so the engine's cache must have the same
@@ -37,13 +39,14 @@ def set_batch_invariant(model: nn.Module, on: bool) -> None:
     """
     if on and (reason := _obstacle(model)):
         raise UserError(f"`batch_invariant` cannot be had: {reason}", hint="leave it off: it changes rounding only")
+    module: Any
     for module in model.modules():
         if hasattr(module, "batch_invariant"):
             module.batch_invariant = on
 
 
 def _obstacle(model: nn.Module) -> str:
-    config, weights = model.config, next(model.parameters())
+    config, weights = cast(Qwen2Config, model.config), next(model.parameters())
     if weights.device.type != "cpu" or weights.dtype != torch.float32:
         return f"the weights are {weights.dtype} on {weights.device.type}, but the mode is for float32 on a CPU"
     if invariant_kernels() is None or native_kernels() is None:

@@ -13,7 +13,7 @@ from openqwq.model import create_model, load_model, native_kernels, quantize_wei
 from openqwq.model.invariant import linear, rms_norm, swiglu, token_logprobs
 from openqwq.tokenizer import Tokenizer
 from openqwq.train.packing import Sample, pack
-from openqwq.train.rl import invariance, run_rl
+from openqwq.train.rl import invariance
 from openqwq.train.update import policy_logprobs
 from openqwq.types import Message, Prompt, SamplingParams
 
@@ -132,28 +132,8 @@ def test_what_cannot_be_invariant_is_refused_with_the_reason(world):
 
 @pytest.mark.parametrize("fields", [{}, {"lora": LoRAConfig(rank=2)}], ids=["whole", "adapters"])
 def test_a_stage_in_the_mode_logs_no_mismatch_at_all_and_leaves_the_mode(world, tmp_path, fields):
-    stage = RLStage(
-        mix={"low": 1.0},
-        steps=3,
-        prompts_per_step=4,
-        samples_per_prompt=8,
-        max_completion_tokens=9,
-        temperature=0.8,
-        learning_rate=1e-2,
-        tokens_per_microbatch=50,
-        batch_invariant="on",
-        **fields,
-    )
-    model = world.model()
-    run_rl(
-        stage,
-        model=model,
-        policy=world.engine(model),
-        tokenizer=world.HexTokenizer(),
-        mixture=world.Digits(),
-        verifiers={"same_digit": world.SameDigit()},
-        ctx=world.context(tmp_path, "rl"),
-    )
+    mode = {"max_completion_tokens": 9, "temperature": 0.8, "tokens_per_microbatch": 50, "batch_invariant": "on"}
+    model, _ = world.train_rl(tmp_path, world.stage(**mode, **fields))
     rows = world.rows(tmp_path)
     assert sum(row["updates"] for row in rows) >= 2
     assert {row["mismatch_max"] for row in rows if row["updates"]} == {0.0}

@@ -17,7 +17,7 @@ from openqwq.config import (
 )
 from openqwq.train import stage as stage_module
 
-KILLS = 20
+KILLS = 21
 FULL = {
     "steps": 5,
     "prompts_per_step": 3,
@@ -43,6 +43,12 @@ STAGES = {
     | {
         "lora": LoRAConfig(rank=2, targets=("q_proj", "down_proj")),
         "correction": CorrectionConfig(mode="mask", level="geometric"),
+    },
+    "overlapped": FULL
+    | {
+        "max_staleness": 2,
+        "max_completion_tokens": 12,
+        "correction": CorrectionConfig(mode="truncate"),
     },
 }
 
