@@ -258,6 +258,8 @@ class RLStage(Stage):
     they overlap, and `correction` must be on. From 2 on, long rollouts go on under newer weights (AReaL)."""
     max_completion_tokens: int = 128
     """Longest completion that is sampled."""
+    thinking_budget: int = 0
+    """Tokens after which a thinking is closed and the answer asked for, by text that is not trained; 0: never."""
     temperature: float = 1.0
     """Sampling temperature of rollouts; top-p and top-k are off so that log-probs are the policy's own."""
     batch_invariant: Literal["off", "auto", "on"] = "off"

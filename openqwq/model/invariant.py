@@ -60,18 +60,17 @@ def _obstacle(model: nn.Module) -> str:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., I] weight^T [O, I] + bias [O]: [..., O]."""
-    return _Linear.apply(x, weight, bias)
+    return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else _linear_rows(x, weight, bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight of rows [..., I]."""
-    plain = partial(_plain_norm, eps=eps)
-    return _Recomputed.apply(partial(_norm_rows, eps=eps), plain, x, weight)
+    return _exact(partial(_norm_rows, eps=eps), partial(_plain_norm, eps=eps), x, weight)
 
 
 def swiglu(gate: Tensor, up: Tensor, beta: float) -> Tensor:
     """gate * sigmoid(beta * gate) * up of rows [..., I]."""
-    return _Recomputed.apply(partial(_swiglu_rows, beta=beta), partial(_plain_swiglu, beta=beta), gate, up)
+    return _exact(partial(_swiglu_rows, beta=beta), partial(_plain_swiglu, beta=beta), gate, up)
 
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +100,7 @@ class InvariantAttention:
         self._tables = torch.from_numpy(np.repeat(tables, sizes, 0))  # [N, W]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return _Recomputed.apply(self._mix, partial(self._plain.attend, layer), q, k, v)
+        return _exact(self._mix, partial(self._plain.attend, layer), q, k, v)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         shape = (self._num_blocks, k.shape[1], INVARIANT_BLOCK, k.shape[2])
@@ -140,6 +139,11 @@ class _Linear(torch.autograd.Function):
             rows.T @ x.flatten(0, -2) if needs_weight else None,
             rows.sum(0) if needs_bias else None,
         )
+
+
+def _exact(exact: Callable[..., Tensor], plain: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """exact(*tensors), with the gradient of plain(*tensors) where one is wanted."""
+    return _Recomputed.apply(exact, plain, *tensors) if torch.is_grad_enabled() else exact(*tensors)
 
 
 class _Recomputed(torch.autograd.Function):

@@ -1,24 +1,34 @@
 """The batch-invariant mode: the sampler's log-probs are the trainer's, bit for bit, whatever runs together."""
 
+import copy
 import random
 from pathlib import Path
 
 import pytest
 import torch
 
-from openqwq.config import LoRAConfig, RLStage
+from openqwq.config import CorrectionConfig, LoRAConfig, RLStage
 from openqwq.errors import UserError
 from openqwq.inference import Engine
-from openqwq.model import create_model, load_model, native_kernels, quantize_weights, set_batch_invariant
+from openqwq.model import (
+    create_model,
+    load_model,
+    native_kernels,
+    quantize_weights,
+    set_batch_invariant,
+    weight_checksum,
+)
 from openqwq.model.invariant import linear, rms_norm, swiglu, token_logprobs
+from openqwq.rollout import make_rollout
 from openqwq.tokenizer import Tokenizer
-from openqwq.train.packing import Sample, pack
+from openqwq.train.packing import Sample, pack, rollout_sample
 from openqwq.train.rl import invariance, run_rl
 from openqwq.train.update import policy_logprobs
-from openqwq.types import Message, Prompt, SamplingParams
+from openqwq.types import Message, Problem, Prompt, SamplingParams
 
 pytestmark = pytest.mark.skipif(native_kernels() is None, reason="needs a C compiler")
 BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"
+PROBLEM = Problem(id="p", source="s", kind="math", messages=(Message("user", "1"),), verifier="same_digit")
 TEXTS = ("12 + 34 + 5", "What is 13 * 27?", "gcd of 24 and 36", "Write a function that adds two numbers")
 
 
@@ -74,6 +84,43 @@ def test_sampler_and_trainer_agree_to_the_last_bit(base, options):
         assert largest_mismatch(model, samples, temperature=1.2, tokens_per_microbatch=tokens) == 0.0
     random.Random(0).shuffle(samples)
     assert largest_mismatch(model, samples, temperature=1.2, tokens_per_microbatch=512) == 0.0
+
+
+@pytest.mark.skipif(not BASE.is_dir(), reason="the base model is not in this checkout")
+def test_a_thinking_budget_masks_the_text_that_it_puts_in_and_the_rest_agrees(base):
+    model, tokenizer, prompts = base
+    engine = Engine(model, tokenizer, closing_text="\n</think>\n\n")
+    params = SamplingParams(n=8, temperature=1.0, top_p=1.0, top_k=0, max_tokens=24, seed=3, thinking_budget=7)
+    samples, masked = [], 0
+    for prompt, completions in zip(prompts, engine.generate(prompts, params), strict=True):
+        for completion in completions:
+            rollout = make_rollout(PROBLEM, prompt, completion)
+            put_in = [place for start, end in completion.inserted for place in range(start, end)]
+            assert [place for place, trained in enumerate(rollout.loss_mask) if not trained] == put_in
+            masked += len(put_in)
+            samples.append(rollout_sample(rollout, 1.0))
+    assert masked > 20
+    assert largest_mismatch(model, samples, temperature=1.0) == 0.0
+
+
+def test_rollouts_of_rounded_weights_are_corrected_and_the_ratios_begin_at_one(world, tmp_path):
+    class Rounded(Engine):
+        """Samples from an int8 copy of the trainer's weights, made anew at every update."""
+
+        def load_weights(self, source, *, version=None):
+            copied = copy.deepcopy(source)
+            quantize_weights(copied)
+            super().load_weights(copied, version=version)
+            self.weight_checksums[self.version] = weight_checksum(source)
+
+    model = world.model()
+    rounded = copy.deepcopy(model)
+    quantize_weights(rounded)
+    stage = world.stage(learning_rate=1e-2, reward="random", correction=CorrectionConfig(mode="truncate"))
+    world.train_rl(tmp_path, stage, model=model, engine=Rounded(rounded, world.HexTokenizer(), max_num_seqs=64))
+    rows = [row for row in world.rows(tmp_path) if row["updates"]]
+    assert rows and all(row["mismatch_max"] > 1e-4 for row in rows)
+    assert all(row["clip_share"] == 0 and abs(row["importance_mean"] - 1) < 0.05 for row in rows)
 
 
 def test_gradients_are_those_of_the_plain_mode(world):
