@@ -9,18 +9,18 @@ import pytest
 
 
 @pytest.fixture
-def chat_server(monkeypatch):
-    """Starts a server on a free port: `with chat_server(respond) as (url, log)`.
+def json_server(monkeypatch):
+    """Starts a server on a free port: `with json_server(respond) as (url, log)`.
 
     `respond(body, headers)` gives (status, headers, JSON or bytes); `log` gets each request's path, body and headers.
     """
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    return serve_chat
+    return serve_json
 
 
 @contextmanager
-def serve_chat(respond):
+def serve_json(respond):
     log = []
 
     class Handler(BaseHTTPRequestHandler):

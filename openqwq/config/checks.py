@@ -226,16 +226,11 @@ def _check_eval(recipe: Recipe, where: str) -> None:
     _check_known("families", config.families, recipe.source, "a source", where)
     _check_problem_sources(recipe, "families", config.families, where)
     _check_known("after", config.after, recipe.stage, "a stage", where)
-    _check_known("greedy_after", config.greedy_after, _evaluated_stages(recipe), "a stage that is evaluated", where)
-
-
-def _evaluated_stages(recipe: Recipe) -> list[str]:
-    changing = [name for name, stage in recipe.stage.items() if not isinstance(stage, RewardModelStage)]
-    return list(recipe.eval.after) or changing
+    _check_known("greedy_after", config.greedy_after, recipe.evaluated_stages, "a stage that is evaluated", where)
 
 
 def _check_target(recipe: Recipe, target: TargetConfig, where: str) -> None:
-    evaluated = _evaluated_stages(recipe)
+    evaluated = recipe.evaluated_stages
     _check_known("stage", [target.stage], recipe.stage, "a stage", where)
     _check_known("over", [target.over], recipe.stage, "a stage", where)
     _check_known("stage", [target.stage], evaluated, "a stage that is evaluated", where)

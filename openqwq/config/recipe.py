@@ -254,8 +254,7 @@ class RLStage(Stage):
     updates_per_batch: int = 1
     """Mini-batches of whole groups, one optimiser update each, that a batch is split into; 1 is fully on-policy."""
     max_staleness: int = 0
-    """Steps by which a token's weights may be older than those it trains; 0: sampling and training take turns, above:
-    they overlap, and `correction` must be on. From 2 on, long rollouts go on under newer weights (AReaL)."""
+    """Steps by which a token's weights may be older than those it trains; above 0 sampling and training overlap."""
     max_completion_tokens: int = 128
     """Longest completion that is sampled."""
     thinking_budget: int = 0
@@ -263,8 +262,7 @@ class RLStage(Stage):
     temperature: float = 1.0
     """Sampling temperature of rollouts; top-p and top-k are off so that log-probs are the policy's own."""
     batch_invariant: Literal["off", "auto", "on"] = "off"
-    """Compute so that sampler and trainer agree to the last bit, whatever runs together; needs a CPU, float32 and a C
-    compiler. "auto": where that is to be had, else the log says why not."""
+    """Sampler and trainer agree to the last bit: a CPU, float32 and a C compiler; "auto": where they are to be had."""
     advantage: Literal["group", "rloo", "reinforce", "gae"] = "group"
     """Minus the group's mean, the others' mean (RLOO), nothing (REINFORCE++), or a value model's guess (PPO)."""
     advantage_scale: Literal["none", "std", "batch", "source"] = "none"
@@ -311,8 +309,8 @@ class RLStage(Stage):
     """Difficulty pools."""
     keep_every: int = 0
     """Resumable checkpoints of steps that this divides are never pruned; 0: only the newest two stay."""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Where the metrics go beside metrics.jsonl."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    """Where the metrics go beside metrics.jsonl; TensorBoard is left out where it is not installed."""
     reward_model: str = ""
     """The reward-model stage whose scores are mixed into the reward; empty: none."""
     reward_model_weight: float = 0.0
@@ -390,3 +388,13 @@ class Recipe:
     """The stages in the order in which they run."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     target: tuple[TargetConfig, ...] = ()
+
+    @property
+    def policy_stages(self) -> tuple[str, ...]:
+        """The stages that change the policy, in order: all but reward models."""
+        return tuple(name for name, stage in self.stage.items() if not isinstance(stage, RewardModelStage))
+
+    @property
+    def evaluated_stages(self) -> tuple[str, ...]:
+        """The stages after which held-out problems are answered."""
+        return (self.eval.after or self.policy_stages) if self.eval.families else ()

@@ -87,7 +87,7 @@ def write_chains(file: Path, chains: Iterable[Chain], manifest: Manifest) -> Non
 def read_chains(file: Path) -> list[Chain]:
     """The chains of a JSON-lines file. Raises UserError for an unreadable file or line."""
     try:
-        lines = file.read_bytes().splitlines()
+        lines = file.read_bytes().splitlines()  # texts hold further kinds of line ends, bytes do not
     except OSError as error:
         raise UserError(f"cannot read the chains in {file}: {error.strerror}") from error
     chains = []

@@ -6,12 +6,13 @@ Public: `ProblemSource`, `build_source`, `build_sources`, `held_out`, `distinct`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from openqwq.config import TEXT_TYPES, SourceConfig
 from openqwq.errors import UserError
 from openqwq.types import Problem
 
+from .environments import EnvironmentSource
 from .gym import GymSource
 from .huggingface import HuggingFaceSource
 from .instructions import InstructionSource
@@ -25,6 +26,7 @@ _TYPES: dict[str, type] = {
     "instructions": InstructionSource,
     "jsonl": JsonlSource,
     "huggingface": HuggingFaceSource,
+    "verifiers": EnvironmentSource,
 }
 
 
@@ -75,8 +77,3 @@ def distinct(problems: Iterable[Problem], count: int) -> list[Problem]:
         if len(found) == count:
             break
     return list(found.values())
-
-
-def source_options(config: SourceConfig) -> dict[str, Any]:
-    """The generator's options as plain JSON values, tuples as lists."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.config.items()}

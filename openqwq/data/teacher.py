@@ -14,8 +14,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from openqwq.chat_client import ChatClient, ChatError
 from openqwq.errors import UserError
+from openqwq.json_client import ChatClient, NoAnswer
 from openqwq.log import append_jsonl, read_jsonl
 from openqwq.types import Message, Problem
 
@@ -50,7 +50,7 @@ class ServerTeacher:
         self.samples = samples
         self.sampling = dict(sampling)
         self._client = ChatClient(
-            url, model, api_key_env=api_key_env, timeout_s=timeout_s, retries=retries, backoff_s=backoff_s
+            url, model, key_env=api_key_env, timeout_s=timeout_s, retries=retries, backoff_s=backoff_s
         )
         self._file = attempts_file
         self._kept = _read_kept(attempts_file)
@@ -75,7 +75,7 @@ class ServerTeacher:
     def _ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
         try:
             return self._client.ask(body, _first_choice)
-        except ChatError as error:
+        except NoAnswer as error:
             raise UserError(
                 str(error),
                 hint="see that the server runs; the answers so far are kept, and the same command goes on from there",

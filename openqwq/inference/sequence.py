@@ -38,6 +38,8 @@ class Sequence:
     thinking:     `</think>` has not come yet, though the prompt has opened the thinking.
     answer_start: number of tokens up to `</think>`, that included; 0 while it has not come.
     guide, loops, lookup: what forbids its next tokens, looks for loops in them, guesses them; None for most.
+    speculates:   whether its next tokens may be guessed.
+    num_drafted, num_accepted: tokens that were guessed, and how many of them were sampled.
     """
 
     request: Request
@@ -57,6 +59,9 @@ class Sequence:
     guide: Guide | None = None
     loops: LoopDetector | None = None
     lookup: PromptLookup | None = None
+    speculates: bool = False
+    num_drafted: int = 0
+    num_accepted: int = 0
     finish_reason: FinishReason | None = None
     error: str = ""
 
@@ -147,6 +152,7 @@ class Request:
     seed:           the resolved seed; the same seed, sample index and prompt draw the same noise.
     stop_token_ids: every id that ends a sample: the model's own end tokens and the request's.
     max_new_tokens: `params.max_tokens`, shortened to what fits the model's context.
+    scaled:         YaRN is for this request, where the engine decides it for each.
     """
 
     id: str
@@ -156,6 +162,7 @@ class Request:
     stop_token_ids: frozenset[int]
     max_new_tokens: int
     number: int = 0
+    scaled: bool = False
     forked: bool = False
     prompt_logprobs: list[dict[int, float]] = field(default_factory=list)
     sequences: list[Sequence] = field(default_factory=list)

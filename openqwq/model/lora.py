@@ -88,11 +88,11 @@ def save_lora(model: Qwen2ForCausalLM, folder: str | Path, *, base: str = "") ->
 
     base: path or hub name of the model that they belong to, for the record.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     layers = {name: layer for _, name, layer in _children(model) if isinstance(layer, LoRALinear)}
     if not layers:
         raise ValueError("the model has no adapters")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     one = next(iter(layers.values()))
     config = {
         "peft_type": "LORA",

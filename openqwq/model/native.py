@@ -1,7 +1,7 @@
-"""The C kernels of native.c and invariant.c, compiled once by the system's compiler, kept in the user's cache folder.
+"""The C kernels of this folder, compiled once by the system's compiler and kept in the user's cache folder.
 
-Public: `native_kernels`, `invariant_kernels`. Without a compiler, and for shapes that the kernels are not made for,
-callers take PyTorch's operators: the same numbers up to rounding, more slowly.
+Public: `native_kernels`, `rounded_kernels`, `invariant_kernels`. Without a compiler, and for shapes that the kernels
+are not made for, callers take PyTorch's operators: the same numbers up to rounding, more slowly.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from ..log import logger
 
 SOURCE = Path(__file__).with_name("native.c")
+ROUNDED_SOURCE = Path(__file__).with_name("rounded.c")
 INVARIANT_SOURCE = Path(__file__).with_name("invariant.c")
 # Sums may be reordered. Never -ffast-math: linked with it, a library turns off subnormal numbers in the whole process.
 MATHS = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
@@ -38,6 +39,16 @@ def native_kernels() -> ctypes.CDLL | None:
         codes = [ctypes.c_int] * 2 + [ctypes.c_void_p] * 4
         kernels.linear_packed.argtypes = [*codes, ctypes.c_void_p] + [ctypes.c_int64] * 3 + [ctypes.c_int]
         kernels.widen_packed.argtypes = [*codes] + [ctypes.c_int64] * 2 + [ctypes.c_int]
+    return kernels
+
+
+@lru_cache(maxsize=1)
+def rounded_kernels() -> ctypes.CDLL | None:
+    """The kernel that reads a rounded cache; None, and one line in the log, where it cannot be had."""
+    kernels = _load(ROUNDED_SOURCE, FLAGS, "attention runs on PyTorch's operators, which is slower")
+    if kernels is not None:
+        kernels.attend_rounded.restype = None
+        kernels.attend_rounded.argtypes = [ctypes.c_void_p] * 10 + [ctypes.c_int64] * 2 + [ctypes.c_int] * 5
     return kernels
 
 

@@ -8,8 +8,9 @@ Letters: N tokens, B rows, T tokens a row, C hidden size, H heads, K kv heads, D
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -131,8 +132,10 @@ class Qwen2Model(nn.Module):
     def forward(self, input_ids: Tensor, context: AttentionContext) -> Tensor:
         """Normalised hidden states [N, C] of flat `input_ids` [N]."""
         x = self.embed_tokens(input_ids)
-        turns = self.rotary.from_tables if self.batch_invariant else self.rotary
-        rotary = turns(context.positions, x.dtype)
+        if self.batch_invariant:
+            rotary = self.rotary.from_tables(context.positions, x.dtype)
+        else:
+            rotary = self.rotary(context.positions, x.dtype, getattr(context, "scaled", None))
         for layer in self.layers:
             x = layer(x, rotary, context)
         return self.norm(x)
@@ -160,6 +163,11 @@ class Qwen2ForCausalLM(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.model.embed_tokens.weight.dtype
+
+    def rescale(self, rope_scaling: Mapping[str, Any]) -> None:
+        """Extend the context by the rope scaling block of a config.json. Raises UserError for one that is none."""
+        self.config = Qwen2Config.from_dict(self.config.to_dict() | {"rope_scaling": rope_scaling})
+        self.model.rotary = RotaryEmbedding(self.config)
 
     def forward(
         self,

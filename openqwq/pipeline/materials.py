@@ -38,7 +38,7 @@ from openqwq.eval.judging import Judge
 from openqwq.log import logger
 from openqwq.model import Qwen2ForCausalLM, create_model, load_model, preset, resolve_folder
 from openqwq.tokenizer import Tokenizer, render_training_turn, train_tokenizer
-from openqwq.types import Problem
+from openqwq.types import Problem, SamplingParams
 
 DOCUMENTS_PER_ENCODING = 64
 """Documents tokenized in one call: enough for the library's threads, few enough to begin at once."""
@@ -104,6 +104,17 @@ class Materials:
                     hint="give the sources that share a verifier the same `verifier_options`",
                 )
         return options
+
+    @property
+    def eval_params(self) -> SamplingParams:
+        """How the recipe's evaluation and its gates sample."""
+        config = self.recipe.eval
+        return SamplingParams(
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            max_tokens=config.max_completion_tokens,
+        )
 
     @cached_property
     def judge(self) -> Judge:

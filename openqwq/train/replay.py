@@ -105,7 +105,7 @@ def read_attempt(row: Mapping[str, Any]) -> tuple[Rollout, Verdict, float]:
 
 def _read_rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_bytes().splitlines()  # texts hold further kinds of line ends, bytes do not
         return [(number, json.loads(line)) for number, line in enumerate(lines, 1) if line.strip()]
     except OSError as error:
         raise UserError(f"cannot read the rollouts in {file}: {error.strerror}") from error

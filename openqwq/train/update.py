@@ -7,6 +7,7 @@ Letters: M trained tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -141,7 +142,7 @@ def accumulate(
 def step_optimizer(model: nn.Module, optimizer: Optimizers, *, learning_rate: float, max_grad_norm: float) -> float:
     """Clip the gradients, step at this learning rate, and give the norm before clipping."""
     grad_norm = clip_gradients(model.parameters(), max_grad_norm)
-    if not torch.isfinite(torch.tensor(grad_norm)):
+    if not math.isfinite(grad_norm):
         raise UserError(
             f"the gradient's norm is {grad_norm}: training has diverged",
             hint="lower `learning_rate` or `max_grad_norm`; the last checkpoint stands",

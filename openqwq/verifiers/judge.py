@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from openqwq.chat_client import ChatClient, ChatError
 from openqwq.errors import UserError
+from openqwq.json_client import ChatClient, NoAnswer
 from openqwq.types import Problem, Verdict
 from openqwq.verifiers.answers import MAX_ANSWER_CHARACTERS
 from openqwq.verifiers.base import Verifier, answer_part
@@ -76,7 +76,7 @@ class JudgeVerifier(Verifier):
         self.spent_usd = 0.0
         self._num_requests = num_requests
         self._lock = threading.Lock()
-        self._client = ChatClient(url, model, api_key_env=api_key_env, timeout_s=timeout_s, retries=retries)
+        self._client = ChatClient(url, model, key_env=api_key_env, timeout_s=timeout_s, retries=retries)
 
     def __call__(self, problem: Problem, completion: str) -> Verdict:
         return self.verify_many([(problem, completion)])[0]
@@ -119,7 +119,7 @@ class JudgeVerifier(Verifier):
 
         try:
             score = self._client.ask(self._client.body(messages, SAMPLING), read)
-        except ChatError as error:
+        except NoAnswer as error:
             return Verdict.unjudged(f"judge: {error}", extracted=answer, details=details)
         details["judge_reason"] = score.reason
         share = score.value / self.points

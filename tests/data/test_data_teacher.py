@@ -7,13 +7,13 @@ from random import Random
 
 import pytest
 
-from openqwq.chat_client import chat_url
 from openqwq.cli.main import main
 from openqwq.config import SourceConfig, load_recipe
 from openqwq.data import Attempt, Chain, build_chains, build_source, write_chains
 from openqwq.data.chains import programmatic_teacher
 from openqwq.data.teacher import ServerTeacher, read_choice
 from openqwq.errors import UserError
+from openqwq.json_client import chat_url
 from openqwq.pipeline.materials import Materials
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.toml"
@@ -47,9 +47,9 @@ def ask(url, **kw):
     return list(ServerTeacher(url, "m", backoff_s=0.01, **kw)(problem, Random(0)))
 
 
-def test_request_has_the_model_the_messages_the_sampling_and_the_key(chat_server, monkeypatch):
+def test_request_has_the_model_the_messages_the_sampling_and_the_key(json_server, monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret")
-    with chat_server(solve) as (url, log):
+    with json_server(solve) as (url, log):
         ask(url, api_key_env="MY_KEY", sampling={"temperature": 0.5, "max_tokens": 99})
     ((path, body, headers),) = log
     problem = chain_sum()["chain_sum"].problem("train", 0)
@@ -96,8 +96,8 @@ def test_a_wrong_address_is_a_user_error(url):
         ServerTeacher(url, "m")
 
 
-def test_chains_from_a_server_are_kept_when_right_and_do_not_depend_on_workers(chat_server):
-    with chat_server(solve) as (url, log):
+def test_chains_from_a_server_are_kept_when_right_and_do_not_depend_on_workers(json_server):
+    with json_server(solve) as (url, log):
         teacher = ServerTeacher(url, "m", samples=3)
         chains, manifest = build_chains(chain_sum(), {"chain_sum": 20}, seed=0, teacher=teacher, workers=4)
     assert len(log) == 20
@@ -105,7 +105,7 @@ def test_chains_from_a_server_are_kept_when_right_and_do_not_depend_on_workers(c
     assert chains == build_chains(chain_sum(), {"chain_sum": 20}, seed=0, teacher=programmatic_teacher)[0]
 
 
-def test_further_samples_are_asked_for_only_after_bad_ones(chat_server):
+def test_further_samples_are_asked_for_only_after_bad_ones(json_server):
     asked: dict = {}
 
     def respond(body, headers):
@@ -115,14 +115,14 @@ def test_further_samples_are_asked_for_only_after_bad_ones(chat_server):
             return completion("\\boxed{99999}", reasoning_content="1+1=2")
         return completion("cut", "length", reasoning_content="1") if asked[text] == 2 else solve(body, headers)
 
-    with chat_server(respond) as (url, log):
+    with json_server(respond) as (url, log):
         teacher = ServerTeacher(url, "m", samples=4)
         _, manifest = build_chains(chain_sum(), {"chain_sum": 5}, seed=0, teacher=teacher, workers=2)
     assert len(log) == 15
     assert manifest.to_dict()["dropped"] == {"wrong answer": 5, "unfinished": 5}
 
 
-def test_passing_faults_are_retried(chat_server):
+def test_passing_faults_are_retried(json_server):
     faults = [
         (503, {}, b"starting"),
         (429, {"Retry-After": "0"}, b""),
@@ -133,14 +133,14 @@ def test_passing_faults_are_retried(chat_server):
     def respond(body, headers):
         return faults.pop(0) if faults else completion("B", reasoning_content="A")
 
-    with chat_server(respond) as (url, log):
+    with json_server(respond) as (url, log):
         assert ask(url) == [Attempt("A", "B")]
     assert len(log) == 5
 
 
-def test_a_request_that_cannot_succeed_is_not_retried(chat_server):
+def test_a_request_that_cannot_succeed_is_not_retried(json_server):
     with (
-        chat_server(lambda body, headers: (401, {}, b"no such key")) as (url, log),
+        json_server(lambda body, headers: (401, {}, b"no such key")) as (url, log),
         pytest.raises(UserError) as refused,
     ):
         ask(url)
@@ -148,32 +148,32 @@ def test_a_request_that_cannot_succeed_is_not_retried(chat_server):
     assert len(log) == 1
 
 
-def test_the_key_is_not_sent_on_to_another_host(chat_server, monkeypatch):
+def test_the_key_is_not_sent_on_to_another_host(json_server, monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret")
     with (
-        chat_server(solve) as (other, stolen),
-        chat_server(lambda body, headers: (302, {"Location": f"{other}/v1"}, b"")) as (url, _),
+        json_server(solve) as (other, stolen),
+        json_server(lambda body, headers: (302, {"Location": f"{other}/v1"}, b"")) as (url, _),
         pytest.raises(UserError, match="302"),
     ):
         ask(url, api_key_env="MY_KEY")
     assert not stolen
 
 
-def test_a_server_that_is_not_there_is_a_user_error(chat_server):
-    with chat_server(solve) as (url, _):
+def test_a_server_that_is_not_there_is_a_user_error(json_server):
+    with json_server(solve) as (url, _):
         pass
     with pytest.raises(UserError, match=r"no answer from .* after 3 tries: .*refused"):
         ask(url, retries=2)
 
 
-def test_a_silent_server_is_given_up(chat_server):
+def test_a_silent_server_is_given_up(json_server):
     waiting = threading.Event()
 
     def respond(body, headers):
         waiting.wait(10)
         return completion("late")
 
-    with chat_server(respond) as (url, _):
+    with json_server(respond) as (url, _):
         with pytest.raises(UserError, match=r"after 1 tries: .*timed out"):
             ask(url, retries=0, timeout_s=0.1)
         waiting.set()
@@ -185,7 +185,7 @@ def test_a_missing_key_is_a_user_error(monkeypatch):
         ServerTeacher("http://h", "m", api_key_env="MY_KEY")
 
 
-def test_an_interrupted_run_asks_only_for_what_is_missing(chat_server, tmp_path):
+def test_an_interrupted_run_asks_only_for_what_is_missing(json_server, tmp_path):
     file = tmp_path / "kept.jsonl"
     budget = [7]
 
@@ -197,7 +197,7 @@ def test_an_interrupted_run_asks_only_for_what_is_missing(chat_server, tmp_path)
         teacher = ServerTeacher(url, "m", attempts_file=file)
         return build_chains(chain_sum(), {"chain_sum": 12}, seed=0, teacher=teacher, workers=3)
 
-    with chat_server(respond) as (url, log):
+    with json_server(respond) as (url, log):
         with pytest.raises(UserError, match="out of money"):
             build(url)
         with open(file, "a", encoding="utf-8") as torn:
@@ -211,18 +211,18 @@ def test_an_interrupted_run_asks_only_for_what_is_missing(chat_server, tmp_path)
     assert chains == again == build_chains(chain_sum(), {"chain_sum": 12}, seed=0)[0]
 
 
-def test_other_sampling_is_asked_anew(chat_server, tmp_path):
+def test_other_sampling_is_asked_anew(json_server, tmp_path):
     file = tmp_path / "kept.jsonl"
-    with chat_server(solve) as (url, log):
+    with json_server(solve) as (url, log):
         for temperature in (0.1, 0.2, 0.1):
             ask(url, attempts_file=file, sampling={"temperature": temperature})
     assert [body["temperature"] for _, body, _ in log] == [0.1, 0.2]
 
 
-def test_verb_chains_writes_chains_and_prints_the_manifest(chat_server, tmp_path, capsys):
+def test_verb_chains_writes_chains_and_prints_the_manifest(json_server, tmp_path, capsys):
     output = tmp_path / "chains.jsonl"
     only = ["--set", "stage.cold_start.chains.python=false", "--set", "stage.cold_start.chains.instructions=false"]
-    with chat_server(solve) as (url, log):
+    with json_server(solve) as (url, log):
         command = ["data", "chains", str(SMOKE), "--stage", "cold_start", "--output", str(output), *only]
         command += ["--set", "stage.cold_start.chains.chain_sum=6", "--teacher-url", url, "--teacher-model", "m"]
         assert main(command) == 0, capsys.readouterr().err

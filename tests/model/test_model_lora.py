@@ -51,13 +51,14 @@ def test_merging_keeps_the_function_and_gives_back_a_plain_model():
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_unknown_targets_and_a_second_set_of_adapters_are_refused():
+def test_unknown_targets_and_a_second_set_of_adapters_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no linear layer `x_proj`"):
         add_lora(create_model(CONFIG, seed=0), rank=2, alpha=1.0, targets=("q_proj", "x_proj"), seed=0)
     with pytest.raises(ValueError, match="adapters already"):
         add_lora(adapted(is_trained=False), rank=2, alpha=1.0, targets=("q_proj",), seed=0)
     with pytest.raises(ValueError, match="no adapters"):
-        save_lora(create_model(CONFIG, seed=0), "unused")
+        save_lora(create_model(CONFIG, seed=0), tmp_path / "unused")
+    assert not list(tmp_path.iterdir())
 
 
 def test_saved_adapters_bear_pefts_names(tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 from openqwq.config import CorrectionConfig, LoRAConfig, RLStage
 from openqwq.errors import UserError
-from openqwq.inference import Engine
+from openqwq.inference import Engine, Speculation
 from openqwq.model import (
     create_model,
     load_model,
@@ -22,7 +22,7 @@ from openqwq.model.invariant import linear, rms_norm, swiglu, token_logprobs
 from openqwq.rollout import make_rollout
 from openqwq.tokenizer import Tokenizer
 from openqwq.train.packing import Sample, pack, rollout_sample
-from openqwq.train.rl import invariance, run_rl
+from openqwq.train.rl import invariance
 from openqwq.train.update import policy_logprobs
 from openqwq.types import Message, Problem, Prompt, SamplingParams
 
@@ -65,7 +65,7 @@ ENGINES = {
     "plain": {"prefix_caching": False},
     "prefix cache, few rows": {"max_num_seqs": 5},
     "chunks of the prompt": {"max_num_batched_tokens": 16, "max_num_seqs": 3},
-    "prompt lookup": {"prompt_lookup_tokens": 3},
+    "prompt lookup": {"speculation": Speculation(num_tokens=3)},
     "preemption": {"kv_cache_memory": 2**20, "max_model_len": 128},
 }
 
@@ -179,28 +179,8 @@ def test_what_cannot_be_invariant_is_refused_with_the_reason(world):
 
 @pytest.mark.parametrize("fields", [{}, {"lora": LoRAConfig(rank=2)}], ids=["whole", "adapters"])
 def test_a_stage_in_the_mode_logs_no_mismatch_at_all_and_leaves_the_mode(world, tmp_path, fields):
-    stage = RLStage(
-        mix={"low": 1.0},
-        steps=3,
-        prompts_per_step=4,
-        samples_per_prompt=8,
-        max_completion_tokens=9,
-        temperature=0.8,
-        learning_rate=1e-2,
-        tokens_per_microbatch=50,
-        batch_invariant="on",
-        **fields,
-    )
-    model = world.model()
-    run_rl(
-        stage,
-        model=model,
-        policy=world.engine(model),
-        tokenizer=world.HexTokenizer(),
-        mixture=world.Digits(),
-        verifiers={"same_digit": world.SameDigit()},
-        ctx=world.context(tmp_path, "rl"),
-    )
+    mode = {"max_completion_tokens": 9, "temperature": 0.8, "tokens_per_microbatch": 50, "batch_invariant": "on"}
+    model, _ = world.train_rl(tmp_path, world.stage(**mode, **fields))
     rows = world.rows(tmp_path)
     assert sum(row["updates"] for row in rows) >= 2
     assert {row["mismatch_max"] for row in rows if row["updates"]} == {0.0}

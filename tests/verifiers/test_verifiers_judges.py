@@ -67,9 +67,9 @@ def test_scores_are_read_from_the_last_object(reply, score):
 
 
 @pytest.fixture
-def server(chat_server, monkeypatch):
+def server(json_server, monkeypatch):
     """A server that answers from a list of (status, content), the last one for ever; and what it was asked."""
-    monkeypatch.setattr("openqwq.chat_client.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("openqwq.json_client.time.sleep", lambda seconds: None)
     replies = []
 
     def respond(body, headers):
@@ -77,7 +77,7 @@ def server(chat_server, monkeypatch):
         usage = {"prompt_tokens": 1000, "completion_tokens": 100}
         return status, {}, {"choices": [{"message": {"content": text}}], "usage": usage}
 
-    with chat_server(respond) as (url, asked):
+    with json_server(respond) as (url, asked):
         yield f"{url}/v1", replies, asked
 
 

@@ -3,9 +3,7 @@
 import json
 import re
 import shutil
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -99,35 +97,27 @@ def test_coq_that_cannot_be_run_leaves_the_proof_unjudged(status, stdout, reason
     assert (verdict.status, verdict.reason) == ("unjudged", reason)
 
 
-@contextmanager
-def lean_server(answer, key=""):
+@pytest.fixture
+def lean_server(json_server):
     """A server whose `/verify` gives what `answer(text)` says: a status code, or a result without its id."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            assert self.path == "/verify" and set(body) == {"codes", "timeout", "disable_cache"}
+    @contextmanager
+    def serve(answer, key=""):
+        def respond(body, headers):
+            assert set(body) == {"codes", "timeout", "disable_cache"}
             (code,) = body["codes"]
             given = answer(code["proof"])
-            if key and self.headers["Authorization"] != f"Bearer {key}":
+            if key and headers["Authorization"] != f"Bearer {key}":
                 given = 401
-            status, content = (given, {}) if isinstance(given, int) else (200, {"results": [given]})
-            if status == 200:
-                given.setdefault("custom_id", code["custom_id"])
-            data = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            if isinstance(given, int):
+                return given, {}, {}
+            return 200, {}, {"results": [{"custom_id": code["custom_id"], **given}]}
 
-        def log_message(self, *args):
-            pass
+        with json_server(respond) as (url, log):
+            yield url
+        assert {path for path, *_ in log} <= {"/verify"}
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    return serve
 
 
 LEAN = {"checker": "lean", "type": "∀ a b : Nat, a + b = b + a", "name": "mine", "header": "import Lean"}
@@ -172,7 +162,7 @@ GUESSED = messages(("info", "'OpenQwQ.check' does not depend on any axioms"), ("
         (lambda text: 503, "unjudged", "503"),
     ],
 )  # fmt: skip
-def test_lean_verdicts_follow_what_the_server_says(answer, status, reason, monkeypatch):
+def test_lean_verdicts_follow_what_the_server_says(lean_server, answer, status, reason, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda s: None)
     with lean_server(answer) as url:
         verifier = get_verifier("proof", lean_url=url, lean_timeout_s=1.0)
@@ -180,7 +170,7 @@ def test_lean_verdicts_follow_what_the_server_says(answer, status, reason, monke
     assert verdict.status == status and reason in verdict.reason, verdict
 
 
-def test_the_candidates_text_stands_between_our_statement_and_our_check():
+def test_the_candidates_text_stands_between_our_statement_and_our_check(lean_server):
     seen = []
 
     def answer(text):
@@ -199,7 +189,7 @@ def test_the_candidates_text_stands_between_our_statement_and_our_check():
     assert whole == f"{statement}\n{PROOF}\n\n{end}"
 
 
-def test_a_busy_server_is_asked_again_and_a_refusal_is_a_user_error(monkeypatch):
+def test_a_busy_server_is_asked_again_and_a_refusal_is_a_user_error(lean_server, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda s: None)
     monkeypatch.setenv("LEAN_KEY", "secret")
     busy = [429, 500]
@@ -217,7 +207,7 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_a_user_error(monkeypatch)
         get_verifier("proof", lean_url=url, lean_command=["repl"])
 
 
-def test_recorded_answers_of_the_repl_are_judged_as_they_say():
+def test_recorded_answers_of_the_repl_are_judged_as_they_say(lean_server):
     if not TRANSCRIPTS.exists():
         pytest.skip("needs the developers' data set lean_repl_fixtures")
     judged = {"errors": 0, "sorries": 0}
