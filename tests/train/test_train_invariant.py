@@ -168,6 +168,23 @@ def test_kernels_compute_what_their_names_say_and_no_row_depends_on_others(size)
             assert torch.equal(function(x[rows], up[rows], targets[rows]), whole[rows]), name
 
 
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(3, 5, 7), (300, 77, 37), (41, 192, 24)])
+def test_slopes_of_the_kernels_are_those_of_the_operators(rows, inputs, outputs):
+    draw = torch.Generator().manual_seed(rows)
+    shapes = ((rows, inputs), (rows, inputs), (outputs, inputs), (outputs,), (rows, outputs))
+    x, up, weight, bias, grad = (torch.randn(shape, generator=draw) for shape in shapes)
+
+    def slopes(function, *tensors):
+        inputs = [t.clone().requires_grad_() for t in tensors]
+        return torch.autograd.grad((function(*inputs) * grad.to(tensors[0])).sum(), inputs)
+
+    exact = [t.double() for t in (x, up, weight, bias)]
+    ours = slopes(lambda a, b, w, c: linear(swiglu(a, b, 1.7), w, c), x, up, weight, bias)
+    plain = slopes(lambda a, b, w, c: (a * (1.7 * a).sigmoid() * b) @ w.T + c, *exact)
+    for mine, theirs in zip(ours, plain, strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-4)
+
+
 def test_what_cannot_be_invariant_is_refused_with_the_reason(world):
     with pytest.raises(UserError, match=r"torch\.float64"):
         set_batch_invariant(create_model(world.CONFIG, seed=0, dtype=torch.float64), True)
