@@ -200,9 +200,10 @@ def measure_ours(model_folder: str, work: dict, steps: int, threads: int, option
     torch.set_num_threads(threads)
     model = load_model(model_folder, dtype=torch.float32)
     tokenizer = ByteTokenizer(work["ends"])
+    last = 1 if "max_staleness" in options else 0  # beside the last step nothing is sampled: it is not counted
     stage = RLStage(
         mix={"s": 1.0},
-        steps=steps,
+        steps=steps + last,
         prompts_per_step=work["prompts"],
         samples_per_prompt=work["samples"],
         max_completion_tokens=work["longest"],
@@ -228,12 +229,12 @@ def measure_ours(model_folder: str, work: dict, steps: int, threads: int, option
                 progress=lambda *_: ends.append(time.perf_counter()),
             ),
         )
-        rows = read_jsonl(Path(folder) / "metrics.jsonl")[WARMUP:]
+        rows = read_jsonl(Path(folder) / "metrics.jsonl")[WARMUP:steps]
     mean = {phase: sum(row[f"seconds_{phase}"] for row in rows) / len(rows) for phase in ("generate", "train")}
     tokens = sum(row["tokens_generate"] for row in rows) / len(rows)
     trained = sum(row["tokens_train"] for row in rows) / len(rows)
     return {
-        "step_s": (ends[-1] - ends[WARMUP - 1]) / len(rows),
+        "step_s": (ends[steps - 1] - ends[WARMUP - 1]) / len(rows),
         "generate_s": mean["generate"],
         "train_s": mean["train"],
         "tokens_generated": tokens,
