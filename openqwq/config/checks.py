@@ -62,6 +62,7 @@ KIND_RANGES: dict[type[Stage], dict[str, Range]] = {
         "clip_high": POSITIVE,
         "max_refills": AT_LEAST_0,
         "max_staleness": AT_LEAST_0,
+        "thinking_budget": AT_LEAST_0,
         "reward_model_weight": SHARE,
         "overlong_tokens": AT_LEAST_0,
         "demonstrations_per_step": AT_LEAST_1,
