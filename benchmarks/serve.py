@@ -1,15 +1,21 @@
-"""Load on a running server: time to first token, time between tokens, throughput, and what is left behind.
+"""Load and faults on a server: how fast it answers many at once, whether answers stay right, and what is left behind.
 
-    openqwq serve MODEL --port 8000 &
-    python benchmarks/serve.py load --url http://127.0.0.1:8000 --streams 64 --seconds 600
-    python benchmarks/serve.py leave --url http://127.0.0.1:8000 --count 1000
-    python benchmarks/serve.py slow --url http://127.0.0.1:8000 --streams 16 --seconds 60
-    python benchmarks/serve.py malformed --url http://127.0.0.1:8000 --count 10000
+    python benchmarks/serve.py runs/tiny/final                   # 10 minutes of load, 1,000 hang-ups, 10,000 odd bodies
+    python benchmarks/serve.py runs/tiny/final --minutes 1       # a tenth of all that
+    python benchmarks/serve.py --url http://127.0.0.1:8000 ...   # of a server that runs already
 
-`load` follows the method of `vllm bench serve`: a fixed number of streams, each asking again as soon as it has its
-answer. `leave` hangs up in the middle of each stream, `slow` reads a few bytes a second, `malformed` sends bodies that
-are wrong in random ways and counts every answer that is neither a 200 nor a 4xx. All end by asking the server's metrics
-whether anything is still held: no request, no sample, no block of the cache.
+In order:
+
+- `alone`      one question after the other; what is answered is what the answers under load are compared with
+- `load`       64 streams, each asking again as soon as it has its answer (the method of `vllm bench serve`)
+- `leave`      clients that hang up in the middle of a stream
+- `slow`       clients that read a few bytes a second through small buffers, and a brisk one beside them
+- `malformed`  what schemathesis makes of `/openapi.json`, wrong and odd, a tenth of it cut off; more than a 5xx is a
+               fault: an error that is not in OpenAI's form is one too
+- `drain`      SIGTERM while streams are under way: they end whole, and the exit code is 0
+
+After each, what the server still holds by its own `/metrics`: requests, samples, blocks of the cache, tasks, files and
+memory. Client and server share the machine's cores. Figures go to `results/serve.json`.
 """
 
 from __future__ import annotations
@@ -20,8 +26,14 @@ import itertools
 import json
 import random
 import re
+import signal
+import socket
 import statistics
+import subprocess
+import sys
+import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,58 +42,99 @@ from machine import describe_machine
 
 RESULTS = Path(__file__).parent / "results" / "serve.json"
 SETTLE_S = 10.0  # what was left must be free by then
+SECOND_ROUND = 8  # requests of `alone` that are asked again under load, by each of as many streams
+CHAT = "/v1/chat/completions"
+HELD = ("requests_running", "engine_running", "engine_waiting", "engine_kv_blocks_used")
+SMALL_BUFFERS = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)]
 
 
 def main() -> None:
-    """Run one kind of load, print its table, and write it beside the others."""
+    """Run every kind of load, print the table, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=tuple(KINDS))
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--key", default="", help="the server's API key")
-    parser.add_argument("--streams", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("model", nargs="?", help="a model folder, served for the time of the benchmark")
+    parser.add_argument("--url", help="a server that runs already; `drain` is left out")
+    parser.add_argument("--minutes", type=float, default=10, help="of load; the other kinds are scaled with it (10)")
+    parser.add_argument("--streams", type=int, default=64, help="at once (64)")
+    parser.add_argument("--max-tokens", type=int, default=128, help="of an answer (128)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    figures = asyncio.run(run(args))
+    if bool(args.model) == bool(args.url):
+        parser.error("name a model folder, or --url")
+    process, args.url = (None, args.url) if args.url else start_server(args.model)
+    try:
+        figures = asyncio.run(run(args, process))
+    finally:
+        if process is not None:
+            process.kill()
+    options = {name: getattr(args, name) for name in ("minutes", "streams", "max_tokens", "seed")}
+    RESULTS.write_text(json.dumps({**describe_machine(), "options": options, "figures": figures}, indent=1) + "\n")
+
+
+def start_server(model: str) -> tuple[subprocess.Popen[str], str]:
+    """A server of its own process, and its address."""
+    command = [sys.executable, "-m", "openqwq.cli.main", "serve", model, "--port", "0", "--max-num-seqs", "64"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            threading.Thread(target=sys.stderr.writelines, args=(process.stderr,), daemon=True).start()
+            return process, found[0]
+    raise SystemExit("the server did not start")
+
+
+async def run(args: argparse.Namespace, process: Any) -> dict[str, Any]:
+    """The figures of every kind of load, each with what the server held afterwards."""
+    figures: dict[str, Any] = {}
+    limits = httpx.Limits(max_connections=args.streams + 8, max_keepalive_connections=args.streams + 8)
+    async with httpx.AsyncClient(base_url=args.url, timeout=600, limits=limits) as client:
+        await ready(client)
+        args.known = {}  # what `alone` was answered, by stream and turn
+        for kind in (alone, load, leave, slow, malformed):
+            figures[kind.__name__] = {**await kind(client, args), **await left(client)}
+            show(kind.__name__, figures[kind.__name__])
+        first, last = (figures[name]["left: memory, MiB"] for name in ("load", "malformed"))
+        figures["memory grown after load, MiB"] = round(last - first, 1)
+        if process is not None:
+            figures["drain"] = await drain(client, args, process)
+            show("drain", figures["drain"])
+    return figures
+
+
+def show(kind: str, figures: dict[str, Any]) -> None:
+    """A kind's part of the table."""
     for name, value in figures.items():
-        print(f"{name:<28} {value}")
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    known[args.kind] = {"machine": describe_machine(), "options": options_of(args), "figures": figures}
-    RESULTS.write_text(json.dumps(known, indent=2) + "\n")
+        print(f"{kind:<10} {name:<32} {value}", flush=True)
 
 
-def options_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that shape the load; the address and the key are nobody's business."""
-    return {name: value for name, value in vars(args).items() if name not in ("url", "key")}
-
-
-async def run(args: argparse.Namespace) -> dict[str, Any]:
-    """The figures of one kind of load, with what the server held afterwards."""
-    headers = {"Authorization": f"Bearer {args.key}"} if args.key else {}
-    limits = httpx.Limits(max_connections=args.streams + 8)
-    async with httpx.AsyncClient(base_url=args.url, headers=headers, timeout=600, limits=limits) as client:
-        figures = await KINDS[args.kind](client, args)
-        deadline = time.monotonic() + SETTLE_S
-        while (left := await held(client)) != NOTHING and time.monotonic() < deadline:
+async def ready(client: httpx.AsyncClient) -> None:
+    """Wait until the server takes requests in."""
+    while True:
+        try:
+            return (await client.get("/health")).raise_for_status() and None
+        except httpx.HTTPError:
             await asyncio.sleep(0.1)
-        return {**figures, **{f"left: {name}": value for name, value in left.items()}}
 
 
-NOTHING = {"requests_running": 0, "engine_running": 0, "engine_waiting": 0, "engine_kv_blocks_used": 0}
+async def left(client: httpx.AsyncClient) -> dict[str, float]:
+    """What the server holds, once it has settled."""
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        page = (await client.get("/metrics")).text
+        values = {name: int(number(page, f"openqwq_{name}")) for name in HELD}
+        if not any(values.values()) or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.1)
+    values |= {"tasks": int(number(page, "openqwq_tasks")), "open files": int(number(page, "process_open_fds"))}
+    memory = round(number(page, "process_resident_memory_bytes") / 2**20, 1)
+    return {f"left: {name}": value for name, value in {**values, "memory, MiB": memory}.items()}
 
 
-async def held(client: httpx.AsyncClient) -> dict[str, int]:
-    """What the server holds at the moment, by its own metrics."""
-    page = (await client.get("/metrics")).text
-    return {
-        name: sum(int(float(v)) for v in re.findall(rf"^openqwq_{name}(?:{{.*}})? (\S+)$", page, re.MULTILINE))
-        for name in NOTHING
-    }
+def number(page: str, name: str) -> float:
+    """The sum of a metric over its labels."""
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", page, re.MULTILINE))
 
 
-def body_of(args: argparse.Namespace, draw: random.Random) -> dict[str, Any]:
+def body_of(args: argparse.Namespace, draw: random.Random, **more: Any) -> dict[str, Any]:
     """A streamed request of its own prompt and seed."""
     question = f"What is {draw.randrange(1000)} + {draw.randrange(1000)}?"
     return {
@@ -91,47 +144,44 @@ def body_of(args: argparse.Namespace, draw: random.Random) -> dict[str, Any]:
         "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True},
+        **more,
     }
 
 
-async def ask(client: httpx.AsyncClient, body: dict[str, Any], times: list[float]) -> int:
-    """Tokens of one stream; `times` gets the moment of its start and of each event."""
-    tokens = 0
+async def ask(client: httpx.AsyncClient, body: dict[str, Any], times: list[float]) -> tuple[str, int]:
+    """The text and the tokens of one stream; `times` gets the moment of its start and of each event."""
+    text, tokens = "", 0
     times.append(time.perf_counter())
-    async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+    async with client.stream("POST", CHAT, json=body) as answer:
         answer.raise_for_status()
         async for line in answer.aiter_lines():
             if line.startswith("data: {"):
                 times.append(time.perf_counter())
-                usage = json.loads(line.removeprefix("data: ")).get("usage")
-                tokens = usage["completion_tokens"] if usage else tokens
-    return tokens
+                event = json.loads(line.removeprefix("data: "))
+                for choice in event["choices"]:
+                    delta = choice["delta"]
+                    text += delta.get("reasoning_content", "") + (delta.get("content") or "")
+                tokens = event["usage"]["completion_tokens"] if event.get("usage") else tokens
+    return text, tokens
 
 
-async def load(client: httpx.AsyncClient, args: argparse.Namespace) -> dict[str, Any]:
-    """A fixed number of streams for a fixed time."""
+async def alone(client: httpx.AsyncClient, args: argparse.Namespace) -> dict[str, Any]:
+    """One request after the other: the fastest that the server can be, and the answers that it must give."""
     first: list[float] = []
     between: list[float] = []
-    counts: list[int] = []
-    begin = time.perf_counter()
-
-    async def one(number: int) -> None:
-        draw = random.Random(f"{args.seed}/{number}")
-        while time.perf_counter() - begin < args.seconds:
+    for stream in range(SECOND_ROUND):
+        draw = random.Random(f"{args.seed}/{stream}")
+        for turn in range(SECOND_ROUND):
             times: list[float] = []
-            counts.append(await ask(client, body_of(args, draw), times))
-            first.append(times[1] - times[0])
-            between.extend(b - a for a, b in itertools.pairwise(times[1:]))
+            args.known[stream, turn] = (await ask(client, body_of(args, draw), times))[0]
+            note(times, first, between)
+    return {"requests": len(args.known), **percentiles("first token, ms", first), **percentiles("between, ms", between)}
 
-    await asyncio.gather(*(one(number) for number in range(args.streams)))
-    seconds = time.perf_counter() - begin
-    return {
-        "requests": len(counts),
-        "tokens/s": round(sum(counts) / seconds, 1),
-        "tokens missing": sum(count != args.max_tokens for count in counts),
-        **percentiles("first token, ms", first),
-        **percentiles("between tokens, ms", between),
-    }
+
+def note(times: list[float], first: list[float], between: list[float]) -> None:
+    """Add one stream's times."""
+    first.append(times[1] - times[0])
+    between.extend(b - a for a, b in itertools.pairwise(times[1:]))
 
 
 def percentiles(name: str, seconds: list[float]) -> dict[str, float]:
@@ -140,86 +190,180 @@ def percentiles(name: str, seconds: list[float]) -> dict[str, float]:
     return {f"{name} p50": round(cuts[49] * 1000, 2), f"{name} p99": round(cuts[98] * 1000, 2)}
 
 
-async def leave(client: httpx.AsyncClient, args: argparse.Namespace) -> dict[str, Any]:
-    """Streams that are hung up after a random number of lines."""
-    gate = asyncio.Semaphore(args.streams)
+async def load(client: httpx.AsyncClient, args: argparse.Namespace) -> dict[str, Any]:
+    """A fixed number of streams for a fixed time."""
+    first: list[float] = []
+    between: list[float] = []
+    counts: list[int] = []
+    verdicts: Counter[bool] = Counter()
+    begin = time.perf_counter()
 
-    async def one(number: int) -> None:
-        draw = random.Random(f"{args.seed}/{number}")
-        patience = draw.randrange(1, 12)
-        async with gate, client.stream("POST", "/v1/chat/completions", json=body_of(args, draw)) as answer:
+    async def one(stream: int) -> None:
+        draw = random.Random(f"{args.seed}/{stream}")
+        for turn in itertools.count():
+            if time.perf_counter() - begin >= args.minutes * 60:
+                return
+            times: list[float] = []
+            text, tokens = await ask(client, body_of(args, draw), times)
+            counts.append(tokens)
+            if (stream, turn) in args.known:
+                verdicts[text == args.known[stream, turn]] += 1
+            note(times, first, between)
+
+    await asyncio.gather(*(one(stream) for stream in range(args.streams)))
+    seconds = time.perf_counter() - begin
+    return {
+        "seconds": round(seconds, 1),
+        "requests": len(counts),
+        "tokens/s": round(sum(counts) / seconds, 1),
+        "answers cut short": sum(count != args.max_tokens for count in counts),
+        "answers as alone": verdicts[True],
+        "answers unlike alone": verdicts[False],
+        **percentiles("first token, ms", first),
+        **percentiles("between, ms", between),
+    }
+
+
+async def leave(client: httpx.AsyncClient, args: argparse.Namespace) -> dict[str, Any]:
+    """Streams that are hung up after a random number of lines, with streams beside them that stay."""
+    gate = asyncio.Semaphore(args.streams)
+    count = round(100 * args.minutes)
+
+    async def one(stream: int) -> None:
+        draw = random.Random(f"leave/{args.seed}/{stream}")
+        patience = draw.randrange(1, 40)
+        body = body_of(args, draw, max_tokens=None)  # as long as the context allows: it can only end by the abort
+        async with gate, client.stream("POST", CHAT, json=body) as answer:
             async for _ in answer.aiter_lines():
                 patience -= 1
                 if patience <= 0:
                     return
 
-    await asyncio.gather(*(one(number) for number in range(args.count)))
-    return {"streams hung up": args.count}
+    staying = [ask(client, body_of(args, random.Random(f"{args.seed}/{n}")), []) for n in range(SECOND_ROUND)]
+    results = await asyncio.gather(*staying, *(one(stream) for stream in range(count)))
+    wrong = sum(results[n][0] != args.known[n, 0] for n in range(SECOND_ROUND))  # type: ignore[index]
+    return {"streams hung up": count, "streams that stayed": SECOND_ROUND, "answers unlike alone": wrong}
 
 
 async def slow(client: httpx.AsyncClient, args: argparse.Namespace) -> dict[str, Any]:
-    """Streams read at a few bytes a second, and the throughput of one brisk reader beside them."""
+    """Readers of a few bytes a second, and one brisk reader beside them."""
+    end = time.perf_counter() + 9 * args.minutes
+    ends: Counter[str] = Counter()
 
-    async def sleepy(number: int) -> None:
-        draw = random.Random(f"{args.seed}/{number}")
-        end = time.perf_counter() + args.seconds
-        async with client.stream("POST", "/v1/chat/completions", json=body_of(args, draw)) as answer:
-            async for _ in answer.aiter_raw(16):
-                await asyncio.sleep(0.2)
-                if time.perf_counter() > end:
-                    return
+    async def sleepy(stream: int, slowly: httpx.AsyncClient) -> None:
+        body = body_of(args, random.Random(f"slow/{args.seed}/{stream}"), max_tokens=None)
+        try:
+            async with slowly.stream("POST", CHAT, json=body) as answer:
+                async for _ in answer.aiter_raw(16):
+                    await asyncio.sleep(0.2)
+                    if time.perf_counter() > end:
+                        ends["left at last"] += 1
+                        return
+        except httpx.HTTPError:
+            ends["cut off by the server"] += 1
 
-    readers = [asyncio.create_task(sleepy(number)) for number in range(args.streams)]
-    times: list[float] = []
-    tokens = await ask(client, body_of(args, random.Random(args.seed)), times)
-    await asyncio.gather(*readers)
-    return {"slow readers": args.streams, "brisk reader, tokens/s": round(tokens / (times[-1] - times[0]), 1)}
+    transport = httpx.AsyncHTTPTransport(socket_options=SMALL_BUFFERS, limits=httpx.Limits(max_connections=64))
+    async with httpx.AsyncClient(base_url=args.url, timeout=600, transport=transport) as slowly:
+        readers = [asyncio.create_task(sleepy(stream, slowly)) for stream in range(min(args.streams, 16))]
+        await asyncio.sleep(1)
+        times: list[float] = []
+        text, tokens = await ask(client, body_of(args, random.Random(f"{args.seed}/0")), times)
+        await asyncio.gather(*readers)
+    return {
+        "slow readers": len(readers),
+        **ends,
+        "brisk reader, tokens/s": round(tokens / (times[-1] - times[0]), 1),
+        "brisk reader unlike alone": int(text != args.known[0, 0]),
+    }
 
 
 async def malformed(client: httpx.AsyncClient, args: argparse.Namespace) -> dict[str, Any]:
-    """Bodies that are wrong in random ways: nothing but 200 and 4xx may come back."""
-    draw = random.Random(args.seed)
-    answers: dict[str, int] = {}
-    faults = 0
-    gate = asyncio.Semaphore(16)
-
-    async def one(path: str, body: bytes) -> None:
-        nonlocal faults
-        async with gate:
-            answer = await client.post(path, content=body, headers={"Content-Type": "application/json"})
-        kind = f"{answer.status_code // 100}xx"
-        answers[kind] = answers.get(kind, 0) + 1
-        faults += answer.status_code >= 500 or (answer.status_code >= 400 and "error" not in answer.json())
-
-    paths = [draw.choice(list(GOOD)) for _ in range(args.count)]
-    await asyncio.gather(*(one(path, wrong_body(path, draw)) for path in paths))
-    return {"requests": args.count, **answers, "faults": faults}
+    """Bodies that schemathesis makes; in a thread, since it is no coroutine."""
+    count = round(1000 * args.minutes)
+    statuses, faults = await asyncio.to_thread(throw, args.url, count, args.seed)
+    for fault in faults[:5]:
+        print("fault:", fault)
+    return {
+        "requests": sum(statuses.values()),
+        **{str(k): statuses[k] for k in sorted(statuses)},
+        "faults": len(faults),
+    }
 
 
-USER = [{"role": "user", "content": "a"}]
-GOOD: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": {"messages": USER, "max_tokens": 1},
-    "/v1/completions": {"prompt": "a", "max_tokens": 1},
-    "/v1/responses": {"input": "a", "max_output_tokens": 1},
-    "/v1/messages": {"messages": USER, "max_tokens": 1},
-    "/tokenize": {"prompt": "a"},
-    "/detokenize": {"tokens": [1]},
-}
-VALUES: tuple[Any, ...] = (None, True, -1, 0, 3, 2**70, 1e300, "", "a", "\ud800", [], [1], ["a"], {}, {"a": 1}, [[]])
-NAMES = ("messages", "prompt", "input", "model", "n", "stop", "tools", "tool_choice", "max_tokens", "temperature")
-NAMES += ("logit_bias", "response_format", "stream", "stop_token_ids", "tokens", "reasoning_effort", "seed", "x")
+def throw(url: str, count: int, number: int) -> tuple[Counter[int], list[str]]:
+    """How often each status came, and what was neither a 200 nor an error in OpenAI's form."""
+    import requests
+    import schemathesis
+    from hypothesis import HealthCheck, Phase, given, seed, settings
+    from schemathesis import GenerationMode
+
+    statuses: Counter[int] = Counter()
+    faults: list[str] = []
+    document = requests.get(f"{url}/openapi.json", timeout=60).json()
+    schema = schemathesis.openapi.from_dict(document)
+    kinds = [(GenerationMode.NEGATIVE, 2), (GenerationMode.POSITIVE, 1)]  # two wrong ones for each odd one
+    operations = [
+        schema[path]["POST"] for path, item in document["paths"].items() if "requestBody" in item.get("post", {})
+    ]
+    draw = random.Random(number)
+    with requests.Session() as session:
+        for operation, (mode, share) in itertools.product(operations, kinds):
+            quota = round(count * share / 3 / len(operations))
+            strategy = operation.as_strategy(generation_mode=mode)
+
+            @seed(number)
+            @settings(
+                max_examples=quota,
+                deadline=None,
+                database=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(case=strategy)
+            def send(case: Any) -> None:
+                answer = thrown(session, url, case, draw)
+                statuses[answer.status_code] += 1
+                if fault_of(answer):
+                    faults.append(
+                        f"{case.method} {case.path} {case.body!r:.300}: {answer.status_code} {answer.text:.200}"
+                    )
+
+            send()
+    return statuses, faults
 
 
-def wrong_body(path: str, draw: random.Random) -> bytes:
-    """A request with a few of its fields replaced by anything, now and then cut off."""
-    body = dict(GOOD[path])
-    for _ in range(draw.randrange(1, 4)):
-        body[draw.choice((*GOOD[path], *NAMES))] = draw.choice(VALUES)
-    data = json.dumps(body).encode()
-    return data[: draw.randrange(len(data))] if draw.random() < 0.1 else data
+def thrown(session: Any, url: str, case: Any, draw: random.Random) -> Any:
+    """The answer to one body; every tenth is cut off somewhere."""
+    if draw.random() > 0.1:
+        return case.call(base_url=url, session=session, timeout=120)
+    data = json.dumps(case.body, default=str).encode()
+    headers = {"Content-Type": "application/json"}
+    return session.post(url + case.path, data=data[: draw.randrange(len(data) + 1)], headers=headers, timeout=120)
 
 
-KINDS = {"load": load, "leave": leave, "slow": slow, "malformed": malformed}
+def fault_of(answer: Any) -> bool:
+    """Whether an answer is neither fine nor a client's error in OpenAI's form."""
+    if answer.status_code == 200:
+        return False
+    try:
+        form = set(answer.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return True
+    return answer.status_code >= 500 or form != {"message", "type", "param", "code"}
+
+
+async def drain(client: httpx.AsyncClient, args: argparse.Namespace, process: Any) -> dict[str, Any]:
+    """Streams that are under way when SIGTERM comes."""
+    bodies = [body_of(args, random.Random(f"{args.seed}/{stream}")) for stream in range(SECOND_ROUND)]
+    moments: list[list[float]] = [[] for _ in bodies]
+    asked = [asyncio.create_task(ask(client, body, moment)) for body, moment in zip(bodies, moments, strict=True)]
+    while any(len(moment) < 2 for moment in moments):
+        await asyncio.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    whole = sum([(await one)[0] == args.known[stream, 0] for stream, one in enumerate(asked)])
+    code = await asyncio.to_thread(process.wait, 60)
+    return {"streams under way": len(bodies), "ended whole": whole, "exit code": code}
+
 
 if __name__ == "__main__":
     main()

@@ -52,7 +52,7 @@ def measure(heap: bool = False, threads: int = 0) -> dict[str, float]:
     import torch
 
     from openqwq.model import load_model
-    from openqwq.pipeline.threads import set_threads
+    from openqwq.pipeline.machine import set_threads
 
     if heap:
         keep_heap()

@@ -163,6 +163,7 @@ class Completion:
     logprobs:        one per token, under the distribution it was sampled from (after temperature and cuts).
     policy_versions: the policy's version when each token was sampled.
     top_logprobs:    for each token, raw log-probs by token id, when they were asked for.
+    weight_checksums: the weights of each version among `policy_versions`, where the policy knows them.
     inserted:        (start, end) of tokens that were put in rather than sampled (a closed thinking); log-prob 0.
     error:           why the completion was given up ("abort"), e.g. a prompt that does not fit; else empty.
     """
@@ -175,6 +176,7 @@ class Completion:
     error: str = ""
     top_logprobs: tuple[Mapping[int, float], ...] = ()
     inserted: tuple[tuple[int, int], ...] = ()
+    weight_checksums: Mapping[int, str] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -224,6 +226,7 @@ class Rollout:
     """One attempt at a problem, token by token: what the trainer, the verifiers and the logs read.
 
     loss_mask: 1 for tokens that the policy sampled, 0 for inserted ones; as long as `completion_ids`.
+    policy_versions, weight_checksums: of the weights that sampled each token, and which weights each version was.
     status:    "ok", or "error" with the reason: a bad rollout is data, not a crash.
     """
 
@@ -237,6 +240,7 @@ class Rollout:
     finish_reason: str
     status: Literal["ok", "error"] = "ok"
     error: str = ""
+    weight_checksums: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

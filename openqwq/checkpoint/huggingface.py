@@ -24,6 +24,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..model import Qwen2Config, Qwen2ForCausalLM, convert_swish_beta
 from ..model.load import INDEX_NAME, SINGLE_NAME
+from .run_state import sync
 
 MAX_SHARD_BYTES = 5 * 10**9
 
@@ -67,6 +68,10 @@ def save_weights(
     folder = Path(folder)
     _refuse_foreign_folder(folder)
     weights = dict(state_dict)
+    if packed := next((name for name in weights if name.endswith(".codes")), None):
+        raise UserError(
+            f"`{packed}` is quantised and cannot be saved", hint="load the model without `quantization` and save that"
+        )
     if config.swish_beta != 1:
         weights, config = convert_swish_beta(weights, config, 1.0)
     dtype = weights["model.embed_tokens.weight"].dtype
@@ -133,11 +138,7 @@ def _refuse_foreign_folder(folder: Path) -> None:
 
 def _sync_folder(folder: Path) -> None:
     for path in (*folder.iterdir(), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path)
 
 
 def _swap(new: Path, folder: Path) -> None:
@@ -152,9 +153,7 @@ def _swap(new: Path, folder: Path) -> None:
         os.rename(folder, old)
         os.rename(new, folder)
         shutil.rmtree(old)
-    descriptor = os.open(folder.parent, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    sync(folder.parent)
 
 
 def _exchange(first: Path, second: Path) -> bool:

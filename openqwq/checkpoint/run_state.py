@@ -1,7 +1,7 @@
 """Resumable checkpoints of a run: all of it or none of it, and never a pickle.
 
 Public: `RunState` (what a run is, as tensors and JSON), `RunStateStore` (saves, finds and reads them),
-`capture_rng` and `restore_rng`.
+`capture_rng` and `restore_rng`, `sync`.
 
 A save is one folder: `model/` and one safetensors file for each further group of tensors, and `state.json`
 with the stage, the step, the random generators, JSON values, the sizes of the run's log files, and the
@@ -85,7 +85,7 @@ class RunStateStore:
             self._remove_unfinished()
             self._write(state, writing, describe_model)
             os.replace(writing, target)
-            _sync(self.folder)
+            sync(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(writing, ignore_errors=True)
             raise UserError(
@@ -160,13 +160,13 @@ class RunStateStore:
         }
         (folder / _STATE_FILE).write_text(json.dumps(record), encoding="utf-8")
         for path in (folder / _STATE_FILE, folder / "model", folder):
-            _sync(path)
+            sync(path)
 
     def _synced_log_sizes(self) -> dict[str, int]:
         paths = [self.run_folder / name for name in self.log_files]
         for path in paths:
             if path.exists():
-                _sync(path)
+                sync(path)
         return {path.name: path.stat().st_size for path in paths if path.exists()}
 
 
@@ -233,11 +233,11 @@ def _checksum(path: Path) -> dict[str, int]:
 
 
 def _sync_and_sum(path: Path) -> dict[str, int]:
-    _sync(path)
+    sync(path)
     return _checksum(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Hand a file's or folder's content to the disk before returning."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

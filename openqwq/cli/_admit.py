@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openqwq.errors import UserError
 from openqwq.log import write_text_atomic
-from openqwq.types import Message, Problem
+from openqwq.types import Problem
 from openqwq.verifiers import get_verifier
 from openqwq.verifiers.admission import Candidate, Decision, admit
+
+from ._rows import plain_problem, read_rows
 
 PROBLEMS_PER_BATCH = 64
 
@@ -23,7 +23,7 @@ PROBLEMS_PER_BATCH = 64
 def admit_file(file: Path, output: Path | None) -> dict[str, Any]:
     """What was admitted and why not, by source; with `output`, one line a problem is written there."""
     rejects: list[dict[str, Any]] = []
-    candidates = list(_read_candidates(file, rejects))
+    candidates = list(read_rows(file, _read_candidate, rejects))
     verifiers = {name: get_verifier(name) for name in sorted({c.problem.verifier for c in candidates})}
     decisions: list[Decision] = []
     for first in range(0, len(candidates), PROBLEMS_PER_BATCH):
@@ -55,35 +55,14 @@ def _summarise(decisions: list[Decision]) -> dict[str, Any]:
     }
 
 
-def _read_candidates(file: Path, rejects: list[dict[str, Any]]) -> Iterator[Candidate]:
-    if not file.is_file():
-        raise UserError(f"there is no file {file}")
-    with open(file, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                yield _read_candidate(number, json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                why = f"lacks `{error.args[0]}`" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
-                rejects.append({"line": number, "why": why})
-
-
-def _read_candidate(number: int, row: dict[str, Any]) -> Candidate:
+def _read_candidate(number: int, line: bytes) -> Candidate:
+    row = json.loads(line)
     reference = row.pop("reference", None)
     if reference is not None and not isinstance(reference, str):
         raise TypeError("`reference` is not a text")
     if "problem" in row or "messages" in row:
         return Candidate(Problem.from_dict(row.get("problem", row)), reference)
-    problem = Problem(
-        id=str(row.get("id", number)),
-        source=str(row.get("source", "")),
-        kind=str(row.get("kind", "")),
-        messages=(Message("user", str(row.get("prompt", ""))),),
-        verifier=row["verifier"],
-        answer=row["answer"],
-    )
-    return Candidate(problem, reference)
+    return Candidate(plain_problem(row, number, row["verifier"]), reference)
 
 
 def print_admission(summary: dict[str, Any]) -> None:

@@ -15,9 +15,6 @@ from openqwq.config import recipe_from_dict
 from openqwq.errors import UserError
 from openqwq.types import Problem, Verdict
 
-# Completions of a recipe without evaluation settings of its own end here.
-MAX_TOKENS = 1024
-
 
 class RunExperiment:
     """The run in a folder; problems and verifiers are made when they are first asked for."""
@@ -31,7 +28,7 @@ class RunExperiment:
         except ValueError as error:
             raise UserError(f"{folder / 'recipe.json'} is not valid JSON: {error}") from error
         self.families = tuple(recipe.eval.families)
-        self.max_tokens = recipe.eval.max_completion_tokens or MAX_TOKENS
+        self.max_tokens = recipe.eval.max_completion_tokens
         self._materials: Any = Materials(recipe, folder)
         self._held_out: dict[str, list[Problem]] = {}
         self._lock = threading.Lock()

@@ -1,6 +1,6 @@
 """Options that several verbs share, so that they read and behave alike.
 
-Public: add_recipe_arguments, add_json_argument, print_json.
+Public: add_recipe_arguments, add_engine_arguments, engine_options, add_json_argument, print_json.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 from typing import Any
+
+from openqwq.errors import UserError
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +23,47 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="change one value of the recipe, e.g. --set stage.rl.learning_rate=3e-6; may be repeated",
     )
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """How a model runs, with vLLM's names; read them with `engine_options(args)`."""
+    parser.add_argument(
+        "--speculative-config",
+        metavar="JSON",
+        help='guess tokens, e.g. \'{"model": "small/model", "num_speculative_tokens": 4}\' or, from what stands in '
+        'the prompt, \'{"method": "ngram", "num_speculative_tokens": 4}\'',
+    )
+    parser.add_argument(
+        "--kv-cache-dtype",
+        choices=("auto", "float32", "bfloat16", "int8"),
+        default="auto",
+        help="what the KV cache is kept in; bfloat16 and int8 hold more tokens and round (auto: the model's own)",
+    )
+    parser.add_argument(
+        "--rope-scaling",
+        metavar="JSON",
+        help='YaRN for what is longer than the trained window, e.g. \'{"rope_type": "yarn", "factor": 4.0, '
+        '"original_max_position_embeddings": 32768}\'; what fits stays plain',
+    )
+
+
+def engine_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of `LLM` that were given. Raises UserError for a configuration that is none."""
+    options: dict[str, Any] = {"kv_cache_dtype": args.kv_cache_dtype}
+    for name in ("speculative_config", "rope_scaling"):
+        if getattr(args, name) is not None:
+            options[name] = _read_object(f"--{name.replace('_', '-')}", getattr(args, name))
+    return options
+
+
+def _read_object(option: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"`{option}` is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"`{option}` is not a JSON object")
+    return value
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:

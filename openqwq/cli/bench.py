@@ -1,7 +1,8 @@
 """Measure a model's speed here: prompt tokens and sampled tokens per second at several batch sizes.
 
 Prompts are random token ids and end tokens are ignored, so that every sample has its full length. Prompts are
-computed in a run of their own; what is left of the whole run is the time of sampling.
+computed in a run of their own; what is left of the whole run is the time of sampling. With speculation, the share of
+guesses that were sampled is told: random prompts have little to guess from.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from openqwq.errors import UserError
 
-from ._options import add_json_argument, print_json
+from ._options import add_engine_arguments, add_json_argument, engine_options, print_json
 
 if TYPE_CHECKING:
     from openqwq.inference import Engine
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--new", type=int, default=64, metavar="N", help="sampled tokens of each (64)")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="the best of so many counts (2)")
     parser.add_argument("--random-weights", action="store_true", help="a preset's shape only: nothing is downloaded")
+    add_engine_arguments(parser)
     add_json_argument(parser)
 
 
@@ -33,16 +35,19 @@ def run(args: argparse.Namespace) -> int:
     for name in ("prompt", "new", "rounds"):
         if getattr(args, name) < 1:
             raise UserError(f"`--{name}` is {getattr(args, name)}, but must be at least 1")
-    engine = load_engine(args.model, args.random_weights, max(batches), args.prompt + args.new + 1)
+    options = engine_options(args)
+    engine = load_engine(args.model, args.random_weights, max(batches), args.prompt + args.new + 1, options)
     rows = [measure(engine, batch, args.prompt, args.new, args.rounds) for batch in batches]
     if args.json:
         print_json({"model": args.model, "prompt_tokens": args.prompt, "new_tokens": args.new, "rows": rows})
         return 0
-    print(f"{'batch':>6} {'prompt tokens/s':>16} {'sampled tokens/s':>17} {'ms a step':>10}")
+    guesses = "speculative_config" in options
+    print(f"{'batch':>6} {'prompt tokens/s':>16} {'sampled tokens/s':>17} {'ms a token':>10}" + " accepted" * guesses)
     for row in rows:
         sampled = row["sampled_tokens_per_s"]
-        step_ms = 1000 * row["batch"] / sampled
-        print(f"{row['batch']:>6} {row['prompt_tokens_per_s']:>16.0f} {sampled:>17.1f} {step_ms:>10.2f}")
+        token_ms = 1000 * row["batch"] / sampled
+        accepted = f" {row['accepted_share']:>8.1%}" if guesses else ""
+        print(f"{row['batch']:>6} {row['prompt_tokens_per_s']:>16.0f} {sampled:>17.1f} {token_ms:>10.2f}{accepted}")
     return 0
 
 
@@ -57,17 +62,27 @@ def read_batches(text: str) -> list[int]:
     return batches
 
 
-def load_engine(model: str, random_weights: bool, max_num_seqs: int, max_model_len: int) -> Engine:
+def load_engine(
+    model: str, random_weights: bool, max_num_seqs: int, max_model_len: int, options: dict[str, Any]
+) -> Engine:
     """An engine with no more rows and no longer sequences than the measurement needs."""
-    from openqwq.inference import LLM, Engine
+    from openqwq.inference import LLM, Engine, Speculation
+    from openqwq.inference.speculation import read_speculation
 
-    options: dict[str, Any] = {"max_num_seqs": max_num_seqs, "max_model_len": max_model_len, "prefix_caching": False}
+    options = {"max_num_seqs": max_num_seqs, "max_model_len": max_model_len, "prefix_caching": False, **options}
     if not random_weights:
         return LLM(model, **options).engine
     import torch
 
     from openqwq.model import create_model, preset
 
+    if options.pop("rope_scaling", None) is not None:
+        raise UserError("`--rope-scaling` needs a model folder: random weights have no trained window")
+    if config := options.pop("speculative_config", None):
+        speculative = read_speculation(config)
+        if speculative.model is not None:
+            raise UserError("a draft model needs a tokenizer that is the same, and random weights have none")
+        options["speculation"] = Speculation(num_tokens=speculative.num_tokens)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     return Engine(create_model(preset(model), seed=0, device=device, dtype=dtype), **options)
@@ -75,11 +90,15 @@ def load_engine(model: str, random_weights: bool, max_num_seqs: int, max_model_l
 
 def measure(engine: Engine, batch: int, num_prompt: int, num_new: int, rounds: int) -> dict[str, float]:
     """Rates of one batch size, the best of the rounds; one short run goes before."""
+    before = engine.stats()
     _seconds(engine, batch, num_prompt, 1)
     prefill_s = min(_seconds(engine, batch, num_prompt, 1) for _ in range(rounds))
     whole_s = min(_seconds(engine, batch, num_prompt, num_new + 1) for _ in range(rounds))
+    after = engine.stats()
+    drafted = after.drafted_tokens - before.drafted_tokens
     return {
         "batch": batch,
+        "accepted_share": (after.accepted_tokens - before.accepted_tokens) / drafted if drafted else 0.0,
         "prompt_tokens_per_s": batch * num_prompt / prefill_s,
         "sampled_tokens_per_s": batch * num_new / max(whole_s - prefill_s, 1e-9),
     }

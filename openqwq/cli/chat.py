@@ -18,6 +18,7 @@ from openqwq.errors import UserError
 from openqwq.tokenizer.special_tokens import THINK_END
 from openqwq.types import Message, SamplingParams
 
+from ._options import add_engine_arguments, engine_options
 from ._sampling import add_sampling_arguments, parse_params
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from openqwq.inference.sequence import Sequence
     from openqwq.types import Completion
 
+PROMPT_LOOKUP = {"method": "ngram", "num_speculative_tokens": 4}
 DIM, PLAIN, ERASE_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
 
 
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", default="", metavar="TEXT", help="the system turn (QwQ has none)")
     parser.add_argument("--fold", action="store_true", help="show how long the model thinks, not what")
     parser.add_argument("--max-model-len", type=int, metavar="N", help="the whole conversation, in tokens")
+    add_engine_arguments(parser)
     add_sampling_arguments(parser)
 
 
@@ -40,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     params = parse_params(args.overrides)
     from openqwq.inference import LLM
 
-    llm = LLM(args.model, max_model_len=args.max_model_len, max_num_seqs=1, prompt_lookup_tokens=4)
+    options = {"speculative_config": PROMPT_LOOKUP, **engine_options(args)}
+    llm = LLM(args.model, max_model_len=args.max_model_len, max_num_seqs=1, **options)
     llm.require_tokenizer()
     Chat(llm, params, system=args.system, fold=args.fold).loop()
     return 0
@@ -148,7 +152,8 @@ class Chat:
     def say(self, text: str) -> None:
         """Answer a turn; the thinking stays out of the history, as the model was trained."""
         turn = Message("user", text)
-        completion = self._stream(self._messages(turn))
+        prompt_ids = self.tokenizer.encode_chat(self._messages(turn))
+        completion = self._stream(prompt_ids)
         if completion.error:
             raise UserError(completion.error)
         from openqwq.tokenizer import parse_completion
@@ -157,13 +162,23 @@ class Chat:
         self.thoughts = parsed.thinking
         answer = Message("assistant", parsed.answer, tool_calls=parsed.tool_calls)
         self.turns += [turn, answer]
+        self._prepare_next([*prompt_ids, *completion.token_ids])
 
-    def _messages(self, turn: Message) -> list[Message]:
-        return [*([Message("system", self.system)] if self.system else []), *self.turns, turn]
+    def _prepare_next(self, former_ids: list[int]) -> None:
+        """While the user reads: drop the thoughts from the cache, and compute the answer as the next turn sees it."""
+        engine = self.llm.engine
+        history_ids = self.tokenizer.encode_chat(self._messages(), add_generation_prompt=False)
+        engine.prepare_turn(history_ids, former_ids, max_tokens=self.params.max_tokens)
+        with _Interrupt() as interrupt:
+            while engine.has_unfinished and not interrupt.came:
+                engine.step()
 
-    def _stream(self, messages: list[Message]) -> Completion:
+    def _messages(self, *turns: Message) -> list[Message]:
+        return [*([Message("system", self.system)] if self.system else []), *self.turns, *turns]
+
+    def _stream(self, prompt_ids: list[int]) -> Completion:
         """Sample and show an answer, token by token, until it ends or the user stops it."""
-        engine, prompt_ids = self.llm.engine, self.tokenizer.encode_chat(messages)
+        engine = self.llm.engine
         request_id = engine.add_request(prompt_ids, self.params.replace(n=1))
         [sample] = engine.samples(request_id)
         view = _View(self.screen, self.tokenizer, self.params, sample)

@@ -54,9 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _chains(args: argparse.Namespace) -> int:
     from openqwq.config import SFTStage, load_recipe
-    from openqwq.data import build_chains
-    from openqwq.data.chains import programmatic_teacher
-    from openqwq.log import write_text_atomic
+    from openqwq.data import write_chains
     from openqwq.pipeline.materials import Materials
 
     _check_chain_options(args)
@@ -69,21 +67,13 @@ def _chains(args: argparse.Namespace) -> int:
             hint=f"stages that do: {', '.join(names) or 'none'}",
         )
     with tempfile.TemporaryDirectory() as folder:
-        materials = Materials(recipe, Path(folder))
-        chains, manifest = build_chains(
-            materials.sources,
-            stage.chains,
-            seed=stage.chains_seed,
-            exclude=materials.unseen,
-            teacher=_server_teacher(args) if args.teacher_url else programmatic_teacher,
-            options={name: recipe.source[name].verifier_options for name in stage.chains},
+        chains, manifest = Materials(recipe, Path(folder)).build_chains(
+            stage,
+            teacher=_server_teacher(args) if args.teacher_url else None,
             workers=args.workers if args.teacher_url else 1,
         )
-    counted = json.dumps(manifest.to_dict(), indent=2)
-    write_text_atomic(args.output.with_suffix(".manifest.json"), counted + "\n")
-    lines = (json.dumps(chain.to_dict(), ensure_ascii=False) for chain in chains)
-    write_text_atomic(args.output, "".join(f"{line}\n" for line in lines))
-    print(counted)
+    write_chains(args.output, chains, manifest)
+    print_json(manifest.to_dict())
     return 0
 
 

@@ -7,6 +7,7 @@ With --out DIR every completion is kept there, and an interrupted evaluation goe
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 
 from ._options import add_json_argument, print_json
 
@@ -45,21 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from openqwq.eval.report.content import percent, percent_range
     from openqwq.pipeline.evaluation import EvaluationPlan, evaluate_model
 
-    plan = EvaluationPlan(
-        model=args.model,
-        recipe=args.recipe,
-        data=args.data,
-        verifier=args.verifier,
-        prompt_suffix=args.prompt_suffix,
-        samples=args.samples,
-        problems=args.problems,
-        out=args.out,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k,
-        max_tokens=args.max_tokens,
-        seed=args.seed,
-    )
+    plan = EvaluationPlan(**{field.name: getattr(args, field.name) for field in fields(EvaluationPlan)})
     results = evaluate_model(plan)
     if args.json:
         print_json({family: result.to_dict() for family, result in results.items()})

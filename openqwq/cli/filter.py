@@ -38,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     _check(args)
     from openqwq.data.decontaminate import NgramIndex
+    from openqwq.data.jsonl import read_problem_file
     from openqwq.log import logger, write_text_atomic
-    from openqwq.pipeline.pass_rates import FilterRule, read_problem_file, texts_to_avoid
+    from openqwq.pipeline.pass_rates import FilterRule, texts_to_avoid
 
     problems = read_problem_file(args.input, verifier=args.verifier, prompt_suffix=args.prompt_suffix)
     rule = FilterRule(low=args.low, high=args.high, index=NgramIndex(texts_to_avoid(args.avoid), ngram=args.ngram))

@@ -22,6 +22,7 @@ from openqwq.errors import UserError
 from openqwq.log import append_jsonl, logger, read_jsonl
 from openqwq.types import SamplingParams
 
+from ._options import add_engine_arguments, engine_options
 from ._sampling import add_sampling_arguments, parse_params, read_params
 
 if TYPE_CHECKING:
@@ -37,11 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON lines of completions")
     parser.add_argument("--max-model-len", type=int, metavar="N", help="prompt and completion, in tokens")
     parser.add_argument("--max-num-seqs", type=int, default=256, metavar="N", help="sequences at once (256)")
+    add_engine_arguments(parser)
     add_sampling_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    params = parse_params(args.overrides)
+    params, options = parse_params(args.overrides), engine_options(args)
     rows = list(read_rows(args.input))
     sink = Sink.open(args.output, rows)
     todo = [row for row in rows if row.line > sink.last_line]
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if todo:
         from openqwq.inference import LLM
 
-        llm = LLM(args.model, max_model_len=args.max_model_len, max_num_seqs=args.max_num_seqs)
+        llm = LLM(args.model, max_model_len=args.max_model_len, max_num_seqs=args.max_num_seqs, **options)
         complete_rows(llm, todo, params, sink)
     logger.info(f"done: {args.output}" + (f"; rejected lines: {sink.rejects}" if sink.rejects.exists() else ""))
     return 0

@@ -58,8 +58,7 @@ def run(args: argparse.Namespace) -> int:
         print(results_table(outcome.results, tuned or list(outcome.results)))
         print()
     for target in outcome.targets:
-        got = f"{target.got.mean:+.1f} ({target.got.low:+.1f} to {target.got.high:+.1f})"
-        print(f"{'met   ' if target.met else 'MISSED'}  {target.what}: {got} points, goal: {target.goal}")
+        print(f"{'met   ' if target.met else 'MISSED'}  {target.what}: {target.change} points, goal: {target.goal}")
     for what, name in (
         ("checkpoint", "final"),
         ("metrics", "metrics.jsonl"),

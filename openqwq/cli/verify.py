@@ -21,18 +21,19 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from openqwq.errors import UserError
 from openqwq.log import logger, read_jsonl, write_text_atomic
-from openqwq.types import Message, Problem, Verdict
+from openqwq.types import Problem, Verdict
 from openqwq.verifiers import Verifier, get_verifier
 
 from ._admit import admit_file, print_admission
 from ._options import add_json_argument, print_json
+from ._rows import plain_problem, read_rows
 
 ROWS_PER_BATCH = 256
 """Judged together, then written: enough to keep the workers busy, little to do again after a kill."""
@@ -109,10 +110,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.verifier or not args.file:
         raise UserError("`openqwq verify` needs NAME and FILE.jsonl, or --admit PROBLEMS.jsonl")
     verifier = get_verifier(args.verifier, **_options(args.option))
-    if not args.file.is_file():
-        raise UserError(f"there is no file {args.file}")
     summary = Summary()
-    rows = list(_read_rows(args.file, verifier.name, summary))
+    rows = list(read_rows(args.file, partial(_read_row, verifier.name), summary.rejects))
     done = _read_done(args.output, verifier, rows, summary) if args.output else set()
     _judge([row for row in rows if row.line not in done], verifier, args.output, summary)
     if args.json:
@@ -147,36 +146,12 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
-def _read_rows(file: Path, verifier: str, summary: Summary) -> Iterator[Row]:
-    """The readable rows in order; the others go to `summary.rejects` with their line and the reason."""
-    with open(file, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                yield _read_row(number, line, verifier)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                why = f"lacks `{error.args[0]}`" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
-                summary.rejects.append({"line": number, "why": why})
-
-
-def _read_row(number: int, line: bytes, verifier: str) -> Row:
+def _read_row(verifier: str, number: int, line: bytes) -> Row:
     row = json.loads(line)
     completion = row["completion"]
     if not isinstance(completion, str):
         raise TypeError("`completion` is not a text")
-    if "problem" in row:
-        problem = Problem.from_dict(row["problem"])
-    else:
-        answer, prompt = row["answer"], str(row.get("prompt", ""))
-        problem = Problem(
-            id=str(row.get("id", number)),
-            source=str(row.get("source", "")),
-            kind=str(row.get("kind", "")),
-            messages=(Message("user", prompt),),
-            verifier=verifier,
-            answer=answer,
-        )
+    problem = Problem.from_dict(row["problem"]) if "problem" in row else plain_problem(row, number, verifier)
     return Row(number, hashlib.sha256(line.strip()).hexdigest()[:16], problem, completion)
 
 

@@ -38,6 +38,11 @@ def _rules(stage: RLStage) -> list[tuple[bool, str, str]]:
             "set `kl.weight = 1.0` and a `reference` to distil from",
         ),
         (
+            stage.max_staleness > 0 and stage.correction.mode == "none",
+            f'`max_staleness` is {stage.max_staleness}, but `correction.mode` is "none": nothing mends older weights',
+            'set `correction.mode = "truncate"`, or `max_staleness = 0`',
+        ),
+        (
             stage.overlong_tokens > stage.max_completion_tokens,
             f"`overlong_tokens` is {stage.overlong_tokens}, more than `max_completion_tokens`",
             "a quarter of `max_completion_tokens` is usual",

@@ -61,6 +61,7 @@ KIND_RANGES: dict[type[Stage], dict[str, Range]] = {
         "clip_low": OPEN_SHARE,
         "clip_high": POSITIVE,
         "max_refills": AT_LEAST_0,
+        "max_staleness": AT_LEAST_0,
         "reward_model_weight": SHARE,
         "overlong_tokens": AT_LEAST_0,
         "demonstrations_per_step": AT_LEAST_1,
@@ -186,11 +187,6 @@ def _check_rl(recipe: Recipe, name: str, stage: RLStage, where: str) -> None:
             f"`samples_per_prompt` is {stage.samples_per_prompt} in {where}, but group advantages need at least 2",
             hint='set `samples_per_prompt = 8`, or `advantage = "reinforce"`',
         )
-    if stage.max_staleness != 0:
-        raise UserError(
-            f"`max_staleness` is {stage.max_staleness} in {where}, but rollouts are always of the current policy",
-            hint="set `max_staleness = 0`",
-        )
     if stage.updates_per_batch > stage.prompts_per_step:
         raise UserError(
             f"`updates_per_batch` is {stage.updates_per_batch} in {where}, but a batch has only "
@@ -229,16 +225,11 @@ def _check_eval(recipe: Recipe, where: str) -> None:
     _check_known("families", config.families, recipe.source, "a source", where)
     _check_problem_sources(recipe, "families", config.families, where)
     _check_known("after", config.after, recipe.stage, "a stage", where)
-    _check_known("greedy_after", config.greedy_after, _evaluated_stages(recipe), "a stage that is evaluated", where)
-
-
-def _evaluated_stages(recipe: Recipe) -> list[str]:
-    changing = [name for name, stage in recipe.stage.items() if not isinstance(stage, RewardModelStage)]
-    return list(recipe.eval.after) or changing
+    _check_known("greedy_after", config.greedy_after, recipe.evaluated_stages, "a stage that is evaluated", where)
 
 
 def _check_target(recipe: Recipe, target: TargetConfig, where: str) -> None:
-    evaluated = _evaluated_stages(recipe)
+    evaluated = recipe.evaluated_stages
     _check_known("stage", [target.stage], recipe.stage, "a stage", where)
     _check_known("over", [target.over], recipe.stage, "a stage", where)
     _check_known("stage", [target.stage], evaluated, "a stage that is evaluated", where)

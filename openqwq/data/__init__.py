@@ -1,6 +1,6 @@
 """Data: problem sources, mixtures, held-out sets, the pretraining corpus, cold-start chains, preference pairs."""
 
-from .chains import Attempt, Chain, build_chains, programmatic_teacher
+from .chains import Attempt, Chain, build_chains, programmatic_teacher, read_chains, write_chains
 from .corpus import CorpusSource, plain_prompt
 from .mixture import Mixture, problem_texts
 from .pairs import PreferencePair, build_pairs
@@ -23,4 +23,6 @@ __all__ = [
     "plain_prompt",
     "problem_texts",
     "programmatic_teacher",
+    "read_chains",
+    "write_chains",
 ]

@@ -4,21 +4,24 @@ A chain is kept only if its answer is right and its thinking neither loops, nor 
 contradicts or guesses the answer (the filters of the Qwen3 report, arXiv:2505.09388, section 4.1).
 The manifest counts the kept ones by category and the dropped ones by reason.
 
-Public: `Chain`, `Attempt`, `Teacher`, `Manifest`, `build_chains`, `ChainFilter`.
+Public: `Chain`, `Attempt`, `Teacher`, `Manifest`, `build_chains`, `write_chains`, `read_chains`, `ChainFilter`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from random import Random
 from typing import Any
 
 from openqwq.errors import UserError
+from openqwq.log import write_text_atomic
 from openqwq.types import Problem, Verdict
 from openqwq.verifiers import Verifier, get_verifier
 
@@ -73,6 +76,27 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, with the number of chains as `total`."""
         return {"kept": dict(self.kept), "dropped": dict(self.dropped), "total": sum(self.kept.values())}
+
+
+def write_chains(file: Path, chains: Iterable[Chain], manifest: Manifest) -> None:
+    """JSON lines of the chains, with the manifest in a file beside them."""
+    write_text_atomic(file.with_suffix(".manifest.json"), json.dumps(manifest.to_dict(), indent=2) + "\n")
+    write_text_atomic(file, "".join(json.dumps(chain.to_dict(), ensure_ascii=False) + "\n" for chain in chains))
+
+
+def read_chains(file: Path) -> list[Chain]:
+    """The chains of a JSON-lines file. Raises UserError for an unreadable file or line."""
+    try:
+        lines = file.read_bytes().splitlines()  # texts hold further kinds of line ends, bytes do not
+    except OSError as error:
+        raise UserError(f"cannot read the chains in {file}: {error.strerror}") from error
+    chains = []
+    for number, line in enumerate(lines, 1):
+        try:
+            chains.append(Chain.from_dict(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{file}:{number} is no chain: {error}") from error
+    return chains
 
 
 def programmatic_teacher(problem: Problem, rng: Random, brief_share: float = 0.0) -> list[Attempt]:

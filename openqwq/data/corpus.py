@@ -21,7 +21,7 @@ from .facts import LEGS, plural_legs
 from .gym import GymSource
 from .instructions import TOPICS, draw_rules, instruction_prompt, write_text
 from .keys import item_key, item_rng
-from .python_functions import CHANGE, GATHER, KEEP, WORDINGS, Task, draw_task
+from .python_functions import WORDINGS, Task, draw_task
 from .sources import ProblemSource
 from .teachers import teach
 
@@ -282,6 +282,3 @@ _WRITERS: dict[str, Callable[[Random, frozenset[str]], str]] = {
     "instructions": _instructions,
     "lists": _lists,
 }
-
-PARTS = (KEEP, CHANGE, GATHER)
-"""The vocabulary of the code family, for tests that the corpus covers all of it."""

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 from openqwq.errors import UserError
 from openqwq.types import Problem
 
+from .sources import distinct
+
 _MAX_DOUBLINGS = 10
 _MAX_DRAWS = 20
 
@@ -28,17 +30,13 @@ def draw_pool(mixture: Draws, size: int) -> list[Problem]:
 
     Raises UserError when the mixture has not so many.
     """
-    pool: dict[str, Problem] = {}
-    for draw in range(1, _MAX_DRAWS + 1):
-        for problem in mixture.batch(-draw, size):
-            if len(pool) < size:
-                pool.setdefault(problem.prompt, problem)
-        if len(pool) == size:
-            return list(pool.values())
-    raise UserError(
-        f"the sources gave only {len(pool)} different problems where `curriculum.pool` asks for {size}",
-        hint="lower `curriculum.pool`, or widen the sources' `config`",
-    )
+    pool = distinct((p for draw in range(1, _MAX_DRAWS + 1) for p in mixture.batch(-draw, size)), size)
+    if len(pool) < size:
+        raise UserError(
+            f"the sources gave only {len(pool)} different problems where `curriculum.pool` asks for {size}",
+            hint="lower `curriculum.pool`, or widen the sources' `config`",
+        )
+    return pool
 
 
 class DifficultyPool:

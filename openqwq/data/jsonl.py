@@ -27,6 +27,12 @@ class JsonlSource(FiniteSource):
         super().__init__(name, problems[0].kind, problems[0].verifier, cut_parts(problems, name, config.path))
 
 
+def read_problem_file(path: Path, *, verifier: str = "math", prompt_suffix: str = "") -> list[Problem]:
+    """The problems of a file outside of any recipe, as a source named after it would read them."""
+    config = SourceConfig(type="jsonl", path=str(path), verifier=verifier, prompt_suffix=prompt_suffix)
+    return read_problems(path, name=path.stem, config=config)
+
+
 def read_problems(path: Path, *, name: str, config: SourceConfig) -> list[Problem]:
     """Every problem of the file. Raises UserError with the line's number for a row that is none."""
     if not path.is_file():

@@ -1,12 +1,12 @@
 """Problem sources: a source turns an integer key into a problem, always the same one.
 
-Public: `ProblemSource`, `build_source`, `build_sources`, `held_out`.
+Public: `ProblemSource`, `build_source`, `build_sources`, `held_out`, `distinct`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from openqwq.config import TEXT_TYPES, SourceConfig
 from openqwq.errors import UserError
@@ -59,18 +59,21 @@ def held_out(source: ProblemSource, count: int, *, split: str = "held_out") -> l
 
     Raises UserError when the source cannot give so many different problems.
     """
-    problems: dict[str, Problem] = {}
-    for index in range(20 * count):
-        problem = source.problem(split, item_key(split, source.name, index))
-        problems.setdefault(problem.prompt, problem)
-        if len(problems) == count:
-            return list(problems.values())
-    raise UserError(
-        f"source `{source.name}` gave only {len(problems)} different problems where {count} are asked for",
-        hint="widen the source's `config`, or lower `eval.problems_per_family`",
-    )
+    keys = (item_key(split, source.name, index) for index in range(20 * count))
+    problems = distinct((source.problem(split, key) for key in keys), count)
+    if len(problems) < count:
+        raise UserError(
+            f"source `{source.name}` gave only {len(problems)} different problems where {count} are asked for",
+            hint="widen the source's `config`, or lower `eval.problems_per_family`",
+        )
+    return problems
 
 
-def source_options(config: SourceConfig) -> dict[str, Any]:
-    """The generator's options as plain JSON values, tuples as lists."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.config.items()}
+def distinct(problems: Iterable[Problem], count: int) -> list[Problem]:
+    """The first `count` problems with distinct texts; fewer where there are not so many."""
+    found: dict[str, Problem] = {}
+    for problem in problems:
+        found.setdefault(problem.prompt, problem)
+        if len(found) == count:
+            break
+    return list(found.values())

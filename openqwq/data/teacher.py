@@ -7,31 +7,21 @@ dropped. Whole answers are kept in a JSON-lines file, so a run that was cut shor
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
-import os
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
-from urllib.parse import urlsplit
 
 from openqwq.errors import UserError
-from openqwq.log import append_jsonl, logger, read_jsonl
+from openqwq.json_client import ChatClient, NoAnswer
+from openqwq.log import append_jsonl, read_jsonl
 from openqwq.types import Message, Problem
 
 from .chains import Attempt
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
-"""Statuses that may pass: timeouts, limits, a server that is starting."""
-LONGEST_WAIT_SECONDS = 60.0
-MAX_RESPONSE_BYTES = 1 << 26
-"""A response beyond 64 MiB is no chain; without a bound a broken server fills the memory."""
 SAMPLING = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 16384}
 """QwQ's recommended sampling, as far as the OpenAI API has names for it."""
 
@@ -39,14 +29,9 @@ SAMPLING = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 16384}
 class ServerTeacher:
     """Asks a model for attempts at a problem: at most `samples` of them, the next one only when it is asked for.
 
-    url:           of the server or of its API, e.g. http://localhost:8000 or https://host/v1.
-    api_key_env:   the environment variable that holds the key; empty: no key is sent.
     sampling:      further fields of the request, such as `temperature`.
-    timeout_s:     seconds without a byte from the server before a request is given up.
-    retries:       further tries of a request that failed in a way that may pass, waiting twice as long each time.
-    backoff_s:     the first wait.
     attempts_file: where answers are kept and looked up; None: nowhere.
-    Raises UserError for a key that is not there, a URL that is none, and a request that cannot succeed.
+    The others are those of `ChatClient`. Raises UserError as it does, and for a server that gives no answer.
     """
 
     def __init__(
@@ -62,22 +47,18 @@ class ServerTeacher:
         backoff_s: float = 1.0,
         attempts_file: Path | None = None,
     ):
-        self.url = chat_url(url)
-        self.model = model
         self.samples = samples
         self.sampling = dict(sampling)
-        self.timeout_s = timeout_s
-        self.retries = retries
-        self.backoff_s = backoff_s
-        self._headers = {"Content-Type": "application/json", **_authorization(api_key_env)}
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._client = ChatClient(
+            url, model, key_env=api_key_env, timeout_s=timeout_s, retries=retries, backoff_s=backoff_s
+        )
         self._file = attempts_file
         self._kept = _read_kept(attempts_file)
         self._lock = threading.Lock()
 
     def __call__(self, problem: Problem, rng: Random) -> Iterator[Attempt]:
         """The attempts at a problem, one by one; may be called from several threads."""
-        body = {"model": self.model, "messages": _plain_messages(problem.messages), **self.sampling}
+        body = self._client.body(_plain_messages(problem.messages), self.sampling)
         for sample in range(self.samples):
             key = hashlib.sha256(json.dumps([body, sample], sort_keys=True).encode()).hexdigest()
             choice = self._kept.get(key)
@@ -92,54 +73,13 @@ class ServerTeacher:
                 append_jsonl(self._file, row)
 
     def _ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The first choice of the server's response: its message and its finish reason."""
-        for attempt in range(self.retries + 1):
-            wait = min(self.backoff_s * 2**attempt, LONGEST_WAIT_SECONDS)
-            try:
-                return _first_choice(self._post(body))
-            except urllib.error.HTTPError as error:
-                with error:
-                    fault = f"{error.code} {error.reason}: {error.read(500).decode('utf-8', 'replace').strip()}"
-                if error.code not in RETRIED:
-                    raise UserError(
-                        f"{self.url} refuses the request: {fault}", hint="check the URL, the model's name and the key"
-                    ) from None
-                wait = max(wait, _asked_wait(error.headers.get("Retry-After", "")))
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                fault = f"{type(error).__name__}: {error}"
-            if attempt < self.retries:
-                logger.info("teacher: %s; asking again in %.0f s", fault, wait)
-                time.sleep(wait)
-        raise UserError(
-            f"no answer from {self.url} after {self.retries + 1} tries: {fault}",
-            hint="see that the server runs; the answers so far are kept, and the same command goes on from there",
-        )
-
-    def _post(self, body: Mapping[str, Any]) -> bytes:
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), self._headers, method="POST")
-        with self._opener.open(request, timeout=self.timeout_s) as response:
-            content = response.read(MAX_RESPONSE_BYTES + 1)
-        if len(content) > MAX_RESPONSE_BYTES:
-            raise ValueError(f"the response is longer than {MAX_RESPONSE_BYTES} bytes")
-        return content
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected request would carry the key to another host."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
-def chat_url(url: str) -> str:
-    """The address of the chat completions of a server named by its root, its /v1, or that address itself."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"`{url}` is no address of a server", hint="write it as http://localhost:8000/v1")
-    base = url.rstrip("/")
-    if base.endswith("/chat/completions"):
-        return base
-    return f"{base}/chat/completions" if parts.path.strip("/") else f"{base}/v1/chat/completions"
+        try:
+            return self._client.ask(body, _first_choice)
+        except NoAnswer as error:
+            raise UserError(
+                str(error),
+                hint="see that the server runs; the answers so far are kept, and the same command goes on from there",
+            ) from error
 
 
 def read_choice(choice: Mapping[str, Any]) -> Attempt:
@@ -154,13 +94,10 @@ def read_choice(choice: Mapping[str, Any]) -> Attempt:
     return Attempt(thinking.strip(), content.strip(), fault)
 
 
-def _first_choice(content: bytes) -> dict[str, Any]:
-    """Raises ValueError for a response of another shape."""
-    try:
-        choice = json.loads(content)["choices"][0]
-        row = {"message": dict(choice["message"]), "finish_reason": choice.get("finish_reason")}
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"no chat completion: {content[:200]!r}") from error
+def _first_choice(response: Mapping[str, Any]) -> dict[str, Any]:
+    """The first choice's message and finish reason. Raises ValueError for a message of another shape."""
+    choice = response["choices"][0]
+    row = {"message": choice["message"], "finish_reason": choice.get("finish_reason")}
     for field in ("content", "reasoning_content", "reasoning"):
         if not isinstance(row["message"].get(field) or "", str):
             raise ValueError(f"the message's `{field}` is no text")
@@ -186,19 +123,5 @@ def _cut_torn_line(file: Path) -> None:
         stream.truncate(content.rfind(b"\n") + 1)
 
 
-def _authorization(variable: str) -> dict[str, str]:
-    if not variable:
-        return {}
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise UserError(f"the environment variable `{variable}` holds no key", hint=f"set it: export {variable}=...")
-    return {"Authorization": f"Bearer {key}"}
-
-
 def _plain_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in messages]
-
-
-def _asked_wait(header: str) -> float:
-    """Seconds of a `Retry-After`; a date, which some servers send, counts as none."""
-    return min(float(header), LONGEST_WAIT_SECONDS) if header.isdecimal() else 0.0

@@ -24,6 +24,11 @@ class TargetResult:
     got: Interval
     met: bool
 
+    @property
+    def change(self) -> str:
+        """The measured change in words, e.g. "+21.5 (+15.0 to +28.0)"."""
+        return f"{self.got.mean:+.1f} ({self.got.low:+.1f} to {self.got.high:+.1f})"
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -2,13 +2,25 @@
 
 - `LLM`          a model by its path; texts and conversations in, `RequestOutput` out
 - `Engine`       one module; a `Policy`, and `add_request`, `step`, `abort` underneath
+- `Speculation`  how tokens are guessed for an `Engine` and checked in one pass
 - `AsyncEngine`  an `Engine` in a thread of its own, for event loops
 """
 
 from openqwq.types import SamplingParams
 
 from .async_engine import AsyncEngine, CompletionDelta
-from .engine import Engine, EngineStats, RequestOutput
+from .engine import Engine
 from .llm import LLM
+from .outputs import EngineStats, RequestOutput
+from .speculation import Speculation
 
-__all__ = ["LLM", "AsyncEngine", "CompletionDelta", "Engine", "EngineStats", "RequestOutput", "SamplingParams"]
+__all__ = [
+    "LLM",
+    "AsyncEngine",
+    "CompletionDelta",
+    "Engine",
+    "EngineStats",
+    "RequestOutput",
+    "SamplingParams",
+    "Speculation",
+]

@@ -33,7 +33,8 @@ from openqwq.log import logger
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import Completion, FinishReason, SamplingParams
 
-from .engine import Engine, EngineStats
+from .engine import Engine
+from .outputs import EngineStats
 from .sequence import Sequence, failed_completion
 from .stream import TextStream
 

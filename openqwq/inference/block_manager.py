@@ -14,7 +14,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-ROOT = 0
+ROOT = 0  # chain of sequences that are computed as usual
+SCALED_ROOT = -1  # and of those that YaRN is for: equal tokens have other keys and values there
 
 Key = tuple[int, tuple[int, ...]]
 
@@ -55,9 +56,12 @@ class BlockPool:
         """Blocks that nobody holds."""
         return len(self._free) + len(self._idle)
 
-    def match(self, tokens: Sequence[int]) -> BlockTable:
-        """A table that holds the cached blocks of the longest known prefix of these tokens, whole blocks only."""
-        table = BlockTable(epoch=self.epoch)
+    def match(self, tokens: Sequence[int], root: int = ROOT) -> BlockTable:
+        """A table that holds the cached blocks of the longest known prefix of these tokens, whole blocks only.
+
+        root: which of the chains; prefixes of different roots are never taken for each other.
+        """
+        table = BlockTable(link=root, epoch=self.epoch)
         if not self.prefix_caching:
             return table
         size = self.block_size
@@ -117,6 +121,17 @@ class BlockPool:
         table.blocks.clear()
         table.capacity = table.num_linked = 0
         table.link = ROOT
+
+    def drop(self, tokens: Sequence[int], keep: int, root: int = ROOT) -> int:
+        """Free the cached blocks of these tokens behind the first `keep` that nobody holds; how many there were."""
+        table = self.match(tokens, root)
+        freed = 0
+        for block in table.blocks[keep // self.block_size :]:
+            if self._holders[block] == 1:
+                del self._by_key[self._key_of.pop(block)]
+                freed += 1
+        self.release(table)
+        return freed
 
     def forget(self, table: BlockTable) -> list[int]:
         """Blocks of a table that nobody else holds; no later prompt will find them."""

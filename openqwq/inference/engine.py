@@ -10,63 +10,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from openqwq.errors import UserError
-from openqwq.model import Qwen2ForCausalLM
+from openqwq.model import Qwen2ForCausalLM, set_batch_invariant, weight_checksum
 from openqwq.types import Completion, Prompt, SamplingParams
 
-from .block_manager import BlockPool
+from .block_manager import ROOT, SCALED_ROOT, BlockPool
+from .outputs import EngineStats, RequestOutput
+from .partial import restore
 from .reasoning import CLOSING_TEXT, Reasoning
-from .requests import Decoder, RequestMaker
+from .requests import Decoder, RequestMaker, check_invariant, plain_window
 from .runner import BLOCK_SIZE, Runner, Sampled, cache_memory
 from .scheduler import Plan, Scheduler
 from .sequence import NO_ROW, Request, failed_completion
 from .sequence import Sequence as Sample
+from .speculation import Speculation
 from .stops import find_stop, holds_stop
 
 MAX_SEED = 2**62
-
-
-@dataclass(frozen=True, slots=True)
-class RequestOutput:
-    """A finished request, in vLLM's shape: one `Completion` in `outputs` for each of `params.n` samples.
-
-    prompt_logprobs:   for each prompt token, raw log-probs by id, when they were asked for; None for the first.
-    num_cached_tokens: prompt tokens that were found in the cache.
-    """
-
-    request_id: str
-    prompt: str | None
-    prompt_token_ids: tuple[int, ...]
-    outputs: list[Completion]
-    prompt_logprobs: tuple[Mapping[int, float] | None, ...] | None = None
-    num_cached_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStats:
-    """Counts of the moment.
-
-    running, waiting:         samples.
-    kv_blocks_used, -_total:  of the KV cache; what is kept for later prompts only does not count as used.
-    generated_tokens:         sampled since the start.
-    cached_tokens:            prompt tokens since the start that were found in the cache.
-    drafted_, accepted_tokens: guessed by prompt lookup, and how many of them were sampled.
-    preemptions:              sequences since the start that lost their blocks and were computed again.
-    """
-
-    running: int
-    waiting: int
-    kv_blocks_used: int
-    kv_blocks_total: int
-    generated_tokens: int
-    cached_tokens: int
-    drafted_tokens: int
-    accepted_tokens: int
-    preemptions: int
 
 
 class Engine:
@@ -78,9 +41,15 @@ class Engine:
     max_model_len:          prompt and completion together; None: the model's context.
     max_num_batched_tokens: tokens of one pass, prompts and decoding rows together; longer prompts go in chunks.
     kv_cache_memory:        bytes; None: half of the GPU's free memory, or 2 GiB on a CPU.
+    kv_cache_dtype:         "bfloat16" or "int8" (a scale for each token and head) keep more tokens in it, rounded:
+                            log-probs are then not the trainer's. "auto": the model's own type, exact.
     gpu_memory_utilization: instead of `kv_cache_memory`: the share of the GPU for weights and cache together.
-    prompt_lookup_tokens:   tokens guessed by prompt lookup and checked in one pass; 0: none. Never changes a token.
+    speculation:            tokens are guessed, by prompt lookup or a draft model, and checked in one pass.
+    yarn_per_request:       plain rotary embedding for requests whose prompt and `max_tokens` fit the window that the
+                            model was trained at, YaRN from the first token on for longer ones. False: as the config
+                            says, for all alike.
     closing_text:           what is put in to close a thinking; must hold `</think>`.
+    batch_invariant:        a token and its log-prob never depend on what else runs (model/invariant.py); CPU, float32.
     prefix_caching:         keep the cache of prompts for later ones that begin alike.
     seed:                   of requests that bring none; request number and this seed decide their noise.
     """
@@ -95,13 +64,20 @@ class Engine:
         max_model_len: int | None = None,
         max_num_batched_tokens: int = 8192,
         kv_cache_memory: int | None = None,
+        kv_cache_dtype: str = "auto",
         gpu_memory_utilization: float | None = None,
         prefix_caching: bool = True,
-        prompt_lookup_tokens: int = 0,
+        speculation: Speculation | None = None,
+        yarn_per_request: bool = False,
+        batch_invariant: bool = False,
         closing_text: str = CLOSING_TEXT,
         seed: int = 0,
     ):
         self.model = model
+        if batch_invariant:
+            set_batch_invariant(model, True)
+        if model.batch_invariant:
+            check_invariant(kv_cache_dtype, yarn_per_request, speculation)
         self.tokenizer = tokenizer
         if eos_token_ids is None:
             eos_token_ids = tokenizer.eos_token_ids if tokenizer else ()
@@ -115,16 +91,24 @@ class Engine:
             vocab_size=model.config.vocab_size,
             max_model_len=self.max_model_len,
             device=model.device,
-            num_drafted=prompt_lookup_tokens,
+            speculation=speculation,
+            plain_window=plain_window(model.config) if yarn_per_request else None,
         )
         self.seed = seed
         self.version = 0
-        self.num_requests = 0
-        self.num_generated = self.num_drafted = self.num_accepted = 0
+        self.weight_checksums: dict[int, str] = {}
+        self._ahead: set[str] = set()
+        self.num_requests = self.num_generated = self.num_drafted = self.num_accepted = 0
         if kv_cache_memory is None:
             kv_cache_memory = cache_memory(model.device, gpu_memory_utilization)
         self.runner = Runner(
-            model, max_num_seqs=max_num_seqs, max_model_len=self.max_model_len, kv_cache_memory=kv_cache_memory
+            model,
+            max_num_seqs=max_num_seqs,
+            max_model_len=self.max_model_len,
+            kv_cache_memory=kv_cache_memory,
+            kv_cache_dtype=kv_cache_dtype,
+            speculation=speculation,
+            yarn_per_request=yarn_per_request,
         )
         self.pool = BlockPool(self.runner.num_blocks, BLOCK_SIZE, prefix_caching=prefix_caching)
         self.scheduler = Scheduler(self.pool, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
@@ -133,21 +117,55 @@ class Engine:
     def has_unfinished(self) -> bool:
         return bool(self.scheduler.requests)
 
-    def add_request(self, prompt_ids: Sequence[int], params: SamplingParams, request_id: str | None = None) -> str:
-        """Queue a prompt; its id. Raises UserError when it can never run; the engine then goes on without it."""
+    def add_request(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        request_id: str | None = None,
+        *,
+        so_far: Sequence[Completion] = (),
+    ) -> str:
+        """Queue a prompt; its id. Raises UserError when it can never run; the engine then goes on without it.
+
+        so_far: what the samples had when they were aborted; they go on from there.
+        """
         number, self.num_requests = self.num_requests, self.num_requests + 1
         request_id = str(number) if request_id is None else request_id
         seed = self.seed * MAX_SEED + number
-        self.scheduler.add(self.requests.make(request_id, tuple(prompt_ids), params, number=number, seed=seed))
+        request = self.requests.make(request_id, tuple(prompt_ids), params, number=number, seed=seed)
+        if so_far:
+            restore(request, so_far, self.reasoning)
+        self.scheduler.add(request)
         return request_id
+
+    def prepare_turn(self, history_ids: Sequence[int], former_ids: Sequence[int] = (), *, max_tokens: int = 1) -> int:
+        """Make the cache ready for a conversation's next turn, ahead of it; the blocks that were freed.
+
+        history_ids: what the next prompt will begin with, e.g. the conversation with the thinking left out of it.
+        former_ids:  prompt and completion of the turn that has ended: what they hold beyond the common beginning,
+                     the thoughts above all, makes room at once.
+        max_tokens:  of the next request: with `yarn_per_request`, its length decides how it is computed.
+        The history is computed in the next steps, beside other requests; nothing comes out of it. It is left alone
+        where it is too long for the model. Does nothing without prefix caching.
+        """
+        common = next((i for i, (a, b) in enumerate(zip(history_ids, former_ids, strict=False)) if a != b), None)
+        keep = min(len(history_ids), len(former_ids)) if common is None else common
+        freed = sum(self.pool.drop(former_ids, keep, root) for root in (ROOT, SCALED_ROOT))
+        if self.pool.prefix_caching and 0 < len(history_ids) < self.max_model_len:
+            number = self.num_requests
+            request_id = self.add_request(history_ids, SamplingParams(max_tokens=1), f"prepared turn {number}")
+            length = len(history_ids) + max_tokens
+            self.scheduler.requests[request_id].scaled = self.requests.is_scaled(length)
+            self._ahead.add(request_id)
+        return freed
 
     def step(self) -> list[RequestOutput]:
         """Sample one token for every running sequence; the requests that are finished by it."""
         plan = self.scheduler.schedule()
         if not (plan.running or plan.chunks):
             return []
-        if self.requests.num_drafted:
-            plan.drafts = self._guess(plan)
+        if self.requests.speculation is not None:
+            self._speculate(plan, self.requests.speculation)
         try:
             sampled = self.runner.run(plan)
         except BaseException:
@@ -158,6 +176,7 @@ class Engine:
     def abort(self, request_id: str) -> RequestOutput | None:
         """Stop a request now; what its samples have so far. None when it is not in the engine."""
         request = self.scheduler.abort(request_id)
+        self._ahead.discard(request_id)
         return None if request is None else self._output(request)
 
     def samples(self, request_id: str) -> list[Sample]:
@@ -166,7 +185,7 @@ class Engine:
 
     def completion(self, sample: Sample) -> Completion:
         """The record of a sample that has ended."""
-        return sample.completion(self._text(sample))
+        return sample.completion(self._text(sample), self.weight_checksums)
 
     def stats(self) -> EngineStats:
         """How full the engine is."""
@@ -204,27 +223,34 @@ class Engine:
 
         A prompt that cannot run yields aborted completions with the reason in `error`; the others go on.
         """
-        if self.has_unfinished:
+        return [output.outputs for output in self.run([prompt.token_ids for prompt in prompts], params)]
+
+    def run(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]
+    ) -> list[RequestOutput]:
+        """The same from token ids, with all that is known about each request."""
+        if self.scheduler.requests.keys() - self._ahead:
             raise ValueError("generate needs an idle engine; use add_request and step beside other requests")
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        results: dict[str, list[Completion]] = {}
+        results: dict[str, RequestOutput] = {}
         ids = []
         try:
             for position, (prompt, own) in enumerate(zip(prompts, each, strict=True)):
                 ids.append(f"generate/{position}")
                 try:
-                    self.add_request(prompt.token_ids, own, ids[-1])
+                    self.add_request(prompt, own, ids[-1])
                 except UserError as error:
-                    results[ids[-1]] = [failed_completion(error.message)] * own.n
+                    failed = [failed_completion(error.message)] * own.n
+                    results[ids[-1]] = RequestOutput(ids[-1], None, tuple(prompt), failed)
             while self.has_unfinished:
-                results |= {output.request_id: output.outputs for output in self.step()}
+                results |= {output.request_id: output for output in self.step()}
         finally:
             for request_id in list(self.scheduler.requests):
                 self.abort(request_id)
         return [results[request_id] for request_id in ids]
 
     def load_weights(self, source: nn.Module | Mapping[str, Tensor], *, version: int | None = None) -> None:
-        """Sample from new weights from the next token on, and stamp tokens with the new version.
+        """Sample from new weights from the next token on, and stamp tokens with the new version and checksum.
 
         source:  a module or a state dict; the engine's own module is not copied, it is the update.
         version: None: one more than before.
@@ -235,31 +261,47 @@ class Engine:
             self.model.load_state_dict(state)
         self.pool.reset()
         self.version = self.version + 1 if version is None else version
+        self.weight_checksums[self.version] = weight_checksum(self.model)
 
-    def _guess(self, plan: Plan) -> dict[int, list[int]]:
-        """Guesses for rows that have some, as far as their blocks reach without preempting anyone."""
-        drafts = {}
+    def _speculate(self, plan: Plan, speculation: Speculation) -> None:
+        """Make room for guesses, as far as blocks reach without preempting anyone; prompt lookup guesses here."""
         for sample in plan.running:
-            if sample.lookup is None:
+            room = min(speculation.num_tokens, sample.request.max_new_tokens - len(sample.token_ids) - 1)
+            if not sample.speculates or room <= 0:
                 continue
-            room = sample.request.max_new_tokens - len(sample.token_ids) - 1
-            known = [*sample.request.prompt_ids, *sample.token_ids]
-            guess = sample.lookup.propose(known, min(self.requests.num_drafted, room)) if room > 0 else []
-            if guess and self.scheduler.lengthen(plan, sample, len(guess)):
-                drafts[sample.row] = guess
-                self.num_drafted += len(guess)
-        return drafts
+            guess = None
+            if sample.lookup is not None:
+                guess = sample.lookup.propose([*sample.request.prompt_ids, *sample.token_ids], room)
+                room = len(guess)
+            if room and self.scheduler.lengthen(plan, sample, room):
+                if guess is None:
+                    plan.rooms[sample.row] = room
+                else:
+                    plan.drafts[sample.row] = guess
 
     def _settle(self, plan: Plan, sampled: Sampled) -> list[RequestOutput]:
         """Append what was sampled and end the samples that stop there."""
         for row, sample in enumerate(plan.running):
-            goes_on = self._take(sample, sampled.tokens[row], sampled.logprobs[row], sampled.top.get(row))
-            for token, logprob in sampled.more.get(row, ()):
-                if not goes_on:
+            top = sampled.top.get(row)
+            if not plan.drafts:
+                self._take(sample, sampled.tokens[row], sampled.logprobs[row], top[0] if top else None)
+                continue
+            num_taken = 0
+            for i, (token, logprob) in enumerate(sampled.run_of(row)):
+                num_taken += 1
+                if not self._take(sample, token, logprob, top[i] if top else None):
                     break
-                self.num_accepted += 1
-                goes_on = self._take(sample, token, logprob, None)
-        return [self._output(request) for request in self.scheduler.settle()]
+            self._note_guesses(sample, len(plan.drafts.get(row, ())), num_taken - 1)
+        complete = self.scheduler.settle()
+        ahead = {request.id for request in complete} & self._ahead
+        self._ahead -= ahead
+        return [self._output(request) for request in complete if request.id not in ahead]
+
+    def _note_guesses(self, sample: Sample, num_drafted: int, num_accepted: int) -> None:
+        sample.num_drafted += num_drafted
+        sample.num_accepted += num_accepted
+        self.num_drafted += num_drafted
+        self.num_accepted += num_accepted
 
     def _take(self, sample: Sample, token: int, logprob: float, top: dict[int, float] | None) -> bool:
         """Append one token and look whether the sample ends or the engine steps in; True when neither is so."""
@@ -333,7 +375,16 @@ class Engine:
         if request.params.prompt_logprobs is not None:
             prompt_logprobs = (None, *request.prompt_logprobs)
         num_cached = request.sequences[0].num_cached
-        return RequestOutput(request.id, None, request.prompt_ids, completions, prompt_logprobs, num_cached)
+        return RequestOutput(
+            request.id,
+            None,
+            request.prompt_ids,
+            completions,
+            prompt_logprobs,
+            num_cached,
+            sum(sample.num_drafted for sample in request.sequences),
+            sum(sample.num_accepted for sample in request.sequences),
+        )
 
     def _text(self, sample: Sample) -> str:
         """The decoded sample without its end token, cut before the first stop string."""

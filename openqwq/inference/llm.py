@@ -8,17 +8,20 @@ outputs[0].outputs[0].text
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 
 from openqwq.errors import UserError
-from openqwq.model import HUB_NAMES, PRESETS, load_model, quantize_weights, resolve_folder
+from openqwq.model import HUB_NAMES, PRESETS, Quantization, load_model, resolve_folder
 from openqwq.tokenizer import Tokenizer
-from openqwq.types import Message, Prompt, SamplingParams
+from openqwq.types import Message, SamplingParams
 
-from .engine import Engine, RequestOutput
+from .engine import Engine
+from .outputs import RequestOutput
+from .speculation import Speculation, SpeculativeConfig, read_speculation
 
 Conversation = Sequence[Message | Mapping[str, Any]]
 
@@ -29,7 +32,12 @@ class LLM:
     model:   a Hugging Face folder, a hub name, or a preset; `tiny` has random weights and no tokenizer.
     device:  None: the first GPU when there is one, else the CPU.
     dtype:   None: the one that config.json names on a GPU, float32 on a CPU.
-    quantization: "int8" rounds the weights as they are loaded: a quarter of float32's memory.
+    quantization: "bf16", "int8" or "int4" rounds the weights as they are read: a half, a quarter, an eighth of
+                  float32's memory. None: as the folder holds them. 4-bit AWQ and GPTQ layers stay packed in any case.
+    speculative_config: guesses that are checked in one pass, in vLLM's form: `{"method": "ngram",
+                  "num_speculative_tokens": 4}` for prompt lookup, `{"model": "small/model", ...}` for a draft model.
+    rope_scaling: YaRN for requests that do not fit the trained window, in config.json's form: `{"rope_type": "yarn",
+                  "factor": 4.0, "original_max_position_embeddings": 32768}`; the others stay as the model was trained.
     options: of `Engine`, e.g. `max_model_len=4096`.
     """
 
@@ -40,18 +48,24 @@ class LLM:
         tokenizer: str | Path | None = None,
         device: str | None = None,
         dtype: torch.dtype | None = None,
-        quantization: Literal["int8"] | None = None,
+        quantization: Quantization | None = None,
+        speculative_config: Mapping[str, Any] | None = None,
+        rope_scaling: Mapping[str, Any] | None = None,
         seed: int = 0,
         **options: Any,
     ):
+        if quantization not in (None, *get_args(Quantization)):
+            raise UserError(f"`quantization` is {quantization!r}, but must be 'bf16', 'int8', 'int4' or None")
+        speculative = read_speculation(speculative_config) if speculative_config else None
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if dtype is None and device == "cpu" else dtype
         self.tokenizer = _load_tokenizer(model, tokenizer)
-        network = load_model(model, device=device, dtype=dtype, seed=seed)
-        if quantization not in (None, "int8"):
-            raise UserError(f"`quantization` is {quantization!r}, but must be 'int8' or None")
-        if quantization == "int8":
-            quantize_weights(network)
+        network = load_model(model, device=device, dtype=dtype, seed=seed, quantization=quantization or "stored")
+        if rope_scaling is not None:
+            network.rescale(rope_scaling)
+            options.setdefault("yarn_per_request", True)
+        if speculative is not None:
+            options["speculation"] = _load_speculation(speculative, self.tokenizer, device, dtype)
         eos_token_ids = _end_tokens(self.tokenizer, network.config.eos_token_id)
         self.engine = Engine(network, self.tokenizer, eos_token_ids=eos_token_ids, seed=seed, **options)
 
@@ -67,10 +81,10 @@ class LLM:
         texts: list[str | Sequence[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
         ids = [self._token_ids(prompt) for prompt in texts]
         params = SamplingParams() if sampling_params is None else sampling_params
-        results = self.engine.generate([Prompt(token_ids) for token_ids in ids], params)
+        results = self.engine.run(ids, params)
         return [
-            RequestOutput(str(i), text if isinstance(text, str) else None, token_ids, completions)
-            for i, (text, token_ids, completions) in enumerate(zip(texts, ids, results, strict=True))
+            replace(output, request_id=str(i), prompt=text if isinstance(text, str) else None)
+            for i, (text, output) in enumerate(zip(texts, results, strict=True))
         ]
 
     def chat(
@@ -102,6 +116,22 @@ def _load_tokenizer(model: str | Path, tokenizer: str | Path | None) -> Tokenize
     if str(model) in PRESETS and str(model) not in HUB_NAMES and not Path(model).exists():
         return None
     return Tokenizer.load(resolve_folder(model))
+
+
+def _load_speculation(
+    config: SpeculativeConfig, tokenizer: Tokenizer | None, device: str, dtype: torch.dtype | None
+) -> Speculation:
+    """With the draft model's weights. Raises UserError where its tokenizer is another one."""
+    if config.model is None:
+        return Speculation(num_tokens=config.num_tokens)
+    own = _load_tokenizer(config.model, None)
+    if own is not None and tokenizer is not None and own.backend.get_vocab() != tokenizer.backend.get_vocab():
+        raise UserError(
+            f"the draft model {config.model} has another vocabulary than the model that it guesses for",
+            hint="take a smaller model of the same family",
+        )
+    model = load_model(config.model, device=device, dtype=dtype)
+    return Speculation(num_tokens=config.num_tokens, model=model, rejection=config.rejection)
 
 
 def _end_tokens(tokenizer: Tokenizer | None, from_config: int | tuple[int, ...] | None) -> tuple[int, ...]:

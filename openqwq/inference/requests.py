@@ -1,6 +1,6 @@
 """From a prompt and parameters to a `Request`: everything is checked before the engine takes it in.
 
-Public: RequestMaker, Decoder.
+Public: RequestMaker, Decoder, plain_window, check_invariant.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from openqwq.errors import UserError
+from openqwq.model import Qwen2Config
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import SamplingParams
 
@@ -19,9 +20,9 @@ from .drafts import PromptLookup
 from .guides import GrammarMaker, Guide
 from .params import check_params
 from .reasoning import Reasoning, needs_reasoning
-from .rules import has_penalties
 from .scripts import forbidden_tokens
-from .sequence import Request, Sequence
+from .sequence import Request
+from .speculation import Speculation
 
 
 class Decoder(Protocol):
@@ -35,7 +36,8 @@ class Decoder(Protocol):
 class RequestMaker:
     """Makes the requests of one engine.
 
-    num_drafted: tokens that prompt lookup guesses for requests that allow it; 0: none.
+    speculation:  how tokens are guessed for requests that allow it; None: not at all.
+    plain_window: prompt and completion that fit into so many tokens need no YaRN; None: YaRN as the config says.
     """
 
     def __init__(
@@ -47,11 +49,12 @@ class RequestMaker:
         vocab_size: int,
         max_model_len: int,
         device: torch.device,
-        num_drafted: int,
+        speculation: Speculation | None,
+        plain_window: int | None = None,
     ):
         self.tokenizer, self.reasoning = tokenizer, reasoning
         self.eos_token_ids, self.vocab_size, self.max_model_len = eos_token_ids, vocab_size, max_model_len
-        self.device, self.num_drafted = device, num_drafted
+        self.device, self.speculation, self.plain_window = device, speculation, plain_window
         self._script_masks: dict[tuple[str, ...], Tensor] = {}
         self._grammars: GrammarMaker | None = None
 
@@ -61,14 +64,16 @@ class RequestMaker:
         """Raises UserError when the request can never run."""
         self._check(prompt_ids, params)
         end_ids = () if params.ignore_eos else self.eos_token_ids
+        max_new_tokens = min(params.max_tokens, self.max_model_len - len(prompt_ids))
         request = Request(
             id=request_id,
             prompt_ids=prompt_ids,
             params=params,
             seed=seed if params.seed is None else params.seed,
             stop_token_ids=frozenset(params.stop_token_ids).union(end_ids),
-            max_new_tokens=min(params.max_tokens, self.max_model_len - len(prompt_ids)),
+            max_new_tokens=max_new_tokens,
             number=number,
+            scaled=self.is_scaled(len(prompt_ids) + max_new_tokens),
         )
         thinking = self.reasoning is not None and self.reasoning.is_open(prompt_ids)
         if needs_reasoning(params) and not thinking:
@@ -80,8 +85,14 @@ class RequestMaker:
             sample.thinking = thinking
             sample.guide = self._guide(params, thinking)
             sample.loops = self.reasoning.detector(params) if self.reasoning else None
-            sample.lookup = self._lookup(sample)
+            sample.speculates = self.speculation is not None and sample.guide is None
+            if sample.speculates and self.speculation and self.speculation.model is None:
+                sample.lookup = PromptLookup()
         return request
+
+    def is_scaled(self, num_tokens: int) -> bool:
+        """Whether YaRN is for a request of so many tokens, where that is decided for each."""
+        return self.plain_window is not None and num_tokens > self.plain_window
 
     def _check(self, prompt_ids: tuple[int, ...], params: SamplingParams) -> None:
         check_params(params)
@@ -125,13 +136,29 @@ class RequestMaker:
             self._script_masks[scripts] = mask
         return self._script_masks[scripts]
 
-    def _lookup(self, sample: Sequence) -> PromptLookup | None:
-        """None where a token may depend on the ones sampled just before it in other ways than through the model."""
-        params = sample.request.params
-        plain = sample.guide is None and not has_penalties(sample) and not params.min_tokens and not params.logit_bias
-        return PromptLookup() if self.num_drafted and plain and params.logprobs is None else None
-
 
 def _bad_word_ids(tokenizer: Tokenizer, words: Seq[str]) -> list[tuple[int, ...]]:
     """Each word as it is written at the start of a text and behind a space."""
     return [tuple(tokenizer.encode(text)) for word in words for text in dict.fromkeys((word, " " + word.lstrip()))]
+
+
+def plain_window(config: Qwen2Config) -> int:
+    """Positions that the model was trained at without YaRN."""
+    if config.rope_scaling is None:
+        raise UserError(
+            "`yarn_per_request` needs a model with YaRN, and this one's config has no `rope_scaling`",
+            hint='for QwQ-32B: {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}',
+        )
+    return config.rope_scaling.original_max_position_embeddings
+
+
+def check_invariant(kv_cache_dtype: str, yarn_per_request: bool, speculation: Speculation | None) -> None:
+    """Raises UserError for what the batch-invariant mode cannot go together with."""
+    clashes = {
+        f"`kv_cache_dtype` {kv_cache_dtype!r}, which rounds": kv_cache_dtype not in ("auto", "float32"),
+        "`yarn_per_request`": yarn_per_request,
+        "rejection 'standard', whose tokens hang on guesses": speculation and speculation.rejection == "standard",
+    }
+    for what, there in clashes.items():
+        if there:
+            raise UserError(f"`batch_invariant` cannot be had with {what}", hint="leave one of them out")

@@ -4,17 +4,33 @@ In this order: repetition, frequency and presence penalties, logit bias, then ev
 (minimum length, scripts, bad words, grammars). Each is skipped when no running row asks for it. Penalties follow
 vLLM: the repetition penalty looks at prompt and completion, the other two at the completion.
 
-Letters: R rows that run, S rows of the tables, V vocabulary.
+Letters: R rows that run, S rows of the tables, L lines of logits: one a row, then one for each guessed token (`Lines`).
+V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Lines of logits that belong to rows: what is sampled behind a row's last token and some guesses.
+
+    row:    [L].
+    offset: [L] how many guesses lie between the row's last token and the line; 0 for the row itself.
+    before: [L, K] the row's guesses; the first `offset` of them are the line's.
+    """
+
+    row: Tensor
+    offset: Tensor
+    before: Tensor
 
 
 class LogitRules:
@@ -54,27 +70,35 @@ class LogitRules:
         """Whether no running row has any rule."""
         return not (self._penalties.active or self._masked) and self._bias is None and self._floor is None
 
-    def apply(self, logits: Tensor, positions: Tensor) -> None:
-        """Change logits [R, V] in place; positions [R]: tokens that each row has so far."""
-        if self._penalties.active:
-            self._penalties.apply(logits)
-        if self._bias is not None:
-            rows, tokens, values = self._bias
-            logits.index_put_((rows, tokens), values, accumulate=True)
-        if self._floor is not None:
-            rows, tokens, least = self._floor
-            barred = torch.where(positions[rows] < least, -torch.inf, 0.0)
-            logits.index_put_((rows, tokens), barred, accumulate=True)
+    def apply(self, logits: Tensor, positions: Tensor, lines: Lines | None = None) -> None:
+        """Change logits [R, V], or [L, V] of lines, in place; positions [R]: tokens that each row has so far.
+
+        The lines begin with one for each row. Rows with a guide have no further ones.
+        """
+        self.weigh(logits, positions, lines)
         for sequence in self._masked:
             assert sequence.guide is not None
             sequence.guide.mask(logits[sequence.row], sequence.token_ids)
 
-    def count(self, tokens: Tensor) -> None:
-        """Note the token [R] that every row has sampled."""
+    def weigh(self, logits: Tensor, positions: Tensor, lines: Lines | None = None) -> None:
+        """The same without guides, for any lines."""
         if self._penalties.active:
-            self._penalties.count(tokens)
+            self._penalties.apply(logits, lines)
+        if self._bias is not None:
+            at, (_, tokens, values) = _entries(self._bias, lines)
+            logits.index_put_((at, tokens), values, accumulate=True)
+        if self._floor is not None:
+            at, (rows, tokens, least) = _entries(self._floor, lines)
+            own = positions[rows] if lines is None else positions[rows] + lines.offset[at]
+            barred = torch.where(own < least, -torch.inf, 0.0)
+            logits.index_put_((at, tokens), barred, accumulate=True)
 
-    def _triples(self, entries: list[tuple[int, int, float]]) -> tuple[Tensor, Tensor, Tensor] | None:
+    def count(self, tokens: Tensor, rows: Tensor | None = None) -> None:
+        """Note sampled tokens [X] and the rows [X] that they belong to; None: one for each row."""
+        if self._penalties.active:
+            self._penalties.count(tokens, torch.arange(len(tokens), device=self.device) if rows is None else rows)
+
+    def _triples(self, entries: list[tuple[int, int, float]]) -> Triples | None:
         entries = [entry for entry in entries if 0 <= entry[1] < self.vocab_size]
         if not entries:
             return None
@@ -84,6 +108,18 @@ class LogitRules:
             torch.tensor(tokens, device=self.device),
             torch.tensor(values, dtype=torch.float32, device=self.device),
         )
+
+
+Triples = tuple[Tensor, Tensor, Tensor]
+
+
+def _entries(triples: Triples, lines: Lines | None) -> tuple[Tensor, Triples]:
+    """Line, and (row, token, value), of every entry of every line: an entry of a row counts for each of its lines."""
+    if lines is None:
+        return triples[0], triples
+    at, entry = (lines.row[:, None] == triples[0]).nonzero(as_tuple=True)
+    rows, tokens, values = (column[entry] for column in triples)
+    return at, (rows, tokens, values)
 
 
 class _Penalties:
@@ -119,18 +155,26 @@ class _Penalties:
         self.active = bool(rows)
         self.rows = torch.tensor(rows, dtype=torch.int64, device=self.device)
 
-    def apply(self, logits: Tensor) -> None:
+    def apply(self, logits: Tensor, lines: Lines | None) -> None:
         assert self.counts is not None
-        own, counts = logits[self.rows], self.counts[self.rows]
-        repetition, frequency, presence = self.settings[:, self.rows, None]
+        at = self.rows if lines is None else torch.isin(lines.row, self.rows).nonzero()[:, 0]
+        rows = at if lines is None else lines.row[at]
+        own, counts = logits[at], self.counts[rows]
+        if lines is not None:
+            before, offset = lines.before[at], lines.offset[at]
+            written = torch.arange(before.shape[1], device=self.device) < offset[:, None]
+            counts.scatter_add_(1, before, written.to(counts.dtype))
+        repetition, frequency, presence = self.settings[:, rows, None]
         seen = counts > 0
-        factor = torch.where(self.in_prompt[self.rows] | seen, repetition, 1.0)
+        factor = torch.where(self.in_prompt[rows] | seen, repetition, 1.0)
         own = torch.where(own > 0, own / factor, own * factor)
-        logits[self.rows] = own - frequency * counts - presence * seen
+        logits[at] = own - frequency * counts - presence * seen
 
-    def count(self, tokens: Tensor) -> None:
+    def count(self, tokens: Tensor, rows: Tensor) -> None:
         assert self.counts is not None
-        self.counts[self.rows, tokens[self.rows]] += 1
+        penalised = torch.isin(rows, self.rows)
+        rows, tokens = rows[penalised], tokens[penalised]
+        self.counts.index_put_((rows, tokens), torch.ones_like(tokens, dtype=self.counts.dtype), accumulate=True)
 
 
 def has_penalties(sequence: Sequence) -> bool:

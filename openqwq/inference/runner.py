@@ -6,23 +6,26 @@ a draft brings one more line for each token of it; its sampled tokens count up t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from openqwq.errors import UserError
-from openqwq.model import KVCache, PagedAttention, PagedChunk, Qwen2ForCausalLM
+from openqwq.model import KVCache, PagedAttention, Qwen2ForCausalLM
 
-from .rules import LogitRules
-from .sampling import SamplingTable, sample
+from .rules import Lines, LogitRules
+from .sampling import Guesses, SamplingTable, sample
 from .scheduler import Chunk, Plan
 from .sequence import Sequence
+from .speculation import DraftModel, Speculation, chunk_inputs
 
 GIB = 2**30
 CPU_CACHE_BYTES = 2 * GIB
 GPU_CACHE_SHARE = 0.5  # of the memory that is free once the weights are loaded: a trainer may need the rest
 BLOCK_SIZE = 16
+KV_CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 @dataclass(slots=True)
@@ -31,22 +34,17 @@ class Sampled:
 
     tokens, logprobs: one for each row; a log-prob of NaN where the logits were not finite.
     more:             for rows with a draft, the tokens and log-probs behind the first.
-    top:              for rows that asked, raw log-probs by token id.
+    top:              for rows that asked, raw log-probs by token id at each of the row's tokens.
     """
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     more: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
-    top: dict[int, dict[int, float]] = field(default_factory=dict)
+    top: dict[int, list[dict[int, float]]] = field(default_factory=dict)
 
-
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """The tokens that are sampled from: one a row, then the drafts. row [R], offset [R] behind the row's own token."""
-
-    row: Tensor
-    offset: Tensor
-    draft: Tensor
+    def run_of(self, row: int) -> list[tuple[int, float]]:
+        """All tokens of a row with their log-probs."""
+        return [(self.tokens[row], self.logprobs[row]), *self.more.get(row, ())]
 
 
 class Runner:
@@ -55,32 +53,55 @@ class Runner:
     tokens:    the last token of each row, not yet in the cache.
     positions: where it goes, which is the number of tokens that the cache holds for the row.
     tables:    the blocks of each row [S, W].
+    scaled:    whether YaRN is for each row; None: as the model's config says.
     longest:   the largest position of the running rows.
     """
 
-    def __init__(self, model: Qwen2ForCausalLM, *, max_num_seqs: int, max_model_len: int, kv_cache_memory: int):
+    def __init__(
+        self,
+        model: Qwen2ForCausalLM,
+        *,
+        max_num_seqs: int,
+        max_model_len: int,
+        kv_cache_memory: int,
+        kv_cache_dtype: str = "auto",
+        speculation: Speculation | None = None,
+        yarn_per_request: bool = False,
+    ):
         self.model = model
         device = model.device
         width = -(-max_model_len // BLOCK_SIZE)
         self.num_slots = max_num_seqs
-        self.num_blocks = _fit_blocks(model, max_num_seqs * width, max_model_len, kv_cache_memory)
+        models = [model] if speculation is None or speculation.model is None else [model, speculation.model]
+        kept = [storage_dtype(kv_cache_dtype, each.dtype) for each in models]
+        token_bytes = sum(KVCache.bytes_per_token(each.config, own) for each, own in zip(models, kept, strict=True))
+        self.num_blocks = _fit_blocks(token_bytes, max_num_seqs * width, max_model_len, kv_cache_memory)
+        self.draft_model: DraftModel | None = None
         with torch.inference_mode():
-            self.cache = KVCache(model.config, self.num_blocks, BLOCK_SIZE, device=device, dtype=model.dtype)
+            caches = [
+                KVCache(each.config, self.num_blocks, BLOCK_SIZE, device=device, dtype=each.dtype, storage_dtype=own)
+                for each, own in zip(models, kept, strict=True)
+            ]
+            self.cache = caches[0]
+            if speculation is not None and speculation.model is not None:
+                self.draft_model = DraftModel(speculation, caches[1], model.config.vocab_size)
             self.table = SamplingTable(max_num_seqs, model.config.vocab_size, device)
             self.rules = LogitRules(max_num_seqs, model.config.vocab_size, device)
             self.tokens = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
             self.positions = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
             self.tables = torch.zeros((max_num_seqs, width), dtype=torch.int32, device=device)
+            self.scaled = torch.zeros(max_num_seqs, dtype=torch.bool, device=device) if yarn_per_request else None
         self.num_rows = 0
         self.longest = 0
         self._wanted: dict[int, int] = {}
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> Sampled:
-        """The token sampled for each of `plan.running`."""
+        """The token sampled for each of `plan.running`; a draft model's guesses are left in `plan.drafts`."""
         if plan.copies:
             sources, targets = zip(*plan.copies, strict=True)
-            self.cache.copy_slots(sources, targets, BLOCK_SIZE)
+            for cache in self._caches:
+                cache.copy_slots(sources, targets, BLOCK_SIZE)
         changed = bool(plan.moves or plan.arrivals) or len(plan.running) != self.num_rows
         self._move(plan.moves)
         self._seat(plan.arrivals)
@@ -93,31 +114,48 @@ class Runner:
             self._wanted = {
                 s.row: s.request.params.logprobs for s in plan.running if s.request.params.logprobs is not None
             }
+        chunks = sorted(plan.chunks, key=lambda chunk: chunk.start > 0)  # those from position 0 on come first
+        probs = None
+        if self.draft_model is not None:
+            before_last = [s.known_ids(max(s.num_tokens - 2, 0), max(s.num_tokens - 1, 1))[0] for s in plan.running]
+            plan.drafts, probs = self.draft_model.propose(self, plan.rooms, before_last, chunks)
         lines = self._lines(plan.drafts) if plan.drafts else None
-        hidden = self._forward(plan.chunks, lines)
+        hidden = self._forward(chunks, lines)
         num_lines = self.num_rows if lines is None else len(lines.row)
-        self._score_prompts(plan.chunks, hidden[num_lines:])
-        return self._sample(hidden[:num_lines], lines, plan.drafts) if self.num_rows else Sampled()
+        self._score_prompts(chunks, hidden[num_lines:])
+        return self._sample(hidden[:num_lines], lines, plan.drafts, probs) if self.num_rows else Sampled()
 
-    def _sample(self, hidden: Tensor, lines: Lines | None, drafts: dict[int, list[int]]) -> Sampled:
+    @property
+    def _caches(self) -> list[KVCache]:
+        return [self.cache] if self.draft_model is None else [self.cache, self.draft_model.cache]
+
+    def _sample(
+        self, hidden: Tensor, lines: Lines | None, drafts: dict[int, list[int]], probs: Tensor | None
+    ) -> Sampled:
         rows = slice(self.num_rows)
         logits = self.model.lm_head_logits(hidden).float()
-        raw = {row: logits[row].log_softmax(-1) for row in self._wanted}
+        places = _line_numbers(self._wanted, drafts, self.num_rows) if self._wanted else {}
+        raw = {row: logits[numbers].log_softmax(-1) for row, numbers in places.items()}
         if not self.rules.idle:
-            self.rules.apply(logits[rows], self.table.positions[rows])
+            self.rules.apply(logits, self.table.positions[rows], lines)
         if lines is None:
-            tokens, logprobs = sample(logits, self.table)
+            tokens, logprobs = sample(logits, self.table, invariant=self.model.batch_invariant)
             result = Sampled(tokens.tolist(), logprobs.tolist())
             last, count = tokens, torch.ones_like(tokens)
+            self.rules.count(tokens)
         else:
-            tokens, logprobs = sample(logits, self.table, lines.row, lines.offset)
+            guesses = None if probs is None else self._guesses(drafts, probs)
+            tokens, logprobs = sample(
+                logits, self.table, lines.row, lines.offset, guesses, invariant=self.model.batch_invariant
+            )
             result = _accept(tokens.tolist(), logprobs.tolist(), self.num_rows, drafts)
-            more = [result.more.get(row, []) for row in range(self.num_rows)]
-            ends = [extra[-1][0] if extra else first for extra, first in zip(more, result.tokens, strict=True)]
-            last = torch.tensor(ends, device=tokens.device)
-            count = torch.tensor([1 + len(extra) for extra in more], device=tokens.device)
-        self.rules.count(tokens)
-        result.top = {row: _top(raw[row], number, result.tokens[row]) for row, number in self._wanted.items()}
+            runs = [[token for token, _ in result.run_of(row)] for row in range(self.num_rows)]
+            last = torch.tensor([run[-1] for run in runs], device=tokens.device)
+            count = torch.tensor([len(run) for run in runs], device=tokens.device)
+            flat = torch.tensor([token for run in runs for token in run], device=tokens.device)
+            self.rules.count(flat, torch.arange(len(runs), device=count.device).repeat_interleave(count))
+        for row, number in self._wanted.items():
+            result.top[row] = [_top(p, number, t) for p, (t, _) in zip(raw[row], result.run_of(row), strict=False)]
         self.tokens[rows] = last
         self.positions[rows] += count
         self.table.positions[rows] += count
@@ -126,15 +164,26 @@ class Runner:
 
     def _lines(self, drafts: dict[int, list[int]]) -> Lines:
         """One line a row, then one for each drafted token."""
-        pairs = [(row, i + 1, token) for row, draft in drafts.items() for i, token in enumerate(draft)]
-        row, offset, draft = torch.tensor(pairs, device=self.tokens.device).unbind(1)
-        every = torch.arange(self.num_rows, device=self.tokens.device)
-        return Lines(torch.cat((every, row)), torch.cat((torch.zeros_like(every), offset)), draft)
+        pairs = [(row, i + 1) for row, draft in drafts.items() for i in range(len(draft))]
+        device, most = self.tokens.device, max(map(len, drafts.values()))
+        row, offset = torch.tensor(pairs, device=device).unbind(1)
+        every = torch.arange(self.num_rows, device=device)
+        rows = torch.cat((every, row))
+        padded = [(draft := drafts.get(r, [])) + [0] * (most - len(draft)) for r in range(self.num_rows)]
+        before = torch.tensor(padded, device=device)[rows]
+        return Lines(rows, torch.cat((torch.zeros_like(every), offset)), before)
+
+    def _guesses(self, drafts: dict[int, list[int]], probs: Tensor) -> Guesses:
+        """Every guess, at the line whose token it is a guess at: the one before its own."""
+        numbers = _line_numbers(drafts, drafts, self.num_rows)
+        lines = [line for row in drafts for line in numbers[row][:-1]]
+        tokens = [token for draft in drafts.values() for token in draft]
+        return Guesses(torch.tensor(lines, device=probs.device), torch.tensor(tokens, device=probs.device), probs)
 
     def _score_prompts(self, chunks: list[Chunk], hidden: Tensor) -> None:
         """Raw log-probs of the prompt tokens that follow each chunk's, for requests that want them."""
         start = 0
-        for chunk in _in_order(chunks):
+        for chunk in chunks:
             end, request = start + chunk.end - chunk.start, chunk.sequence.request
             known = len(request.prompt_logprobs)
             if request.params.prompt_logprobs is not None and chunk.sequence.index == 0 and chunk.start == known:
@@ -148,7 +197,8 @@ class Runner:
         """Zero blocks that hold what is not finite."""
         if blocks:
             with torch.inference_mode():
-                self.cache.clear_slots(blocks)
+                for cache in self._caches:
+                    cache.clear_slots(blocks)
 
     def _move(self, moves: list[tuple[int, int]]) -> None:
         if not moves:
@@ -157,8 +207,9 @@ class Runner:
         sources, targets = (torch.tensor(rows, device=self.tokens.device) for rows in (from_rows, to_rows))
         self.table.move(sources, targets)
         self.rules.move(sources, targets)
-        for column in (self.tokens, self.positions, self.tables):
-            column[targets] = column[sources]
+        for column in (self.tokens, self.positions, self.tables, self.scaled):
+            if column is not None:
+                column[targets] = column[sources]
 
     def _seat(self, arrivals: list[Sequence]) -> None:
         """Set the rows of sequences that begin to decode: the last known token is the next to be read."""
@@ -169,6 +220,8 @@ class Runner:
         lasts = [s.token_ids[-1] if s.token_ids else s.request.prompt_ids[-1] for s in arrivals]
         self.tokens[rows] = torch.tensor(lasts, device=self.tokens.device)
         self.positions[rows] = torch.tensor([s.num_tokens - 1 for s in arrivals], device=self.tokens.device)
+        if self.scaled is not None:
+            self.scaled[rows] = torch.tensor([s.request.scaled for s in arrivals], device=self.tokens.device)
         width = max(len(s.table.blocks) for s in arrivals)
         tables = [s.table.blocks + [0] * (width - len(s.table.blocks)) for s in arrivals]
         self.tables[rows, :width] = torch.tensor(tables, dtype=torch.int32, device=self.tokens.device)
@@ -185,21 +238,33 @@ class Runner:
         rows: slice | Tensor = slice(self.num_rows)
         tokens, positions, longest = self.tokens[rows], self.positions[rows], self.longest + 1
         if lines is not None:
-            rows = lines.row
-            tokens, positions = torch.cat((tokens, lines.draft)), self.positions[rows] + lines.offset
-            longest += int(lines.offset.max())
-        paged: list[PagedChunk] = []
-        if chunks:
-            chunks = _in_order(chunks)
-            known = [token for c in chunks for token in c.sequence.known_ids(c.start, c.end)]
+            rows, last = lines.row, lines.before.shape[1] - 1
+            guess = lines.before.gather(1, (lines.offset - 1).clamp(0, last)[:, None])[:, 0]
+            tokens = torch.where(lines.offset > 0, guess, self.tokens[rows])
+            positions, longest = self.positions[rows] + lines.offset, longest + last + 1
+        known, paged = chunk_inputs(chunks)
+        if known:
             tokens = torch.cat((tokens, torch.tensor(known, device=tokens.device)))
-            paged = [PagedChunk(c.start, c.end - c.start, c.sequence.table.blocks) for c in chunks]
-        context = PagedAttention(self.cache, self.tables[rows], positions, longest=longest, chunks=paged)
+        scaled = None if self.scaled is None else self.scaled[rows]
+        context = PagedAttention(
+            self.cache,
+            self.tables[rows],
+            positions,
+            longest=longest,
+            chunks=paged,
+            scaled=scaled,
+            invariant=self.model.batch_invariant,
+        )
         return self.model.hidden_states(tokens, context=context)
 
 
-def _in_order(chunks: list[Chunk]) -> list[Chunk]:
-    return sorted(chunks, key=lambda chunk: chunk.start > 0)
+def _line_numbers(rows: Iterable[int], drafts: dict[int, list[int]], num_rows: int) -> dict[int, list[int]]:
+    """The lines of some rows: the row's own, then those of its guesses."""
+    starts, line = {}, num_rows
+    for row, draft in drafts.items():
+        starts[row] = line
+        line += len(draft)
+    return {row: [row, *(starts[row] + i for i in range(len(drafts[row])))] if row in drafts else [row] for row in rows}
 
 
 def _accept(tokens: list[int], logprobs: list[float], num_rows: int, drafts: dict[int, list[int]]) -> Sampled:
@@ -237,9 +302,24 @@ def cache_memory(device: torch.device, gpu_memory_utilization: float | None) -> 
     return max(int(total * gpu_memory_utilization) - (total - free), 0)
 
 
-def _fit_blocks(model: Qwen2ForCausalLM, most: int, max_model_len: int, memory: int) -> int:
+def storage_dtype(kv_cache_dtype: str, dtype: torch.dtype) -> torch.dtype:
+    """What the keys and values of a model in `dtype` are kept in. Raises UserError for what saves nothing."""
+    if kv_cache_dtype == "auto":
+        return dtype
+    if kv_cache_dtype not in KV_CACHE_DTYPES:
+        names = ", ".join(map(repr, KV_CACHE_DTYPES))
+        raise UserError(f"`kv_cache_dtype` is {kv_cache_dtype!r}, but must be 'auto' or one of {names}")
+    kept = KV_CACHE_DTYPES[kv_cache_dtype]
+    if kept != dtype and kept.itemsize >= dtype.itemsize:
+        raise UserError(
+            f"`kv_cache_dtype` is {kv_cache_dtype!r}, which saves nothing: the model runs in {dtype}",
+            hint="use 'auto' or 'int8'",
+        )
+    return kept
+
+
+def _fit_blocks(token_bytes: int, most: int, max_model_len: int, memory: int) -> int:
     """How many blocks the memory holds, at most as many as all rows can use; at least one sequence must fit."""
-    token_bytes = KVCache.bytes_per_token(model.config, model.dtype)
     num_blocks = min(most, memory // (token_bytes * BLOCK_SIZE))
     if num_blocks * BLOCK_SIZE < max_model_len:
         needed = -(-max_model_len // BLOCK_SIZE) * BLOCK_SIZE * token_bytes

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from openqwq.model.invariant import token_logprobs
 from openqwq.types import SamplingParams
 
 from .sequence import Sequence
@@ -25,6 +27,10 @@ _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
+
+# Noise of its own for what a draft model guesses and for which guesses stay: any constants.
+GUESS_STREAM = 0x2545F4914F6CDD1D
+ACCEPT_STREAM = 0x5851F42D4C957F2D
 
 COLUMNS = ("keys", "positions", "greedy", "temperature", "late_temperature", "top_k", "top_p", "min_p")
 
@@ -91,6 +97,15 @@ class SamplingTable:
         self.max_top_k = int(top_k.max()) if num_rows else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Guesses:
+    """What a draft model has drawn: `tokens` [D] for the lines `lines` [D] of logits, from `probs` [D, V]."""
+
+    lines: Tensor
+    tokens: Tensor
+    probs: Tensor
+
+
 def draw_uniform(keys: Tensor, positions: Tensor) -> Tensor:
     """Numbers [R] in [0, 1) with 24 random bits: SplitMix64's output number `position` of stream `key`."""
     z = keys + (positions + 1) * _GOLDEN
@@ -126,33 +141,88 @@ def cut_thresholds(logits: Tensor, table: SamplingTable, rows: Tensor | slice) -
 
 
 def sample(
-    logits: Tensor, table: SamplingTable, rows: Tensor | None = None, offsets: Tensor | None = None
+    logits: Tensor,
+    table: SamplingTable,
+    rows: Tensor | None = None,
+    offsets: Tensor | None = None,
+    guesses: Guesses | None = None,
+    *,
+    invariant: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Token ids [R] and their log-probs [R] from logits [R, V] in fp32, which are overwritten.
 
     rows, offsets: the row [R] that each line of logits belongs to, and how many tokens after the row's next one it
                    decides; None: one line for each of the first rows.
+    guesses:       with what another distribution has drawn for some lines: see `accept_or_replace`.
+    invariant:     log-probs by the kernel that the trainer's come from in the batch-invariant mode.
     Log-probs are those of the distribution that was drawn from. A greedy row has no such
     distribution: it takes the largest logit and reports the model's own log-prob (temperature 1).
     Rows whose logits are not finite come back with a log-prob of NaN.
     """
     own = slice(len(logits)) if rows is None else rows
     positions = table.positions[own] if offsets is None else table.positions[own] + offsets
-    if table.any_temperature:
-        logits.div_(table.temperature[own][:, None])
-    if table.any_top_k or table.any_top_p or table.any_min_p:
-        logits.masked_fill_(logits < cut_thresholds(logits, table, own), float("-inf"))
-    if table.any_late_temperature:
-        logits.div_(table.late_temperature[own][:, None])
-    largest, best = logits.max(-1, keepdim=True) if table.any_greedy else (logits.amax(-1, keepdim=True), None)
-    weights = logits.sub_(largest).exp_()
+    weights, best = weigh(logits, table, own, keep=invariant)
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
-    uniform = draw_uniform(table.keys[own], positions)
-    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cumulative, target, right=True)  # the first whose cumulative exceeds it
-    tokens.clamp_(max=logits.shape[-1] - 1)  # only rows of NaN leave the range
+    tokens = _invert(cumulative, draw_uniform(table.keys[own], positions))
+    if guesses is not None:
+        accept_or_replace(tokens, weights / total, table.keys[own], positions, guesses)
     if best is not None:
         tokens = torch.where(table.greedy[own][:, None], best, tokens)
+    if invariant:
+        return tokens.squeeze(-1), token_logprobs(logits, tokens.squeeze(-1))[0]
     logprobs = (weights.gather(-1, tokens) / total).log()
     return tokens.squeeze(-1), logprobs.squeeze(-1)
+
+
+def sample_guess(
+    logits: Tensor, table: SamplingTable, rows: Tensor, offsets: Tensor, *, stream: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Token ids [R] and the whole distribution [R, V] that they were drawn from, with the noise of `stream`."""
+    weights, best = weigh(logits, table, rows)
+    cumulative = weights.cumsum(-1)
+    tokens = _invert(cumulative, draw_uniform(table.keys[rows] ^ stream, table.positions[rows] + offsets))
+    if best is not None:
+        tokens = torch.where(table.greedy[rows][:, None], best, tokens)
+    return tokens.squeeze(-1), weights / cumulative[:, -1:]
+
+
+def accept_or_replace(tokens: Tensor, probs: Tensor, keys: Tensor, positions: Tensor, guesses: Guesses) -> None:
+    """Decide guesses by rejection sampling (arXiv:2211.17192, algorithm 1), in place of what `tokens` [R, 1] holds.
+
+    A guess x, drawn from q, stays with probability min(1, p(x) / q(x)); otherwise the token is drawn from
+    max(p - q, 0), normalised. Either way the token's distribution is p, that of `probs` [R, V].
+    """
+    lines, guess = guesses.lines, guesses.tokens[:, None]
+    target, keys, positions = probs[lines], keys[lines], positions[lines]
+    rest = (target - guesses.probs).clamp_(min=0)
+    rest = torch.where(rest.sum(-1, keepdim=True) > 0, rest, target)
+    other = _invert(rest.cumsum(-1), draw_uniform(keys, positions))
+    luck = draw_uniform(keys ^ ACCEPT_STREAM, positions)[:, None]
+    stays = luck * guesses.probs.gather(-1, guess) < target.gather(-1, guess)
+    tokens[lines] = torch.where(stays, guess, other)
+
+
+def weigh(
+    logits: Tensor, table: SamplingTable, rows: Tensor | slice, *, keep: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Logits [R, V] as weights whose largest is 1; with its ids [R, 1] if a row is greedy.
+
+    keep: logits are left divided and cut; otherwise they are overwritten.
+    """
+    if table.any_temperature:
+        logits.div_(table.temperature[rows][:, None])
+    if table.any_top_k or table.any_top_p or table.any_min_p:
+        logits.masked_fill_(logits < cut_thresholds(logits, table, rows), float("-inf"))
+    if table.any_late_temperature:
+        logits.div_(table.late_temperature[rows][:, None])
+    largest, best = logits.max(-1, keepdim=True) if table.any_greedy else (logits.amax(-1, keepdim=True), None)
+    return torch.sub(logits, largest, out=None if keep else logits).exp_(), best
+
+
+def _invert(cumulative: Tensor, uniform: Tensor) -> Tensor:
+    """The first token [R, 1] whose cumulative weight [R, V] exceeds the share `uniform` [R] of all."""
+    total = cumulative[:, -1:]
+    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    tokens = torch.searchsorted(cumulative, target, right=True)
+    return tokens.clamp_(max=cumulative.shape[-1] - 1)  # only rows of NaN leave the range

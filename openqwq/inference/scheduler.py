@@ -16,7 +16,7 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .block_manager import BlockPool
+from .block_manager import ROOT, SCALED_ROOT, BlockPool
 from .rows import RowTable
 from .sequence import NO_ROW, Request, Sequence
 
@@ -40,7 +40,8 @@ class Plan:
     entries:  (row, column, block) new entries of block tables, arrivals' not included.
     chunks:   tokens to compute beside the rows.
     running:  all sequences to decode one token for, in row order.
-    drafts:   guesses at the tokens behind the next one, by row; filled in by the engine.
+    rooms:    how many tokens may be guessed behind the next one, by row, in blocks that are held for them.
+    drafts:   guesses at the tokens behind the next one, by row; filled in by the engine, or a draft model.
     """
 
     copies: list[tuple[int, int]] = field(default_factory=list)
@@ -49,6 +50,7 @@ class Plan:
     entries: list[tuple[int, int, int]] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
     running: list[Sequence] = field(default_factory=list)
+    rooms: dict[int, int] = field(default_factory=dict)
     drafts: dict[int, list[int]] = field(default_factory=dict)
 
 
@@ -76,7 +78,9 @@ class Scheduler:
         if request.id in self.requests:
             raise ValueError(f"request id {request.id!r} is already in the engine")
         self.requests[request.id] = request
-        self._wait(request.sequences[0])
+        for sequence in request.sequences if request.forked else request.sequences[:1]:
+            if not sequence.finish_reason:
+                self._wait(sequence)
 
     def schedule(self) -> Plan:
         """The next step; it has neither rows nor chunks only when nothing is left to do."""
@@ -173,7 +177,8 @@ class Scheduler:
         """
         source = self._source(sequence)
         if source is None:
-            table = self.pool.match(_all_ids(sequence)[:-1]) if sequence.reads_cache else self.pool.match(())
+            known = _all_ids(sequence)[:-1] if sequence.reads_cache else ()
+            table = self.pool.match(known, SCALED_ROOT if sequence.request.scaled else ROOT)
             num_computed = len(table.blocks) * self.pool.block_size
         else:
             num_computed = sequence.num_tokens - 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -37,6 +38,8 @@ class Sequence:
     thinking:     `</think>` has not come yet, though the prompt has opened the thinking.
     answer_start: number of tokens up to `</think>`, that included; 0 while it has not come.
     guide, loops, lookup: what forbids its next tokens, looks for loops in them, guesses them; None for most.
+    speculates:   whether its next tokens may be guessed.
+    num_drafted, num_accepted: tokens that were guessed, and how many of them were sampled.
     """
 
     request: Request
@@ -56,6 +59,9 @@ class Sequence:
     guide: Guide | None = None
     loops: LoopDetector | None = None
     lookup: PromptLookup | None = None
+    speculates: bool = False
+    num_drafted: int = 0
+    num_accepted: int = 0
     finish_reason: FinishReason | None = None
     error: str = ""
 
@@ -120,8 +126,8 @@ class Sequence:
         ends = [*self.marks, (len(self.token_ids), -1)]
         return tuple(version for (start, version), (end, _) in pairwise(ends) for _ in range(end - start))
 
-    def completion(self, text: str) -> Completion:
-        """The record of a finished sample, with its decoded text."""
+    def completion(self, text: str, checksums: Mapping[int, str]) -> Completion:
+        """The record of a finished sample, with its decoded text. checksums: of the weights, by version."""
         assert self.finish_reason is not None
         return Completion(
             text=text,
@@ -132,6 +138,7 @@ class Sequence:
             error=self.error,
             top_logprobs=tuple(self.top_logprobs),
             inserted=tuple(self.inserted),
+            weight_checksums={version: checksums[version] for _, version in self.marks if version in checksums},
         )
 
 
@@ -145,6 +152,7 @@ class Request:
     seed:           the resolved seed; the same seed, sample index and prompt draw the same noise.
     stop_token_ids: every id that ends a sample: the model's own end tokens and the request's.
     max_new_tokens: `params.max_tokens`, shortened to what fits the model's context.
+    scaled:         YaRN is for this request, where the engine decides it for each.
     """
 
     id: str
@@ -154,6 +162,7 @@ class Request:
     stop_token_ids: frozenset[int]
     max_new_tokens: int
     number: int = 0
+    scaled: bool = False
     forked: bool = False
     prompt_logprobs: list[dict[int, float]] = field(default_factory=list)
     sequences: list[Sequence] = field(default_factory=list)

@@ -1,13 +1,15 @@
 """The Qwen2 decoder with Hugging Face names: QwQ-32B, Qwen2.5 and everything smaller."""
 
 from .attention import AttentionContext, DecodeAttention, ExtendAttention, PackedAttention, PrefillAttention
+from .checksum import weight_checksum
 from .config import Qwen2Config, YarnScaling
+from .invariant import set_batch_invariant
 from .kv_cache import KVCache
 from .load import create_model, init_weights, load_model, load_weights, read_config, resolve_folder
 from .native import native_kernels
 from .paged import PagedAttention, PagedChunk
 from .presets import HUB_NAMES, PRESETS, preset
-from .quantize import quantize_weights
+from .quantize import PackedLinear, Quantization, quantize_weights
 from .qwen2 import Qwen2ForCausalLM, convert_swish_beta
 
 __all__ = [
@@ -18,9 +20,11 @@ __all__ = [
     "ExtendAttention",
     "KVCache",
     "PackedAttention",
+    "PackedLinear",
     "PagedAttention",
     "PagedChunk",
     "PrefillAttention",
+    "Quantization",
     "Qwen2Config",
     "Qwen2ForCausalLM",
     "YarnScaling",
@@ -34,4 +38,6 @@ __all__ = [
     "quantize_weights",
     "read_config",
     "resolve_folder",
+    "set_batch_invariant",
+    "weight_checksum",
 ]

@@ -27,7 +27,10 @@ BUCKET_RATIO = 0.8  # documents shorter than this share of their bucket's longes
 
 
 class AttentionContext(Protocol):
-    """positions: [N], where each token stands in its own document; what the rotary embedding turns by."""
+    """positions: [N], where each token stands in its own document; what the rotary embedding turns by.
+
+    A context may also have `scaled`, [N] or None: which tokens YaRN is for (rope.py).
+    """
 
     positions: Tensor
 
@@ -227,6 +230,8 @@ def _padded_index(
 
 
 def _check_fits(cache: KVCache, slots: Sequence[int], end: int) -> None:
+    if cache.rounds:
+        raise ValueError(f"a cache in {cache.storage_dtype} is read by PagedAttention only")
     if end > cache.max_length:
         raise ValueError(f"a sequence of {end} tokens does not fit into cache slots of {cache.max_length}")
     if len(slots) and (min(slots) < 0 or max(slots) >= cache.num_slots):

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .invariant import linear
 from .qwen2 import Linear, Qwen2ForCausalLM
 
 MARK = ".lora_"
@@ -26,6 +27,8 @@ MARK = ".lora_"
 
 class LoRALinear(nn.Module):
     """base(x) + alpha / rank * B A x, with A random and B zero: at first the base itself."""
+
+    batch_invariant = False
 
     def __init__(self, base: nn.Linear, *, rank: int, alpha: float, generator: torch.Generator):
         super().__init__()
@@ -36,7 +39,8 @@ class LoRALinear(nn.Module):
         self.lora_B = nn.Parameter(base.weight.new_zeros(base.out_features, rank))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias) + self.scale * F.linear(F.linear(x, self.lora_A), self.lora_B)
+        times = linear if self.batch_invariant else F.linear
+        return times(x, self.weight, self.bias) + self.scale * times(times(x, self.lora_A), self.lora_B)
 
     @torch.no_grad()
     def merged(self) -> Linear:
@@ -84,11 +88,11 @@ def save_lora(model: Qwen2ForCausalLM, folder: str | Path, *, base: str = "") ->
 
     base: path or hub name of the model that they belong to, for the record.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     layers = {name: layer for _, name, layer in _children(model) if isinstance(layer, LoRALinear)}
     if not layers:
         raise ValueError("the model has no adapters")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     one = next(iter(layers.values()))
     config = {
         "peft_type": "LORA",

@@ -1,7 +1,7 @@
-"""The C kernels of native.c, compiled once by the system's compiler and kept in the user's cache folder.
+"""The C kernels of this folder, compiled once by the system's compiler and kept in the user's cache folder.
 
-Public: `native_kernels`. Without a compiler, and for shapes that the kernels are not made for, callers take
-PyTorch's operators: the same numbers up to rounding, more slowly.
+Public: `native_kernels`, `rounded_kernels`, `invariant_kernels`. Without a compiler, and for shapes that the kernels
+are not made for, callers take PyTorch's operators: the same numbers up to rounding, more slowly.
 """
 
 from __future__ import annotations
@@ -19,42 +19,78 @@ from pathlib import Path
 from ..log import logger
 
 SOURCE = Path(__file__).with_name("native.c")
+ROUNDED_SOURCE = Path(__file__).with_name("rounded.c")
+INVARIANT_SOURCE = Path(__file__).with_name("invariant.c")
 # Sums may be reordered. Never -ffast-math: linked with it, a library turns off subnormal numbers in the whole process.
 MATHS = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
-FLAGS = ("-O3", "-march=native", *MATHS, "-fopenmp", "-shared", "-fPIC")
+STRICT_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+FLAGS = (*STRICT_FLAGS, *MATHS)
 COMPILE_TIMEOUT_S = 120
+MAX_GROUP, MAX_HEAD_DIM, MAX_BLOCK = 32, 256, 64  # bounds of native.c's buffers
 
 
 @lru_cache(maxsize=1)
 def native_kernels() -> ctypes.CDLL | None:
     """The compiled kernels; None, and one line in the log, where they cannot be had."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        logger.info("no C compiler (cc, gcc or clang): attention runs on PyTorch's operators, which is slower")
-        return None
-    try:
-        kernels = ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        logger.warning(f"{SOURCE.name} could not be compiled, attention runs on PyTorch's operators: {error}")
-        return None
-    kernels.attend_paged.restype = None
-    kernels.attend_paged.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 2 + [ctypes.c_int] * 5
-    kernels.linear_int8.restype = None
-    kernels.linear_int8.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int]
+    kernels = _load(SOURCE, FLAGS, "attention runs on PyTorch's operators, which is slower")
+    if kernels is not None:
+        kernels.attend_paged.restype = kernels.linear_packed.restype = kernels.widen_packed.restype = None
+        kernels.attend_paged.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 2 + [ctypes.c_int] * 5
+        codes = [ctypes.c_int] * 2 + [ctypes.c_void_p] * 4
+        kernels.linear_packed.argtypes = [*codes, ctypes.c_void_p] + [ctypes.c_int64] * 3 + [ctypes.c_int]
+        kernels.widen_packed.argtypes = [*codes] + [ctypes.c_int64] * 2 + [ctypes.c_int]
     return kernels
 
 
-def _compiled(compiler: str) -> Path:
+@lru_cache(maxsize=1)
+def rounded_kernels() -> ctypes.CDLL | None:
+    """The kernel that reads a rounded cache; None, and one line in the log, where it cannot be had."""
+    kernels = _load(ROUNDED_SOURCE, FLAGS, "attention runs on PyTorch's operators, which is slower")
+    if kernels is not None:
+        kernels.attend_rounded.restype = None
+        kernels.attend_rounded.argtypes = [ctypes.c_void_p] * 10 + [ctypes.c_int64] * 2 + [ctypes.c_int] * 5
+    return kernels
+
+
+@lru_cache(maxsize=1)
+def invariant_kernels() -> ctypes.CDLL | None:
+    """The kernels of the batch-invariant mode; None, and one line in the log, where they cannot be had."""
+    kernels = _load(INVARIANT_SOURCE, STRICT_FLAGS, "there is no batch-invariant mode")
+    if kernels is not None:
+        pointer, size, real, threads = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+        kernels.linear_rows.argtypes = [pointer] * 4 + [size] * 3 + [threads]
+        kernels.rms_norm_rows.argtypes = [pointer] * 3 + [size] * 2 + [real, threads]
+        kernels.swiglu_rows.argtypes = [pointer] * 3 + [size] * 2 + [real, threads]
+        kernels.logprob_rows.argtypes = [pointer] * 4 + [size] * 2 + [threads]
+        for name in ("linear_rows", "rms_norm_rows", "swiglu_rows", "logprob_rows"):
+            getattr(kernels, name).restype = None
+    return kernels
+
+
+def _load(source: Path, flags: tuple[str, ...], without: str) -> ctypes.CDLL | None:
+    """The library of a source, compiled if it is not there yet; `without`: what the log says where it cannot be."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        logger.info("no C compiler (cc, gcc or clang): %s", without)
+        return None
+    try:
+        return ctypes.CDLL(str(_compiled(source, flags, compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning("%s could not be compiled, %s: %s", source.name, without, error)
+        return None
+
+
+def _compiled(source: Path, flags: tuple[str, ...], compiler: str) -> Path:
     """The shared library for this source, compiler and processor; written whole or not at all."""
-    what = (SOURCE.read_bytes(), compiler.encode(), " ".join(FLAGS).encode(), _processor().encode())
-    name = f"native-{hashlib.blake2b(b'/'.join(what), digest_size=8).hexdigest()}.so"
+    what = (source.read_bytes(), compiler.encode(), " ".join(flags).encode(), _processor().encode())
+    name = f"{source.stem}-{hashlib.blake2b(b'/'.join(what), digest_size=8).hexdigest()}.so"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openqwq"
     library = folder / name
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as work:
             target = Path(work) / name
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(target), "-lm"]
+            command = [compiler, *flags, str(source), "-o", str(target), "-lm"]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S)
             os.replace(target, library)
     return library

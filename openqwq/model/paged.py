@@ -17,19 +17,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import PackedAttention, mix_by_products, mix_fused
-from .kv_cache import KVCache
-from .native import native_kernels
-
-MAX_GROUP, MAX_HEAD_DIM, MAX_BLOCK = 32, 256, 64  # bounds of native.c's buffers
+from .invariant import INVARIANT_BLOCK, attend_rows
+from .kv_cache import KVCache, widen
+from .native import MAX_BLOCK, MAX_GROUP, MAX_HEAD_DIM, native_kernels, rounded_kernels
 
 
 @dataclass(frozen=True, slots=True)
 class PagedChunk:
-    """Tokens of one sequence from position `start` on; `blocks` hold everything up to the last of them."""
+    """Tokens of one sequence from position `start` on; `blocks` hold everything up to the last of them.
+
+    scaled: whether YaRN is for this sequence, where rows say so too.
+    """
 
     start: int
     length: int
     blocks: Sequence[int]
+    scaled: bool = False
 
 
 class PagedAttention:
@@ -38,6 +41,8 @@ class PagedAttention:
     tables:    [R, W] int32 on the cache's device; entries beyond a row's own blocks must be valid block numbers.
     positions: [R] where each row's token goes.
     longest:   the largest of `positions` + 1.
+    scaled:    [R] which rows YaRN is for; None: all tokens are turned as the model's config says.
+    invariant: every token is a row of the C kernel, as the batch-invariant mode wants it (invariant.py).
     """
 
     def __init__(
@@ -48,9 +53,15 @@ class PagedAttention:
         *,
         longest: int,
         chunks: Sequence[PagedChunk] = (),
+        scaled: Tensor | None = None,
         native: bool = True,
+        invariant: bool = False,
     ):
-        self.positions = positions
+        if invariant:
+            tables, positions = _as_rows(tables, positions, chunks)
+            chunks, native = (), True
+            assert _runs_native(cache) and cache.max_length == INVARIANT_BLOCK and scaled is None
+        self.positions, self.scaled = positions, scaled
         self._cache, self._parts = cache, list[_Part]()
         if len(positions):
             kernel = _NativeRows if native and _runs_native(cache) else _GatheredRows
@@ -60,6 +71,10 @@ class PagedAttention:
             self._parts += _chunk_parts(cache, chunks)
             chunk_positions, blocks = _chunk_places(chunks, cache.max_length, cache.keys[0].device)
             self.positions = torch.cat((positions, chunk_positions))
+            if scaled is not None:
+                own = torch.tensor([chunk.scaled for chunk in chunks], device=scaled.device)
+                lengths = torch.tensor([chunk.length for chunk in chunks], device=scaled.device)
+                self.scaled = torch.cat((scaled, own.repeat_interleave(lengths)))
             self._places = cache.row_index(blocks, chunk_positions % cache.max_length)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -88,31 +103,19 @@ class _Part:
 
 
 class _NativeRows(_Part):
-    """Rows by the C kernel: each reads its own blocks, in place."""
+    """Rows by the C kernels: each reads its own blocks, in place, and widens one at a time what is rounded."""
 
     def __init__(self, cache: KVCache, tables: Tensor, positions: Tensor, longest: int):
         self.num_tokens = len(positions)
         self._cache, self._tables, self._positions = cache, tables.contiguous(), positions.contiguous()
-        self._kernels = native_kernels()
-        self._threads = torch.get_num_threads()
 
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        assert self._kernels is not None
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        out = torch.empty_like(q)
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        pointers = (q, k, v, keys, values, self._tables, self._positions, out)
-        self._kernels.attend_paged(
-            *(tensor.data_ptr() for tensor in pointers),
-            self.num_tokens,
-            self._tables.shape[1],
-            q.shape[1],
-            k.shape[1],
-            q.shape[2],
-            keys.shape[2],
-            self._threads,
-        )
-        return out.flatten(1)
+        cache = self._cache
+        if cache.rounds:
+            scales = cache.key_scales[layer], cache.value_scales[layer]
+            return attend_rounded(q, k, v, keys, values, scales, self._tables, self._positions)
+        return attend_rows(q, k, v, keys, values, self._tables, self._positions)
 
 
 class _GatheredRows(_Part):
@@ -126,7 +129,7 @@ class _GatheredRows(_Part):
         heads = torch.arange(kv_heads, device=store.device)
         self._index = (tables[:, None, :width] * kv_heads + heads[:, None]).flatten()  # [R*K*W]
         hidden = torch.arange(width * size, device=store.device) > positions[:, None]
-        mask = torch.zeros(hidden.shape, dtype=store.dtype, device=store.device).masked_fill_(hidden, -torch.inf)
+        mask = torch.zeros(hidden.shape, dtype=cache.dtype, device=store.device).masked_fill_(hidden, -torch.inf)
         self._mask = mask.repeat_interleave(kv_heads, 0)[:, None]  # [R*K, 1, W*P]
         blocks = tables.gather(1, (positions // size)[:, None])[:, 0]
         self._places = cache.row_index(blocks, positions % size)
@@ -135,24 +138,26 @@ class _GatheredRows(_Part):
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         self._cache.write(layer, self._places, k, v)
         q = q.reshape(-1, q.shape[1] // k.shape[1], q.shape[2])  # [R*K, G, D]
-        keys, values = (self._side_by_side(store[layer]) for store in (self._cache.keys, self._cache.values))
+        keys = self._side_by_side(self._cache.keys[layer], self._cache.key_scales[layer])
+        values = self._side_by_side(self._cache.values[layer], self._cache.value_scales[layer])
         return self._mixer(q, keys, values, self._mask).reshape(self.num_tokens, -1)
 
-    def _side_by_side(self, store: Tensor) -> Tensor:
+    def _side_by_side(self, store: Tensor, scales: Tensor | None) -> Tensor:
         """[blocks, K, P, D] -> [R*K, W*P, D]."""
-        rows = store.flatten(0, 1).flatten(1).index_select(0, self._index)
-        return rows.view(len(self._mask), -1, store.shape[-1])
+        rows = store.flatten(0, 1).index_select(0, self._index)
+        own = None if scales is None else scales.flatten(0, 1).index_select(0, self._index)
+        return widen(rows, own, self._cache.dtype).view(len(self._mask), -1, store.shape[-1])
 
 
 class _FirstChunks(_Part):
     """Chunks from position 0 on: they see nothing but themselves, so the cache is not read."""
 
-    def __init__(self, chunks: Sequence[PagedChunk], device: torch.device):
-        self.num_tokens = sum(chunk.length for chunk in chunks)
-        self._packed = PackedAttention([chunk.length for chunk in chunks], device=device)
+    def __init__(self, cache: KVCache, chunks: Sequence[PagedChunk]):
+        self.num_tokens, self._cache = sum(chunk.length for chunk in chunks), cache
+        self._packed = PackedAttention([chunk.length for chunk in chunks], device=cache.keys[0].device)
 
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self._packed.attend(layer, q, k, v)
+        return self._packed.attend(layer, q, self._cache.as_read(k), self._cache.as_read(v))
 
 
 class _LaterChunk(_Part):
@@ -167,20 +172,61 @@ class _LaterChunk(_Part):
         self._mask = torch.arange(self._end, device=device) <= own[:, None]
 
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = (self._in_order(store[layer])[None] for store in (self._cache.keys, self._cache.values))
+        cache = self._cache
+        keys = self._in_order(cache.keys[layer], cache.key_scales[layer])[None]
+        values = self._in_order(cache.values[layer], cache.value_scales[layer])[None]
         query = q.transpose(0, 1)[None]
         mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=self._mask, enable_gqa=True)
         return mixed[0].transpose(0, 1).flatten(1)
 
-    def _in_order(self, store: Tensor) -> Tensor:
+    def _in_order(self, store: Tensor, scales: Tensor | None) -> Tensor:
         """[blocks, K, P, D] -> [K, end, D]."""
-        return store[self._blocks].transpose(0, 1).flatten(1, 2)[:, : self._end]
+        own = widen(store[self._blocks], None if scales is None else scales[self._blocks], self._cache.dtype)
+        return own.transpose(0, 1).flatten(1, 2)[:, : self._end]
+
+
+def attend_rounded(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scales: tuple[Tensor | None, Tensor | None],
+    tables: Tensor,
+    positions: Tensor,
+) -> Tensor:
+    """As `attend_rows`, over keys and values that are kept rounded, with their scales if they have some: [N, H*D]."""
+    kernels = rounded_kernels()
+    assert kernels is not None
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    out = torch.empty_like(q)
+    tensors = (q, k, v, keys, values, tables, positions, out, *scales)
+    pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+    sizes = (len(q), tables.shape[1], q.shape[1], k.shape[1], q.shape[2], keys.shape[2])
+    kernels.attend_rounded(*pointers, *sizes, torch.get_num_threads())
+    return out.flatten(1)
+
+
+def _as_rows(tables: Tensor, positions: Tensor, chunks: Sequence[PagedChunk]) -> tuple[Tensor, Tensor]:
+    """Table and position of every token: those of the rows, then of the chunks."""
+    if not chunks:
+        return tables, positions
+    own = tables.new_zeros(len(chunks), tables.shape[1])
+    for row, chunk in zip(own, chunks, strict=True):
+        row[: len(chunk.blocks)] = torch.tensor(list(chunk.blocks), dtype=tables.dtype)
+    lengths = torch.tensor([chunk.length for chunk in chunks])
+    places = [torch.arange(chunk.start, chunk.start + chunk.length) for chunk in chunks]
+    return torch.cat((tables, own.repeat_interleave(lengths, 0))), torch.cat((positions, *places))
 
 
 def _runs_native(cache: KVCache) -> bool:
     store = cache.keys[0]
     fits = store.shape[2] <= MAX_BLOCK and store.shape[3] <= MAX_HEAD_DIM and cache.group_size <= MAX_GROUP
-    return store.device.type == "cpu" and store.dtype == torch.float32 and fits and native_kernels() is not None
+    if store.device.type != "cpu" or cache.dtype != torch.float32 or not fits:
+        return False
+    if cache.rounds:
+        return cache.storage_dtype in (torch.int8, torch.bfloat16) and rounded_kernels() is not None
+    return native_kernels() is not None
 
 
 def _chunk_parts(cache: KVCache, chunks: Sequence[PagedChunk]) -> list[_Part]:
@@ -188,7 +234,7 @@ def _chunk_parts(cache: KVCache, chunks: Sequence[PagedChunk]) -> list[_Part]:
     first = [chunk for chunk in chunks if chunk.start == 0]
     if any(chunk.start for chunk in chunks[: len(first)]):
         raise ValueError("chunks from position 0 on must come before the others")
-    parts: list[_Part] = [_FirstChunks(first, cache.keys[0].device)] if first else []
+    parts: list[_Part] = [_FirstChunks(cache, first)] if first else []
     return parts + [_LaterChunk(cache, chunk) for chunk in chunks[len(first) :]]
 
 

@@ -8,7 +8,9 @@ Letters: N tokens, B rows, T tokens a row, C hidden size, H heads, K kv heads, D
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +18,22 @@ from torch import Tensor, nn
 
 from .attention import AttentionContext, PackedAttention
 from .config import Qwen2Config
-from .rope import RotaryEmbedding, rotate
+from .invariant import InvariantAttention, linear, rms_norm, swiglu
+from .rope import RotaryEmbedding, rotate, rotate_exactly
 
 
 class Linear(nn.Linear):
     """A linear layer that is allocated but not filled: weights come from a folder or from `init_weights`."""
 
+    batch_invariant = False
+
     def reset_parameters(self) -> None:
         """Leave the memory as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.batch_invariant:
+            return linear(x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):
@@ -36,17 +46,23 @@ class Embedding(nn.Embedding):
 class RMSNorm(nn.Module):
     """x / rms(x) * weight (arXiv:1910.07467); the mean square is taken in float32."""
 
+    batch_invariant = False
+
     def __init__(self, size: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.batch_invariant:
+            return rms_norm(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 class Attention(nn.Module):
     """Grouped-query attention with biases on q, k and v only."""
+
+    batch_invariant = False
 
     def __init__(self, config: Qwen2Config, layer: int):
         super().__init__()
@@ -59,14 +75,17 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], context: AttentionContext) -> Tensor:
         heads = (-1, self.head_dim)
-        q = rotate(self.q_proj(x).unflatten(-1, heads), *rotary)  # [N, H, D]
-        k = rotate(self.k_proj(x).unflatten(-1, heads), *rotary)  # [N, K, D]
+        turn = rotate_exactly if self.batch_invariant else rotate
+        q = turn(self.q_proj(x).unflatten(-1, heads), *rotary)  # [N, H, D]
+        k = turn(self.k_proj(x).unflatten(-1, heads), *rotary)  # [N, K, D]
         v = self.v_proj(x).unflatten(-1, heads)
         return self.o_proj(context.attend(self.layer, q, k, v))
 
 
 class MLP(nn.Module):
     """SwiGLU (arXiv:2002.05202) with gate x * sigmoid(swish_beta x)."""
+
+    batch_invariant = False
 
     def __init__(self, config: Qwen2Config):
         super().__init__()
@@ -77,6 +96,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.gate_proj(x)
+        if self.batch_invariant:
+            return self.down_proj(swiglu(gate, self.up_proj(x), self.swish_beta))
         gate = F.silu(gate) if self.swish_beta == 1 else gate * torch.sigmoid(self.swish_beta * gate)
         return self.down_proj(gate * self.up_proj(x))
 
@@ -99,6 +120,8 @@ class DecoderLayer(nn.Module):
 class Qwen2Model(nn.Module):
     """The decoder without its head."""
 
+    batch_invariant = False
+
     def __init__(self, config: Qwen2Config):
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
@@ -109,7 +132,10 @@ class Qwen2Model(nn.Module):
     def forward(self, input_ids: Tensor, context: AttentionContext) -> Tensor:
         """Normalised hidden states [N, C] of flat `input_ids` [N]."""
         x = self.embed_tokens(input_ids)
-        rotary = self.rotary(context.positions, x.dtype)
+        if self.batch_invariant:
+            rotary = self.rotary.from_tables(context.positions, x.dtype)
+        else:
+            rotary = self.rotary(context.positions, x.dtype, getattr(context, "scaled", None))
         for layer in self.layers:
             x = layer(x, rotary, context)
         return self.norm(x)
@@ -119,7 +145,10 @@ class Qwen2ForCausalLM(nn.Module):
     """The decoder with its language-model head, tied to the embedding when the config says so.
 
     Parameters are uninitialised: `create_model`, `load_model` and `init_weights` fill them.
+    batch_invariant: set by `set_batch_invariant`.
     """
+
+    batch_invariant = False
 
     def __init__(self, config: Qwen2Config):
         super().__init__()
@@ -134,6 +163,11 @@ class Qwen2ForCausalLM(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.model.embed_tokens.weight.dtype
+
+    def rescale(self, rope_scaling: Mapping[str, Any]) -> None:
+        """Extend the context by the rope scaling block of a config.json. Raises UserError for one that is none."""
+        self.config = Qwen2Config.from_dict(self.config.to_dict() | {"rope_scaling": rope_scaling})
+        self.model.rotary = RotaryEmbedding(self.config)
 
     def forward(
         self,
@@ -155,8 +189,9 @@ class Qwen2ForCausalLM(nn.Module):
             return self.lm_head_logits(self.hidden_states(input_ids, lengths=lengths, context=context))
         batch, length = input_ids.shape
         if attention_mask is None:
-            context = PackedAttention([length] * batch, device=input_ids.device)
-            return self.lm_head_logits(self.model(input_ids.flatten(), context)).unflatten(0, (batch, length))
+            return self.lm_head_logits(self.hidden_states(input_ids.flatten(), lengths=[length] * batch)).unflatten(
+                0, (batch, length)
+            )
         mask = attention_mask.bool()
         lengths = [size for size in mask.sum(1).tolist() if size]
         packed = self.lm_head_logits(self.hidden_states(input_ids[mask], lengths=lengths))
@@ -174,7 +209,8 @@ class Qwen2ForCausalLM(nn.Module):
         Exactly one of `lengths` (documents end to end) and `context` must be given.
         """
         if lengths is not None and context is None:
-            context = PackedAttention(lengths, device=input_ids.device)
+            kind = InvariantAttention if self.batch_invariant else partial(PackedAttention, device=input_ids.device)
+            context = kind(lengths)
         elif context is None or lengths is not None:
             raise ValueError("flat input_ids need either `lengths` or `context`")
         if len(context.positions) != len(input_ids):
@@ -183,7 +219,9 @@ class Qwen2ForCausalLM(nn.Module):
 
     def lm_head_logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., C]."""
-        return F.linear(hidden, self.model.embed_tokens.weight) if self.lm_head is None else self.lm_head(hidden)
+        if self.lm_head is not None:
+            return self.lm_head(hidden)
+        return (linear if self.batch_invariant else F.linear)(hidden, self.model.embed_tokens.weight)
 
 
 def convert_swish_beta(

@@ -1,4 +1,6 @@
-"""Rotary position embedding (arXiv:2104.09864), rotate-half form, with static YaRN (arXiv:2309.00071).
+"""Rotary position embedding (arXiv:2104.09864), rotate-half form, with YaRN (arXiv:2309.00071).
+
+YaRN is static, as the config says, unless an attention context says which tokens are of documents that need it.
 
 Letters: N tokens, H heads, D head dim.
 
@@ -51,26 +53,52 @@ def _ramp_bounds(config: Qwen2Config, yarn: YarnScaling) -> tuple[float, float]:
 class RotaryEmbedding:
     """Cos and sin for given positions. Holds no tensor of the module tree: casts and `to_empty` cannot touch it."""
 
+    _TABLE = 1024  # positions
+
     def __init__(self, config: Qwen2Config):
         self._frequencies = inverse_frequencies(config)
+        self._plain_frequencies = inverse_frequencies(config.replace(rope_scaling=None))
         self._factor = attention_factor(config)
-        self._on_device: dict[torch.device, Tensor] = {}
+        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._tables: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def __call__(self, positions: Tensor, dtype: torch.dtype, scaled: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(cos, signed sin), each [N, 1, D], for positions [N]; the angles are float32 whatever the dtype.
 
+        scaled: [N] whether each token is turned as YaRN says, or plainly; None: all as the config says.
         The sign of rotate-half is folded into the sine: its first half is negated.
         """
-        angles = positions[:, None].float() * self._frequency_tensor(positions.device)  # [N, D/2]
-        cos, sin = angles.cos() * self._factor, angles.sin() * self._factor
+        frequencies, plain = self._frequency_tensors(positions.device)
+        factor: float | Tensor = self._factor
+        if scaled is not None:
+            frequencies = torch.where(scaled[:, None], frequencies, plain)
+            factor = torch.where(scaled[:, None], self._factor, 1.0)
+        angles = positions[:, None].float() * frequencies  # [N, D/2]
+        cos, sin = angles.cos() * factor, angles.sin() * factor
         return torch.cat((cos, cos), -1)[:, None].to(dtype), torch.cat((-sin, sin), -1)[:, None].to(dtype)
 
-    def _frequency_tensor(self, device: torch.device) -> Tensor:
+    def from_tables(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The same, read from tables that are computed once and in one size: what the batch-invariant mode needs.
+
+        A cosine may differ in its last bit with its place in the tensor that it is computed in.
+        """
+        for table in range(len(self._tables), int(positions.max()) // self._TABLE + 1):
+            self._tables.append(self(torch.arange(table * self._TABLE, (table + 1) * self._TABLE), dtype))
+        cos, sin = (torch.cat(column) if len(column) > 1 else column[0] for column in zip(*self._tables, strict=True))
+        return cos.index_select(0, positions), sin.index_select(0, positions)
+
+    def _frequency_tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._on_device:
-            self._on_device[device] = torch.tensor(self._frequencies, dtype=torch.float32, device=device)
+            both = torch.tensor([self._frequencies, self._plain_frequencies], dtype=torch.float32, device=device)
+            self._on_device[device] = (both[0], both[1])
         return self._on_device[device]
 
 
 def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
     """x [N, H, D] turned by its position's angles."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
+
+
+def rotate_exactly(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """The same by operators that round each product and sum by itself, wherever a number stands."""
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * signed_sin

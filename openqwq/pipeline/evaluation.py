@@ -9,10 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from openqwq.config import SourceConfig, load_recipe
-from openqwq.data.jsonl import read_problems
+from openqwq.config import load_recipe
+from openqwq.data.jsonl import read_problem_file
 from openqwq.errors import UserError
 from openqwq.eval.evaluate import evaluate
 from openqwq.eval.families import FamilyResult, ScoredCompletion, summarise
@@ -24,8 +22,8 @@ from openqwq.tokenizer import Tokenizer
 from openqwq.types import Problem, SamplingParams
 
 from .folder import json_value
+from .machine import choose_device, set_threads
 from .materials import Materials
-from .threads import set_threads
 
 PROBLEMS_PER_ROUND = 256
 """Problems sampled before their rows are written: what an interruption can lose."""
@@ -80,9 +78,8 @@ def _problems(plan: EvaluationPlan) -> tuple[dict[str, list[Problem]], Judge, in
         families = {name: problems[: plan.problems] for name, problems in materials.families.items()}
         return families, materials.judge, plan.max_tokens or recipe.eval.max_completion_tokens
     path = Path(str(plan.data))
-    config = SourceConfig(type="jsonl", path=str(path), verifier=plan.verifier, prompt_suffix=plan.prompt_suffix)
-    problems = read_problems(path, name=path.stem, config=config)[: plan.problems]
-    return {path.stem: problems}, Judge(), plan.max_tokens or MAX_TOKENS
+    problems = read_problem_file(path, verifier=plan.verifier, prompt_suffix=plan.prompt_suffix)
+    return {path.stem: problems[: plan.problems]}, Judge(), plan.max_tokens or MAX_TOKENS
 
 
 def _open_folder(plan: EvaluationPlan) -> Path | None:
@@ -132,9 +129,8 @@ def _sample(
     plan: EvaluationPlan, waiting: list[tuple[str, Problem]], judge: Judge, longest: int, out: Path | None
 ) -> list[ScoredCompletion]:
     """Rows of the waiting problems, written round by round, a problem's samples together."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = resolve_folder(plan.model)
-    model, tokenizer = load_model(folder, device=device), Tokenizer.load(folder)
+    model, tokenizer = load_model(folder, device=choose_device()), Tokenizer.load(folder)
     engine = Engine(model, tokenizer)
     params = SamplingParams(temperature=plan.temperature, top_p=plan.top_p, top_k=plan.top_k, max_tokens=longest)
     rows: list[ScoredCompletion] = []

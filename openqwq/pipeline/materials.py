@@ -6,7 +6,6 @@ Everything here is a function of the recipe, so a resumed run makes it again; on
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,13 +29,16 @@ from openqwq.data import (
     held_out,
     problem_texts,
     programmatic_teacher,
+    read_chains,
+    write_chains,
 )
+from openqwq.data.chains import Manifest, Teacher
 from openqwq.errors import UserError
 from openqwq.eval.judging import Judge
-from openqwq.log import logger, write_text_atomic
+from openqwq.log import logger
 from openqwq.model import Qwen2ForCausalLM, create_model, load_model, preset, resolve_folder
 from openqwq.tokenizer import Tokenizer, render_training_turn, train_tokenizer
-from openqwq.types import Problem
+from openqwq.types import Problem, SamplingParams
 
 DOCUMENTS_PER_ENCODING = 64
 """Documents tokenized in one call: enough for the library's threads, few enough to begin at once."""
@@ -103,6 +105,17 @@ class Materials:
                 )
         return options
 
+    @property
+    def eval_params(self) -> SamplingParams:
+        """How the recipe's evaluation and its gates sample."""
+        config = self.recipe.eval
+        return SamplingParams(
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            max_tokens=config.max_completion_tokens,
+        )
+
     @cached_property
     def judge(self) -> Judge:
         return Judge(self.verifier_options)
@@ -158,8 +171,22 @@ class Materials:
         """The stage's fixed set of chains as prompt and completion ids."""
         return [
             render_training_turn(self.tokenizer, chain.problem.messages, chain.thinking, chain.answer)
-            for chain in self._read_chains(Path(stage.chains_file) if stage.chains_file else self._built(name, stage))
+            for chain in read_chains(Path(stage.chains_file) if stage.chains_file else self._built(name, stage))
         ]
+
+    def build_chains(
+        self, stage: SFTStage, *, teacher: Teacher | None = None, workers: int = 1
+    ) -> tuple[list[Chain], Manifest]:
+        """The stage's chains as a teacher makes them, by default each family's own, and their manifest."""
+        return build_chains(
+            self.sources,
+            stage.chains,
+            seed=stage.chains_seed,
+            exclude=self.unseen,
+            teacher=teacher or partial(programmatic_teacher, brief_share=stage.brief_share),
+            options={name: self.recipe.source[name].verifier_options for name in stage.chains},
+            workers=workers,
+        )
 
     def pairs(self, stage: RewardModelStage, *, is_held_out: bool) -> list[PreferencePair]:
         """The stage's preference pairs: those to train on, or the further ones that only measure."""
@@ -199,29 +226,8 @@ class Materials:
         """The file of the chains that the teachers made, with its manifest beside it."""
         file = self.folder / "chains" / f"{name}.jsonl"
         if not file.exists():
-            options = {n: self.recipe.source[n].verifier_options for n in stage.chains}
-            chains, manifest = build_chains(
-                self.sources,
-                stage.chains,
-                seed=stage.chains_seed,
-                exclude=self.unseen,
-                teacher=partial(programmatic_teacher, brief_share=stage.brief_share),
-                options=options,
-            )
+            chains, manifest = self.build_chains(stage)
             file.parent.mkdir(exist_ok=True)
-            counted = manifest.to_dict()
-            write_text_atomic(file.with_suffix(".manifest.json"), json.dumps(counted, indent=2) + "\n")
-            lines = (json.dumps(chain.to_dict(), ensure_ascii=False) for chain in chains)
-            write_text_atomic(file, "".join(f"{line}\n" for line in lines))
-            logger.info("%s: %d chains, dropped: %s", name, len(chains), dict(counted["dropped"]) or "none")
+            write_chains(file, chains, manifest)
+            logger.info("%s: %d chains, dropped: %s", name, len(chains), dict(manifest.dropped) or "none")
         return file
-
-    def _read_chains(self, file: Path) -> list[Chain]:
-        chains = []
-        with open(file, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    chains.append(Chain.from_dict(json.loads(line)))
-                except (ValueError, KeyError, TypeError) as error:
-                    raise UserError(f"{file}:{number} is no chain: {error}") from error
-        return chains

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openqwq.config import SourceConfig
 from openqwq.data.decontaminate import NgramIndex
-from openqwq.data.jsonl import read_problems
 from openqwq.errors import UserError
 from openqwq.log import append_jsonl, read_jsonl
 from openqwq.rollout import sample_groups
@@ -42,20 +40,13 @@ class FilterRule:
         return "too hard" if pass_rate < self.low else "too easy" if pass_rate > self.high else ""
 
 
-def read_problem_file(path: Path, *, verifier: str = "math", prompt_suffix: str = "") -> list[Problem]:
-    """The problems of a JSON-lines file, as a `jsonl` source reads them."""
-    config = SourceConfig(type="jsonl", path=str(path), verifier=verifier, prompt_suffix=prompt_suffix)
-    return read_problems(path, name=path.stem, config=config)
-
-
 def texts_to_avoid(files: Iterable[Path]) -> Iterator[str]:
     """The texts of evaluation files: rows with "question", "prompt", "text" or "messages", or plain lines."""
     for file in files:
         if not file.is_file():
             raise UserError(f"no file at {file}", hint="`--avoid` names JSON-lines or text files")
-        for line in file.read_text(encoding="utf-8").splitlines():
-            if line.strip():
-                yield _text_of(line)
+        with open(file, encoding="utf-8") as lines:
+            yield from (_text_of(line) for line in lines if line.strip())
 
 
 def measure_pass_rates(

@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from openqwq.checkpoint.run_state import RunStateStore
-from openqwq.config import Recipe, RewardModelStage, RLStage
+from openqwq.config import Recipe, RLStage
 from openqwq.errors import UserError
 from openqwq.inference import Engine
 from openqwq.log import logger
@@ -24,10 +22,10 @@ from openqwq.train.rewards import check_rewards
 from openqwq.train.rl import run_rl
 from openqwq.train.stage import StageContext
 
+from .machine import choose_device, set_threads
 from .materials import Materials
 from .run import save_policy
 from .stages import AnswerScorer
-from .threads import set_threads
 
 
 def write_stage_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = "") -> int:
@@ -111,10 +109,9 @@ def _materials(recipe: Recipe, out: Path) -> Materials:
 
 
 def _policy_before(name: str, materials: Materials, out: Path) -> Qwen2ForCausalLM:
-    recipe = materials.recipe
-    earlier = list(recipe.stage)[: list(recipe.stage).index(name)]
-    policies = [n for n in earlier if not isinstance(recipe.stage[n], RewardModelStage)]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    policies = list(materials.recipe.policy_stages)
+    policies = policies[: policies.index(name)]
+    device = choose_device()
     folder = out / "checkpoints" / policies[-1] if policies else None
     if folder is not None and folder.is_dir():
         logger.info("policy: %s", folder)

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from openqwq.checkpoint.huggingface import save_model
 from openqwq.checkpoint.run_state import RunState, RunStateStore
 from openqwq.config import PretrainStage, Recipe, RewardModelStage
@@ -26,13 +24,12 @@ from openqwq.inference import Engine
 from openqwq.log import append_jsonl
 from openqwq.model import Qwen2ForCausalLM, load_model
 from openqwq.train.reward_model import RewardModel
-from openqwq.types import SamplingParams
 
 from .folder import RunFolder, StageClock, open_run_folder
+from .machine import choose_device, set_threads
 from .materials import Materials
 from .progress import describe_results, open_display
 from .stages import StageRunner
-from .threads import set_threads
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 GENERATION_DEFAULTS = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 40, "repetition_penalty": 1.0}
@@ -51,10 +48,7 @@ class RunOutcome:
         """Raises TargetMissed naming every target that the run missed."""
         missed = [t for t in self.targets if not t.met]
         if missed:
-            texts = (
-                f"{t.what}: {t.got.mean:+.1f} ({t.got.low:+.1f} to {t.got.high:+.1f}), goal {t.goal}" for t in missed
-            )
-            raise TargetMissed("; ".join(texts))
+            raise TargetMissed("; ".join(f"{t.what}: {t.change}, goal {t.goal}" for t in missed))
 
 
 def run(recipe: Recipe, out: str | Path, *, resume: bool = False) -> RunOutcome:
@@ -114,7 +108,7 @@ class Pipeline:
             if outcome and outcome.gate_fell:
                 self.folder.write_gate(name, outcome.steps, outcome.gate_fell)
             self._save_stage(name, stages)
-            if name in self.evaluated_stages():
+            if name in self.recipe.evaluated_stages:
                 self._evaluate(name, stages)
             self.clock.tick(write=True)
         save_policy(stages.model, self.folder.final, self.materials)
@@ -122,17 +116,10 @@ class Pipeline:
         write_report(self.folder.path)
         return RunOutcome(folder=self.folder.path, results=self.results, targets=targets)
 
-    def evaluated_stages(self) -> list[str]:
-        """The stages after which held-out problems are answered."""
-        if not self.recipe.eval.families:
-            return []
-        changing = [name for name, stage in self.recipe.stage.items() if not isinstance(stage, RewardModelStage)]
-        return list(self.recipe.eval.after) or changing
-
     def _stage_runner(self, done: list[str]) -> StageRunner:
         """The trainer's side, with the policy and the reward models as the finished stages left them."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        policies = [name for name in done if not isinstance(self.recipe.stage[name], RewardModelStage)]
+        device = choose_device()
+        policies = [name for name in self.recipe.policy_stages if name in done]
         if policies:
             model = load_model(self.folder.checkpoints / policies[-1], device=device)
         else:
@@ -174,20 +161,14 @@ class Pipeline:
         self.display.note(describe_results(name, self.results[name]))
 
     def _sample_and_judge(self, name: str, stages: StageRunner) -> list[ScoredCompletion]:
-        config = self.recipe.eval
         return evaluate(
             stages.engine,
             self.materials.tokenizer,
             self.materials.families,
-            SamplingParams(
-                temperature=config.temperature,
-                top_p=config.top_p,
-                top_k=config.top_k,
-                max_tokens=config.max_completion_tokens,
-            ),
+            self.materials.eval_params,
             self.materials.judge,
             seed=self.recipe.seed,
-            greedy=name in config.greedy_after,
+            greedy=name in self.recipe.eval.greedy_after,
             template="plain" if isinstance(self.recipe.stage[name], PretrainStage) else "chat",
         )
 

@@ -20,7 +20,7 @@ from openqwq.train.reward_model import RewardModel, run_reward_model
 from openqwq.train.rl import RLOutcome, run_rl
 from openqwq.train.sft import run_sft
 from openqwq.train.stage import Progress, StageContext
-from openqwq.types import Problem, SamplingParams
+from openqwq.types import Problem
 
 from .materials import Materials
 
@@ -101,15 +101,8 @@ class StageRunner:
 
     def _gate_scores(self, families: Mapping[str, Sequence[Problem]]) -> Mapping[str, float]:
         """Held-out scores by kind, sampled as the recipe's evaluation samples, on the gate's own problems."""
-        config = self.recipe.eval
-        params = SamplingParams(
-            temperature=config.temperature,
-            top_p=config.top_p,
-            top_k=config.top_k,
-            max_tokens=config.max_completion_tokens,
-        )
-        tokenizer, judge = self.materials.tokenizer, self.materials.judge
-        rows = evaluate(self.engine, tokenizer, families, params, judge, seed=self.recipe.seed)
+        made = self.materials
+        rows = evaluate(self.engine, made.tokenizer, families, made.eval_params, made.judge, seed=self.recipe.seed)
         return mean_by_kind(rows)
 
     def _describe_model(self, folder: Path) -> None:

@@ -2,5 +2,6 @@
 
 from .agent import make_rollout, render_problem
 from .group import sample_groups
+from .stream import GroupStream, SteppedPolicy
 
-__all__ = ["make_rollout", "render_problem", "sample_groups"]
+__all__ = ["GroupStream", "SteppedPolicy", "make_rollout", "render_problem", "sample_groups"]

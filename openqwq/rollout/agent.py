@@ -23,17 +23,22 @@ def render_problem(tokenizer: ChatEncoder, problem: Problem) -> Prompt:
 
 
 def make_rollout(problem: Problem, prompt: Prompt, completion: Completion) -> Rollout:
-    """The record of one completion; one that was given up is a rollout with status "error"."""
+    """The record of one completion; one that was given up is a rollout with status "error".
+
+    Tokens that were put in rather than sampled are masked: no policy chose them.
+    """
     failed = completion.finish_reason == "abort"
+    put_in = {place for start, end in completion.inserted for place in range(start, end)}
     return Rollout(
         problem=problem,
         prompt_ids=prompt.token_ids,
         completion_ids=completion.token_ids,
-        loss_mask=(1,) * len(completion.token_ids),
+        loss_mask=tuple(int(place not in put_in) for place in range(len(completion.token_ids))),
         rollout_logprobs=completion.logprobs,
         policy_versions=completion.policy_versions,
         text=completion.text,
         finish_reason=completion.finish_reason,
         status="error" if failed else "ok",
+        weight_checksums=completion.weight_checksums,
         error=(completion.error or "the policy gave the completion up") if failed else "",
     )

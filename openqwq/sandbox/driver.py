@@ -75,7 +75,7 @@ def serve_calls(job: dict[str, Any], channel: int, source: int, sink: int) -> No
     with open(source, "rb") as calls:
         for line in calls:
             number, args, kwargs = json.loads(line)
-            _send(sink, [number, *_answer(function, args, kwargs)])
+            _send(sink, [number, *_answer(function, args, kwargs, opaque=True)])
     os._exit(0)
 
 
@@ -100,6 +100,25 @@ FORGED = ["forged"]
 
 class Fault(BaseException):
     """A call that cannot be made or has no honest answer. No `except Exception` of a test catches it."""
+
+
+class Opaque:
+    """A result that is no plain data, for tests that only ask whether it is true, as of a `re.Match`.
+
+    Its truth is the candidate's word, which it could have returned as well; whatever else a test does with it fails.
+    """
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, truth: bool, kind: str):
+        self._truth = truth
+        self._kind = kind
+
+    def __bool__(self) -> bool:
+        return self._truth
+
+    def __eq__(self, other: object) -> bool:
+        raise CodecError(f"a value of type {self._kind} is not plain data")
 
 
 class Proxy:
@@ -137,6 +156,8 @@ class Proxy:
                     return decode(value)
                 except CodecError:
                     raise self._fail(FORGED) from None
+            case [int(found), "opaque", bool(truth), str(kind)] if found == number:
+                return Opaque(truth, kind)
             case [int(found), "error", str(name), str(text)] if found == number:
                 self.raised = _make_exception(name, text)
                 raise self.raised
@@ -196,9 +217,16 @@ def _find_function(namespace: dict[str, Any], entry_point: str) -> Any:
     return getattr(namespace[name](), method) if method else namespace[name]
 
 
-def _answer(function: Any, args: Any, kwargs: Any) -> list[Any]:
+def _answer(function: Any, args: Any, kwargs: Any, *, opaque: bool = False) -> list[Any]:
+    """What a call comes to; `opaque`: of a result that is no plain data at least whether it is true."""
     try:
-        return ["value", encode(function(*decode(args), **decode(kwargs)))]
+        result = function(*decode(args), **decode(kwargs))
+        try:
+            return ["value", encode(result)]
+        except CodecError as error:
+            if not opaque or isinstance(error, CodecSizeError):
+                return ["error", CodecError.__name__, str(error)]
+            return ["opaque", bool(result), type(result).__name__]
     except CodecError as error:
         return ["error", CodecError.__name__, str(error)]
     except BaseException as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 from openqwq.sandbox.codec import CodecError, encode
@@ -19,6 +21,7 @@ ExecutePair = Callable[[Job, Job, Limits], tuple[Outcome, Outcome]]
 """Runs a program and its tests in two jails at once; raises JailError."""
 
 UNREADABLE = "unreadable tests: "  # how the reason begins where the tests are at fault
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 MAX_COMPILER_WORDS = 2000  # characters of a compiler's complaint that go into a reason
 UNSAFE_NAMES = {"eval", "exec", "compile", "__import__", "pickle", "marshal", "importlib", "runpy"}
 """What could run a text that the candidate returned, inside of the tests' own process."""
@@ -282,14 +285,36 @@ def _judge_stdio(submission: Submission, execute: Execute, toolchain: Toolchain 
 def _judge_output(result: RunResult, test: Mapping[str, str]) -> TestResult:
     if result.status != "ok":
         return TestResult(verdict=_as_verdict(result.status), wall_s=result.wall_s, reason=result.reason)
-    if _lines(result.stdout) != _lines(test["stdout"]):
+    if not same_output(result.stdout, test["stdout"]):
         return TestResult(verdict="wrong_answer", wall_s=result.wall_s, reason="another output than expected")
     return TestResult(verdict="passed", wall_s=result.wall_s)
 
 
+def same_output(found: str, expected: str) -> bool:
+    """Whether two outputs have the same lines, blanks at their ends and blank lines at the end left out.
+
+    Lines of numbers are compared number by number, exactly: "1.50 2" is "1.5 2.0" (as LiveCodeBench has it).
+    """
+    pairs = zip_longest(_lines(found), _lines(expected))
+    return all(one == other or _same_numbers(one, other) for one, other in pairs)
+
+
 def _lines(text: str) -> list[str]:
-    """The lines without blanks at their ends and without blank lines at the end."""
     return [line.rstrip() for line in text.rstrip().split("\n")]
+
+
+def _same_numbers(found: str | None, expected: str | None) -> bool:
+    ours, theirs = (found or "").split(), (expected or "").split()
+    if not ours or len(ours) != len(theirs) or not all(map(_DECIMAL.fullmatch, (*ours, *theirs))):
+        return False
+    return list(map(_canonical, ours)) == list(map(_canonical, theirs))
+
+
+def _canonical(number: str) -> tuple[str, str, bool]:
+    """The digits before and after the point that count, and whether it is below zero."""
+    whole, _, fraction = number.lstrip("+-").partition(".")
+    digits = whole.lstrip("0"), fraction.rstrip("0")
+    return *digits, number.startswith("-") and digits != ("", "")
 
 
 def _as_verdict(status: RunStatus) -> JudgeVerdict:

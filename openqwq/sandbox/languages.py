@@ -9,10 +9,9 @@ from __future__ import annotations
 import functools
 import os
 import re
-import shutil
 import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +27,13 @@ ENVIRONMENT = {
     "TMPDIR": "{folder}",
     "LANG": "C.UTF-8",
 }  # {folder}: the job's
+PROGRAMS = {
+    "cpp": ("g++", "clang++"),
+    "javascript": ("node", "nodejs"),
+    "java": ("javac",),
+    "rust": ("rustc",),
+    "go": ("go",),
+}
 PACKAGES = {"cpp": "g++", "javascript": "nodejs", "java": "default-jdk-headless", "rust": "rustc", "go": "golang-go"}
 
 
@@ -83,20 +89,30 @@ def describe_languages() -> dict[str, str]:
 @functools.cache
 def _search(jailed: bool) -> tuple[dict[str, Toolchain], dict[str, str]]:
     """The toolchains, and for each language without one the reason."""
-    finders = {"cpp": _find_cpp, "javascript": _find_javascript, "java": _find_java, "rust": _find_rust, "go": _find_go}
     found: dict[str, Toolchain] = {}
     faults: dict[str, str] = {}
-    for language, find in finders.items():
-        try:
-            toolchain = find(_show if jailed else _leave)
-        except _Unreadable as error:
-            faults[language] = str(error)
-            continue
-        if toolchain is None:
-            faults[language] = f"not found (package {PACKAGES[language]})"
+    for language in LANGUAGES[1:]:
+        for path in _programs(*PROGRAMS[language]):
+            try:
+                toolchain = FINDERS[language](path, _show if jailed else _leave)
+            except _Unreadable as error:
+                faults.setdefault(language, str(error))
+                continue
+            if toolchain is not None:
+                found[language] = toolchain
+                break
         else:
-            found[language] = toolchain
+            faults.setdefault(language, f"not found (package {PACKAGES[language]})")
     return found, faults
+
+
+def _programs(*names: str) -> Iterator[str]:
+    """Every program of these names that the path leads to: the first one may be unusable here."""
+    for name in names:
+        for folder in os.get_exec_path():
+            path = os.path.join(folder, name)
+            if os.path.isfile(path) and os.access(path, os.X_OK):
+                yield path
 
 
 def main_class(code: str) -> str:
@@ -107,29 +123,21 @@ def main_class(code: str) -> str:
     return public[1] if public else names[-1] if names else "Main"
 
 
-def _find_cpp(show: Show) -> Toolchain | None:
-    for name in ("g++", "clang++"):
-        path = shutil.which(name)
-        compiler, binds = show(os.path.realpath(path), "") if path else ("", ())
-        if path and not binds:  # a compiler elsewhere has its parts elsewhere too
-            command = (compiler, "-O2", "-std=gnu++20", "-o", "out/program", "program.cpp")
-            return Toolchain(source="program.cpp", compile=command, run=("./program",), host=path)
-    return None
-
-
-def _find_javascript(show: Show) -> Toolchain | None:
-    path = shutil.which("node") or shutil.which("nodejs")
-    if path is None:
+def _find_cpp(path: str, show: Show) -> Toolchain | None:
+    compiler, binds = show(os.path.realpath(path), "")
+    if binds:  # a compiler elsewhere has its parts elsewhere too
         return None
+    command = (compiler, "-O2", "-std=gnu++20", "-o", "out/program", "program.cpp")
+    return Toolchain(source="program.cpp", compile=command, run=("./program",), host=path)
+
+
+def _find_javascript(path: str, show: Show) -> Toolchain | None:
     inside, binds = show(os.path.realpath(path), "/toolchains/node")
     run = (inside, "--max-old-space-size={memory_mib}", "program.js")
     return Toolchain(source="program.js", run=run, binds=binds, host=path)
 
 
-def _find_java(show: Show) -> Toolchain | None:
-    path = shutil.which("javac")
-    if path is None:
-        return None
+def _find_java(path: str, show: Show) -> Toolchain | None:
     home = Path(os.path.realpath(path)).parents[1]
     inside, binds = show(str(home), "/toolchains/java")
     settings = (home / "lib" / "jvm.cfg").resolve().parent  # Debian keeps it in /etc
@@ -146,11 +154,10 @@ def _find_java(show: Show) -> Toolchain | None:
     )
 
 
-def _find_rust(show: Show) -> Toolchain | None:
-    path = shutil.which("rustc")
-    sysroot = _query(path, "--print", "sysroot").strip() if path else ""
-    linker = shutil.which("gcc") or shutil.which("clang")
-    if not path or not linker or not sysroot.startswith("/"):
+def _find_rust(path: str, show: Show) -> Toolchain | None:
+    sysroot = _query(path, "--print", "sysroot").strip()
+    linker = next(_programs("gcc", "clang"), "")
+    if not linker or not sysroot.startswith("/"):
         return None
     inside, binds = show(os.path.realpath(sysroot), "/toolchains/rust")
     linker = os.path.realpath(linker)
@@ -164,10 +171,9 @@ def _find_rust(show: Show) -> Toolchain | None:
     )
 
 
-def _find_go(show: Show) -> Toolchain | None:
-    path = shutil.which("go")
-    root = _query(path, "env", "GOROOT").strip() if path else ""
-    if not path or not root.startswith("/"):
+def _find_go(path: str, show: Show) -> Toolchain | None:
+    root = _query(path, "env", "GOROOT").strip()
+    if not root.startswith("/"):
         return None
     inside, binds = show(os.path.realpath(root), "/toolchains/go")
     settings = {"GOROOT": inside, "GOCACHE": "{folder}/cache", "GOPATH": "{folder}/go", "GO111MODULE": "off"}
@@ -179,6 +185,15 @@ def _find_go(show: Show) -> Toolchain | None:
         binds=binds,
         host=path,
     )
+
+
+FINDERS: dict[str, Callable[[str, Show], Toolchain | None]] = {
+    "cpp": _find_cpp,
+    "javascript": _find_javascript,
+    "java": _find_java,
+    "rust": _find_rust,
+    "go": _find_go,
+}
 
 
 def _is_system(path: str) -> bool:

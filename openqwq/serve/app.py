@@ -6,8 +6,9 @@ Public: create_app.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -26,6 +27,7 @@ from .fields import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from .generation import Plan, Run
 from .guard import Guard
 from .messages import CountBody, MessagesBody
+from .openapi import describe
 from .pages import add_page
 from .prompts import chat_prompt, text_prompt
 from .responses import ResponsesBody
@@ -46,15 +48,21 @@ def create_app(server: Server) -> Any:
         for model in server.models.values():
             await asyncio.to_thread(model.engine.close)
 
-    app = FastAPI(title="openqwq", version=openqwq.__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="openqwq",
+        version=openqwq.__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
+    )
     app.state.server = server
     _add_errors(app)
     _add_plain_routes(app, server)
     add_page(app, server)
-    _add_chat(app, server)
-    _add_completions(app, server)
-    _add_other_forms(app, server)
+    _add_samplers(app, server)
     _add_tokens(app, server)
+    describe(app, server.settings)
     guarded: Any = Guard(app, server.settings, server.metrics)
     if server.settings.cors_origins:
         guarded = CORSMiddleware(
@@ -125,72 +133,74 @@ def _model_object(model: Any) -> dict[str, Any]:
     }
 
 
-async def start_run(server: Server, request: Request, plan: Plan) -> Run:
-    """A run that has its first token. Raises ApiError, or ClientGone when the client leaves before that."""
-    run = Run(plan, server)
-    try:
-        await until_gone(request, run.start())
-    except BaseException:
-        await run.close()
-        raise
-    return run
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A way to ask for samples.
+
+    plan:   the body's checked requests, of which only the first can be streamed.
+    answer: the whole answer to all of them.
+    stream: the first one's events.
+    """
+
+    plan: Callable[[Server, Any], list[Plan]]
+    answer: Callable[[Sequence[Run], Any], Coroutine[Any, Any, Any]]
+    stream: Callable[[Run, Any], AsyncGenerator[bytes, None]]
 
 
-async def finish(request: Request, runs: Sequence[Run], answer: Callable[[], Any]) -> Response:
-    """The whole answer as one response; the runs are aborted when the client leaves before."""
+def _one(plan: Any, answer: Any, stream: Any) -> Form:
+    """A form whose bodies are one request each."""
+    return Form(lambda server, body: [plan(server, body)], lambda runs, body: answer(runs[0], body), stream)
+
+
+CHAT = _one(chat.plan_chat, chat.answer_chat, chat.stream_chat)
+RESPONSES = _one(responses.plan_response, responses.answer_response, responses.stream_response)
+MESSAGES = _one(messages.plan_messages, messages.answer_messages, messages.stream_messages)
+COMPLETIONS = Form(completions.plan_completions, completions.answer_completions, completions.stream_completions)
+
+
+async def respond(server: Server, request: Request, body: Any, form: Form) -> Response:
+    """The answer, streamed or whole. The runs are aborted when the client leaves before it has all of it."""
+    plans = await asyncio.to_thread(form.plan, server, body)
+    runs = [Run(plan, server) for plan in plans]
+    streams = False
     try:
-        return JsonResponse(await until_gone(request, answer()))
+        await until_gone(request, _start(runs))
+        streams = bool(body.stream)
+        if streams:
+            return EventStream(form.stream(runs[0], body), runs[0].close)
+        return JsonResponse(await until_gone(request, form.answer(runs, body)))
     finally:
-        for run in runs:
-            await run.close()
-
-
-def _add_chat(app: FastAPI, server: Server) -> None:
-    @app.post("/v1/chat/completions")
-    async def chat_completions(body: ChatBody, request: Request) -> Response:
-        plan = await asyncio.to_thread(chat.plan_chat, server, body)
-        run = await start_run(server, request, plan)
-        if body.stream:
-            return EventStream(chat.stream_chat(run, body), run.close)
-        return await finish(request, [run], lambda: chat.answer_chat(run, body))
-
-
-def _add_completions(app: FastAPI, server: Server) -> None:
-    @app.post("/v1/completions")
-    async def text_completions(body: CompletionBody, request: Request) -> Response:
-        plans = await asyncio.to_thread(completions.plan_completions, server, body)
-        runs: list[Run] = []
-        try:
-            for plan in plans:
-                runs.append(await start_run(server, request, plan))
-        except BaseException:
+        if not streams:
             for run in runs:
                 await run.close()
-            raise
-        if body.stream:
-            return EventStream(completions.stream_completions(runs[0], body), runs[0].close)
-        return await finish(request, runs, lambda: completions.answer_completions(runs, body))
 
 
-def _add_other_forms(app: FastAPI, server: Server) -> None:
+async def _start(runs: Sequence[Run]) -> None:
+    """Wait for the first token of each. Raises ApiError for one that cannot run."""
+    for outcome in await asyncio.gather(*(run.start() for run in runs), return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+def _add_samplers(app: FastAPI, server: Server) -> None:
+    @app.post("/v1/chat/completions")
+    async def create_chat_completion(body: ChatBody, request: Request) -> Response:
+        return await respond(server, request, body, CHAT)
+
+    @app.post("/v1/completions")
+    async def create_completion(body: CompletionBody, request: Request) -> Response:
+        return await respond(server, request, body, COMPLETIONS)
+
     @app.post("/v1/responses")
-    async def respond(body: ResponsesBody, request: Request) -> Response:
-        plan = await asyncio.to_thread(responses.plan_response, server, body)
-        run = await start_run(server, request, plan)
-        if body.stream:
-            return EventStream(responses.stream_response(run, body), run.close)
-        return await finish(request, [run], lambda: responses.answer_response(run, body))
+    async def create_response(body: ResponsesBody, request: Request) -> Response:
+        return await respond(server, request, body, RESPONSES)
 
     @app.post("/v1/messages")
     async def create_message(body: MessagesBody, request: Request) -> Response:
-        plan = await asyncio.to_thread(messages.plan_messages, server, body)
-        run = await start_run(server, request, plan)
-        if body.stream:
-            return EventStream(messages.stream_messages(run, body), run.close)
-        return await finish(request, [run], lambda: messages.answer_messages(run, body))
+        return await respond(server, request, body, MESSAGES)
 
     @app.post("/v1/messages/count_tokens")
-    async def count_tokens(body: CountBody) -> Response:
+    async def count_message_tokens(body: CountBody) -> Response:
         plan = await asyncio.to_thread(messages.plan_messages, server, body)
         return JsonResponse({"input_tokens": len(plan.prompt_ids)})
 

@@ -15,14 +15,19 @@ from openqwq.types import StructuredOutputs
 MAX_SAMPLES = 128
 MAX_STOPS = 16
 
-Effort = Literal["none", "minimal", "low", "medium", "high"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Stops = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list), Field(max_length=MAX_STOPS)]
+StopText = Annotated[str, Field(min_length=1)]
+Stops = Annotated[
+    list[StopText],
+    BeforeValidator(_as_list, json_schema_input_type=StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)]),
+    Field(max_length=MAX_STOPS),
+]
 TokenId = Annotated[int, Field(ge=0)]
 
 
@@ -79,6 +84,7 @@ class StreamOptions(Body):
     """What a stream carries besides its text."""
 
     include_usage: bool = False
+    include_obfuscation: Literal[False] | None = None  # events are never padded here
 
 
 class Function(Body):
@@ -131,6 +137,8 @@ class ChatBody(Sampled):
     prompt_cache_key: str | None = None
     store: bool | None = None
     service_tier: str | None = None
+    modalities: list[Literal["text"]] | None = None
+    verbosity: Literal["medium"] | None = None
 
     reasoning_effort: Effort | None = None
     thinking_budget: Annotated[int, Field(ge=0)] | None = None

@@ -70,7 +70,7 @@ class Guard:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         # every key is compared, in a time that does not tell how much of one was right
-        matches = [hmac.compare_digest(given.encode(), key) for key in self.keys]
+        matches = [hmac.compare_digest(given.encode("latin-1"), key) for key in self.keys]
         if not any(matches):
             raise ApiError(
                 401,

@@ -1,26 +1,78 @@
 """Runs the application on a socket until it is told to stop, and then lets running requests end.
 
-Public: Listener.
+Public: Listener, Connection, bind.
 """
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from openqwq.errors import UserError
 from openqwq.log import logger
 
+from .errors import error_body
 from .state import Server
+from .streams import to_json
 
 # Idle connections and headers are bounded here, bodies in `Guard`.
 KEEP_ALIVE_S = 30
+HEADER_TIMEOUT_S = 30.0
 MAX_HEADER_BYTES = 64 * 1024
 BACKLOG = 1024
+
+
+class Connection(H11Protocol):
+    """Closed when a request's headers do not come in time: nothing was sent, or a byte now and then.
+
+    What is no HTTP is refused in the form of all other errors.
+    """
+
+    header_timeout_s = HEADER_TIMEOUT_S
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_waiting()
+        elif self._timer is None and self.timeout_keep_alive_task is None:
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            reason = f"the request is not HTTP, or its headers are larger than {MAX_HEADER_BYTES} bytes"
+            body = to_json(error_body(400, reason, code="not_http"))
+            headers = [
+                ("Content-Type", "application/json"),
+                ("Content-Length", str(len(body))),
+                ("Connection", "close"),
+            ]
+            for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _wait(self) -> None:
+        self._timer = self.loop.call_later(self.header_timeout_s, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class Listener(uvicorn.Server):
@@ -34,7 +86,7 @@ class Listener(uvicorn.Server):
             app,
             host=host,
             port=port,
-            http="h11",
+            http=Connection,
             ws="none",
             log_level="warning",
             access_log=False,

@@ -12,15 +12,19 @@ from pydantic import Field
 
 from openqwq.types import ToolCall
 
-from .chat import plan_chat
 from .errors import ApiError, error_body, wrong
-from .fields import Body, ChatBody, Function, Message, Stops, Tool
+from .fields import Body, Effort, Function, Message, Stops, Tool
 from .generation import End, Gain, Plan, Run
-from .responses import renamed
 from .state import Server, new_id
 from .streams import event, to_json
+from .translate import plan_as_chat
 
 NAMES = {"max_completion_tokens": "max_tokens", "stop": "stop_sequences", "thinking_budget": "thinking.budget_tokens"}
+NAMES |= {"reasoning_effort": "output_config.effort", "response_format": "output_config.format"}
+NAMES |= {"response_format.type": "output_config.format.type"}
+NAMES |= {"response_format.json_schema.schema": "output_config.format.schema"}
+# Clients give thinking back as such only where it is signed; nothing is checked here, so any mark will do.
+SIGNATURE = "openqwq"
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -38,7 +42,9 @@ class ToolSpec(Body):
     description: str | None = None
     input_schema: dict[str, Any]
     type: Literal["custom"] | None = None
+    strict: bool | None = None
     cache_control: Any = None
+    eager_input_streaming: bool | None = None
 
 
 class Thinking(Body):
@@ -46,6 +52,22 @@ class Thinking(Body):
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    display: Literal["summarized", "omitted"] | None = None
+
+
+class OutputConfig(Body):
+    """How much to think, and which form the answer has."""
+
+    effort: Effort | None = None
+    format: dict[str, Any] | None = None
+
+
+class ToolChoice(Body):
+    """Whether a tool is called, and which."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
 
 
 class CountBody(Body):
@@ -55,8 +77,10 @@ class CountBody(Body):
     messages: Annotated[list[Turn], Field(min_length=1)]
     system: Any = None
     tools: list[ToolSpec] | None = None
-    tool_choice: dict[str, Any] | None = None
+    tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    cache_control: Any = None
 
 
 class MessagesBody(CountBody):
@@ -69,43 +93,39 @@ class MessagesBody(CountBody):
     stop_sequences: Stops | None = None
     stream: bool | None = None
     metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
 
 
 def plan_messages(server: Server, body: CountBody) -> Plan:
     """The checked request. Raises ApiError naming the field that is wrong."""
-    choice = body.tool_choice or {}
-    wanted: Any = CHOICES.get(choice.get("type", "auto"))
-    if choice.get("type") == "tool":
-        wanted = {"type": "function", "function": {"name": choice.get("name")}}
-    if wanted is None:
-        raise wrong("tool_choice.type", 'is "auto", "any", "tool" or "none"')
-    tools = [_tool(tool) for tool in body.tools or ()]
-    values: dict[str, Any] = {}
-    if isinstance(body, MessagesBody):
-        values = {"max_completion_tokens": body.max_tokens, "stop": body.stop_sequences}
-        values |= {name: getattr(body, name) for name in ("temperature", "top_p", "top_k")}
-    if body.thinking is not None:
-        values["thinking_budget"] = 0 if body.thinking.type == "disabled" else body.thinking.budget_tokens
-    try:
-        plan = plan_chat(
-            server,
-            ChatBody(
-                model=body.model,
-                messages=_system(body.system) + read_turns(body.messages),
-                tools=tools or None,
-                tool_choice=wanted if tools or wanted != "auto" else None,
-                parallel_tool_calls=False if choice.get("disable_parallel_tool_use") else None,
-                **values,
-            ),
-        )
-    except ApiError as error:
-        raise renamed(error, NAMES) from error
+    plan = plan_as_chat(server, lambda: _chat_fields(body), NAMES)
     plan.request_id = new_id("msg")
+    plan.shows_thinking = body.thinking is None or body.thinking.display != "omitted"
     return plan
 
 
+def _chat_fields(body: CountBody) -> dict[str, Any]:
+    """The request as the fields of a chat completion."""
+    values: dict[str, Any] = {"model": body.model, "messages": _system(body.system) + read_turns(body.messages)}
+    values["tools"] = [_tool(tool) for tool in body.tools or ()] or None
+    if body.tool_choice is not None:
+        named = {"type": "function", "function": {"name": body.tool_choice.name}}
+        values["tool_choice"] = CHOICES.get(body.tool_choice.type, named)
+        values["parallel_tool_calls"] = not body.tool_choice.disable_parallel_tool_use
+    if isinstance(body, MessagesBody):
+        values |= {"max_completion_tokens": body.max_tokens, "stop": body.stop_sequences}
+        values |= {name: getattr(body, name) for name in ("temperature", "top_p", "top_k")}
+    if body.thinking is not None:
+        values["thinking_budget"] = 0 if body.thinking.type == "disabled" else body.thinking.budget_tokens
+    if body.output_config is not None:
+        if values.get("thinking_budget") is None:
+            values["reasoning_effort"] = body.output_config.effort
+        values["response_format"] = body.output_config.format
+    return values
+
+
 def _tool(tool: ToolSpec) -> Tool:
-    function = Function(name=tool.name, description=tool.description, parameters=tool.input_schema)
+    function = Function(name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict)
     return Tool(type="function", function=function)
 
 
@@ -185,9 +205,16 @@ async def answer_messages(run: Run, body: MessagesBody) -> dict[str, Any]:
                 content[-1][kind] += text
             else:
                 content.append(_blank(kind) | {kind: text})
+                if kind == "thinking":
+                    content[-1]["signature"] = SIGNATURE
         end = gain.end or end
-    usage = {"input_tokens": run.usage.prompt_tokens, "output_tokens": run.usage.completion_tokens}
+    usage = {"input_tokens": run.usage.prompt_tokens, **_output_usage(run)}
     return {**_head(run), "content": content, **_stop_reason(end, run.plan), "usage": usage, **_warnings(run)}
+
+
+def _output_usage(run: Run) -> dict[str, Any]:
+    details = {"thinking_tokens": run.usage.reasoning_tokens}
+    return {"output_tokens": run.usage.completion_tokens, "output_tokens_details": details}
 
 
 def _head(run: Run) -> dict[str, Any]:
@@ -209,7 +236,8 @@ def _pieces(gain: Gain) -> Iterator[tuple[str, str, ToolCall | None]]:
 
 
 def _blank(kind: str) -> dict[str, Any]:
-    return {"type": "thinking", "thinking": "", "signature": ""} if kind == "thinking" else {"type": "text", "text": ""}
+    signed = {"signature": ""} if kind == "thinking" else {}
+    return {"type": kind, kind: "", **signed}
 
 
 def _tool_use(call: ToolCall, arguments: Any) -> dict[str, Any]:
@@ -234,8 +262,8 @@ async def stream_messages(run: Run, body: MessagesBody) -> AsyncGenerator[bytes,
         return
     for one in blocks.close():
         yield event(one, one["type"])
-    counted = {"output_tokens": run.usage.completion_tokens}
-    last = {"type": "message_delta", "delta": _stop_reason(end, run.plan), "usage": counted, **_warnings(run)}
+    delta = _stop_reason(end, run.plan)
+    last = {"type": "message_delta", "delta": delta, "usage": _output_usage(run), **_warnings(run)}
     yield event(last, "message_delta")
     yield event({"type": "message_stop"}, "message_stop")
 
@@ -267,7 +295,7 @@ class _Blocks:
         if not self.open:
             return
         if self.open == "thinking":
-            yield self._delta({"type": "signature_delta", "signature": ""})
+            yield self._delta({"type": "signature_delta", "signature": SIGNATURE})
         self.open = ""
         yield {"type": "content_block_stop", "index": self.index}
 

@@ -5,10 +5,13 @@ Public: Metrics, Histogram.
 
 from __future__ import annotations
 
+import asyncio
+import os
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from .engine import ServedModel
 
@@ -23,6 +26,16 @@ ENGINE_STATS = {
     "cached_tokens_total": "Prompt tokens found in the cache.",
     "preemptions_total": "Sequences that lost their blocks and were computed again.",
 }
+
+
+def _process() -> Iterator[tuple[str, str, int]]:
+    """What this process holds, under Prometheus' usual names; nothing where the system does not tell."""
+    own = Path("/proc/self")
+    if (own / "statm").is_file():
+        pages = int((own / "statm").read_text().split()[1])
+        memory = pages * os.sysconf("SC_PAGE_SIZE")
+        yield "process_resident_memory_bytes", "Memory that the process holds.", memory
+        yield "process_open_fds", "Files and connections that the process holds.", len(os.listdir(own / "fd"))
 
 
 def _label(value: str) -> str:
@@ -75,7 +88,7 @@ class Metrics:
         self.reasoning_tokens += reasoning_tokens
 
     def render(self, models: Iterable[ServedModel]) -> str:
-        """The whole page."""
+        """The whole page; asked for from the event loop whose tasks it counts."""
         lines = []
         for name, kind, text, value in (
             ("requests_running", "gauge", "Requests that run or wait.", self.requests_running),
@@ -96,6 +109,8 @@ class Metrics:
         ):
             lines += [f"# HELP openqwq_{name} {text}", f"# TYPE openqwq_{name} histogram"]
             lines += histogram.lines(f"openqwq_{name}")
+        for name, text, held in (("openqwq_tasks", "Tasks of the event loop.", len(asyncio.all_tasks())), *_process()):
+            lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name} {held}"]
         stats = [(model.name, model.engine.stats()) for model in models]
         for field, text in ENGINE_STATS.items():
             kind = "counter" if field.endswith("_total") else "gauge"

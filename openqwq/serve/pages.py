@@ -6,8 +6,10 @@ Public: Experiment, add_page.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from fastapi import FastAPI
@@ -25,6 +27,8 @@ KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "json"
 KINDS |= {"svg": "image/svg+xml"}
 # Only files of this server run and are fetched; MathML and code colours need inline styles.
 POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+# The figures that the map shows; only a checkout of the repository has them.
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -93,9 +97,17 @@ def add_page(app: FastAPI, server: Server) -> None:
             {
                 "version": openqwq.__version__,
                 "views": views,
+                "results": sorted(place.stem for place in RESULTS.glob("*.json")),
                 "close_thinking": any(isinstance(m.engine, ClosesThinking) for m in server.models.values()),
             }
         )
+
+    @app.get("/page/results/{name}", include_in_schema=False)
+    async def result_file(name: str) -> Response:
+        place = RESULTS / name
+        if not re.fullmatch(r"\w+\.json", name) or not place.is_file():
+            raise ApiError(404, f"{name!r} is not here; the repository has the results, in benchmarks/results")
+        return Response(place.read_bytes(), media_type=KINDS["json"], headers=HEADERS)
 
     @app.get("/page/{name}", include_in_schema=False)
     async def page_file(name: str) -> Response:

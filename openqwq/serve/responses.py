@@ -13,12 +13,13 @@ from pydantic import Field
 
 from openqwq.types import ToolCall
 
-from .chat import call_object, plan_chat
+from .chat import call_object
 from .errors import ApiError, unsupported, wrong
-from .fields import Body, ChatBody, Effort, Function, Message, Tool
+from .fields import Body, Effort, Function, Message, StreamOptions, Tool
 from .generation import Gain, Plan, Run
 from .state import Server, new_id
 from .streams import event
+from .translate import plan_as_chat
 
 NAMES = {"messages": "input", "max_completion_tokens": "max_output_tokens", "reasoning_effort": "reasoning.effort"}
 NAMES |= {"response_format": "text.format", "response_format.type": "text.format.type"}
@@ -61,6 +62,13 @@ class ResponsesBody(Body):
     truncation: Literal["disabled"] | None = None
     metadata: dict[str, str] | None = None
     user: str | None = None
+    # bear on nothing here: no cache of theirs, no tiers, no tools of the server's own, no padding of events
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    service_tier: str | None = None
+    max_tool_calls: int | None = None
+    background: Literal[False] | None = None
+    stream_options: StreamOptions | None = None
 
 
 def plan_response(server: Server, body: ResponsesBody) -> Plan:
@@ -73,40 +81,29 @@ def plan_response(server: Server, body: ResponsesBody) -> Plan:
     choice = body.tool_choice
     if isinstance(choice, dict) and "name" in choice:
         choice = {"type": "function", "function": {"name": choice["name"]}}
-    messages = [Message(role="system", content=body.instructions)] if body.instructions else []
-    try:
-        plan = plan_chat(
-            server,
-            ChatBody(
-                model=body.model,
-                messages=messages + read_items(body.input),
-                tools=[Tool(type="function", function=_function(tool)) for tool in body.tools or ()] or None,
-                tool_choice=choice,
-                parallel_tool_calls=body.parallel_tool_calls,
-                max_completion_tokens=body.max_output_tokens,
-                temperature=body.temperature,
-                top_p=body.top_p,
-                response_format=(body.text or {}).get("format"),
-                reasoning_effort=body.reasoning.effort if body.reasoning else None,
-            ),
-        )
-    except ApiError as error:
-        raise renamed(error, NAMES) from error
+
+    def values() -> dict[str, Any]:
+        system = [Message(role="system", content=body.instructions)] if body.instructions else []
+        return {
+            "model": body.model,
+            "messages": system + read_items(body.input),
+            "tools": [Tool(type="function", function=_function(tool)) for tool in body.tools or ()] or None,
+            "tool_choice": choice,
+            "parallel_tool_calls": body.parallel_tool_calls,
+            "max_completion_tokens": body.max_output_tokens,
+            "temperature": body.temperature,
+            "top_p": body.top_p,
+            "response_format": (body.text or {}).get("format"),
+            "reasoning_effort": body.reasoning.effort if body.reasoning else None,
+        }
+
+    plan = plan_as_chat(server, values, NAMES)
     plan.request_id = new_id("resp")
-    plan.form_field = NAMES.get(plan.form_field, plan.form_field)
-    plan.warnings = [warning.replace("max_completion_tokens", "max_output_tokens") for warning in plan.warnings]
     return plan
 
 
 def _function(tool: FunctionTool) -> Function:
     return Function(name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict)
-
-
-def renamed(error: ApiError, names: dict[str, str]) -> ApiError:
-    """The same error under the field names of another form of request."""
-    name = names.get(error.param or "", error.param)
-    message = error.message.replace(f"`{error.param}`", f"`{name}`")
-    return ApiError(error.status_code, message, param=name, code=error.code, headers=error.headers)
 
 
 def read_items(given: Any) -> list[Message]:

@@ -26,8 +26,9 @@ SAME_NAMES: tuple[str, ...] = (
 )
 SAME_NAMES += ("presence_penalty", "frequency_penalty", "repetition_penalty")
 LISTS = ("stop", "stop_token_ids", "bad_words", "answer_scripts", "thinking_scripts")
-# Tokens of thinking for an effort; "high" sets no bound. Chosen, not published.
+# Tokens of thinking for an effort; from "high" on there is no bound. Chosen, not published.
 EFFORTS: dict[Effort, int | None] = {"none": 0, "minimal": 256, "low": 1024, "medium": 8192, "high": None}
+EFFORTS |= {"xhigh": None, "max": None}
 
 
 def sampling_params(

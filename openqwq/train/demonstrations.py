@@ -6,14 +6,13 @@ arXiv:2203.02155, eq. 2.)
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from openqwq.config import RLStage
-from openqwq.data import Chain
+from openqwq.data import read_chains
 from openqwq.errors import UserError
 from openqwq.tokenizer import render_training_turn
 
@@ -45,18 +44,3 @@ class Demonstrations:
         weights = sample_weights([s.trained_tokens for s in samples], aggregation="token")
         batches = pack(samples, weights, tokens_per_microbatch=stage.tokens_per_microbatch, device=device)
         return Component(batches=batches, objective=next_token_objective, weight=stage.demonstrations_weight)
-
-
-def read_chains(file: Path) -> list[Chain]:
-    """The chains of a JSON-lines file. Raises UserError for an unreadable file or line."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read the chains in {file}: {error.strerror}") from error
-    chains = []
-    for number, line in enumerate(lines, 1):
-        try:
-            chains.append(Chain.from_dict(json.loads(line)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}:{number} is no chain: {error}") from error
-    return chains

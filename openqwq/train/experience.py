@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 
 from openqwq.config import RLStage
-from openqwq.rollout import sample_groups
-from openqwq.types import Policy, Problem, Rollout, SamplingParams, Verdict
+from openqwq.rollout import GroupStream, sample_groups
+from openqwq.types import Group, Policy, Problem, Rollout, SamplingParams, Verdict
 from openqwq.verifiers import Verifier, verify_all
 
 from .credit import outcome_advantages
@@ -75,7 +75,10 @@ class Collects(Protocol):
 
 
 class Collector:
-    """Samples and judges one step's groups. timeline: the phases generate and verify go there."""
+    """Samples and judges one step's groups.
+
+    timeline: the phases generate and verify go there. stream: groups in flight, where sampling runs beside training.
+    """
 
     def __init__(
         self,
@@ -88,34 +91,55 @@ class Collector:
         verifiers: Mapping[str, Verifier],
         reward_scorer: RewardScorer | None,
         timeline: Timeline | None = None,
+        stream: GroupStream | None = None,
     ):
         self.stage, self.ctx, self.policy, self.tokenizer = stage, ctx, policy, tokenizer
         self.mixture, self.verifiers, self.reward_scorer = mixture, verifiers, reward_scorer
-        self.timeline = timeline or Timeline()
+        self.timeline, self.stream = timeline or Timeline(), stream
+        self.needs_spread = needs_spread(stage)
 
     def collect(self, step: int) -> Experience:
         """Groups until `prompts_per_step` of them have signal, or the refill rounds are used up.
 
         What is missing then stays missing: the step goes on with the groups that there are.
         """
-        experience = Experience(needs_spread=needs_spread(self.stage))
+        experience = Experience(needs_spread=self.needs_spread)
         for refill in range(self.stage.max_refills + 1):
             missing = self.stage.prompts_per_step - len(experience.useful_groups)
             if missing <= 0:
                 break
             experience.refills = refill
-            experience.groups += self._round(self.mixture.batch(step, missing, refill), step, refill)
+            experience.groups += self._round(missing, step, refill)
         return experience
 
-    def _round(self, problems: Sequence[Problem], step: int, refill: int) -> list[list[Attempt]]:
+    def _round(self, count: int, step: int, refill: int) -> list[list[Attempt]]:
         with self.timeline.phase("generate"):
-            params = [self._sampling(step, refill, position) for position in range(len(problems))]
-            groups = sample_groups(self.policy, self.tokenizer, problems, self.stage.samples_per_prompt, params)
+            groups = self._streamed(count, step, refill) if self.stream else self._sampled(count, step, refill)
         with self.timeline.phase("verify"):
             rollouts = [rollout for group in groups for rollout in group.rollouts]
             verdicts = judge(rollouts, self.verifiers)
             rewards = self._rewards(rollouts, verdicts, step, refill)
         return with_advantages([len(group.rollouts) for group in groups], rollouts, verdicts, rewards, self.stage)
+
+    def _sampled(self, count: int, step: int, refill: int) -> list[Group]:
+        problems = self.mixture.batch(step, count, refill)
+        params = [self._sampling(step, refill, position) for position in range(len(problems))]
+        return sample_groups(self.policy, self.tokenizer, problems, self.stage.samples_per_prompt, params)
+
+    def _streamed(self, count: int, step: int, refill: int) -> list[Group]:
+        """Complete groups of the stream; from a bound of two steps on, a step's worth of further ones stays in flight.
+
+        A group that is begun for step s is trained on at the latest in step s + max_staleness - 1, by weights that
+        are then max_staleness steps newer.
+        """
+        assert self.stream is not None
+        stage, spare = self.stage, 0
+        if stage.max_staleness > 1 and step < stage.steps - 1:
+            spare = stage.prompts_per_step
+        if (new := count + spare - len(self.stream.groups)) > 0:
+            for position, problem in enumerate(self.mixture.batch(step, new, refill)):
+                self.stream.begin(problem, self._sampling(step, refill, position), step)
+        return self.stream.advance(count, due=step - stage.max_staleness + 1)
 
     def _rewards(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict], step: int, refill: int) -> list[float]:
         if self.stage.reward == "random":

@@ -37,13 +37,3 @@ def steer_entropy_weight(weight: float, entropy: float, *, target: float, step: 
     Skywork-OR1's adaptive entropy control (arXiv:2505.22312, section 4.2).
     """
     return max(0.0, weight + (step if entropy < target else -step))
-
-
-def overlong_penalty(length: int, *, longest: int, soft_tokens: int) -> float:
-    """What is taken from the reward of a completion of `length` tokens, 0 to 1 (DAPO, arXiv:2503.14476, eq. 13).
-
-    0 up to longest - soft_tokens, then rising linearly to 1 at `longest`; soft_tokens 0: always 0.
-    """
-    if soft_tokens <= 0:
-        return 0.0
-    return min(1.0, max(0.0, (length - (longest - soft_tokens)) / soft_tokens))

@@ -7,7 +7,7 @@ Each optional part is asked for by the recipe and absent otherwise: a reference 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -54,8 +54,11 @@ class Learner:
         self.critic = Critic(self.value_stage, run) if stage.advantage == "gae" else None
         self.demonstrations = Demonstrations(stage, tokenizer, run.ctx) if stage.demonstrations_file else None
 
-    def learn(self, experience: Experience, step: int) -> Learned:
-        """The updates of one batch of rollouts, one for each mini-batch of whole groups: none without signal."""
+    def learn(self, experience: Experience, step: int, ready: Callable[[], None] = lambda: None) -> Learned:
+        """The updates of one batch of rollouts, one for each mini-batch of whole groups: none without signal.
+
+        ready: called before any weights of the policy change.
+        """
         stage, run = self.stage, self.run
         learned = Learned(entropy_weight=run.values.get(_ENTROPY_WEIGHT, stage.entropy.weight))
         batch = self.samples(experience.useful_groups)
@@ -67,7 +70,7 @@ class Learner:
                     rate = learning_rate(self.value_stage, step, run.steps)
                     learned.values.append(self.critic.update(run, batches, rate))
                 if batches and not only_values:
-                    learned.updates.append(self._update(batches, step, number, learned.entropy_weight))
+                    learned.updates.append(self._update(batches, step, number, learned.entropy_weight, ready))
         if not learned.updates:
             why = "only the value model learns" if only_values and learned.values else "no group has signal"
             logger.info("step %d of `%s`: %s, no update", step, run.ctx.name, why)
@@ -117,7 +120,14 @@ class Learner:
         limit, device = stage.tokens_per_microbatch, self.run.model.device
         return pack(samples, weights, tokens_per_microbatch=limit, device=device)
 
-    def _update(self, batches: list[PackedBatch], step: int, number: int, entropy_weight: float) -> UpdateResult:
+    def _update(
+        self,
+        batches: list[PackedBatch],
+        step: int,
+        number: int,
+        entropy_weight: float,
+        ready: Callable[[], None],
+    ) -> UpdateResult:
         stage, run = self.stage, self.run
         return update(
             run.model,
@@ -128,6 +138,7 @@ class Learner:
             max_grad_norm=stage.max_grad_norm,
             temperature=stage.temperature,
             entropy_weight=entropy_weight,
+            ready=ready,
             further=[self.demonstrations.component(step, number, run.model.device)] if self.demonstrations else (),
         )
 

@@ -41,8 +41,9 @@ class Muon(torch.optim.Optimizer):
     def _momentum(self, parameter: nn.Parameter, decay: float) -> Tensor:
         state, grad = self.state[parameter], parameter.grad
         assert grad is not None
-        buffer = state.setdefault("momentum_buffer", torch.zeros_like(grad))
-        buffer.lerp_(grad, 1 - decay)
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(grad)
+        buffer = state["momentum_buffer"].lerp_(grad, 1 - decay)
         return grad.lerp(buffer, decay)
 
 

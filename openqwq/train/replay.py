@@ -32,7 +32,7 @@ def write_rollouts(collector: Collects, steps: range, file: str | Path) -> int:
         for step in steps:
             for number, group in enumerate(collector.collect(step).groups):
                 for attempt in group:
-                    out.write(json.dumps(_row(attempt, step, number), ensure_ascii=False) + "\n")
+                    out.write(json.dumps(attempt_row(attempt, step, number), ensure_ascii=False) + "\n")
                     count += 1
             out.flush()
     return count
@@ -51,7 +51,7 @@ class Replay:
         for number, row in _read_rows(Path(file)):
             try:
                 step, group = int(row["step"]), int(row["group"])
-                self._steps.setdefault(step, {}).setdefault(group, []).append(_attempt(row))
+                self._steps.setdefault(step, {}).setdefault(group, []).append(read_attempt(row))
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(
                     f"{file}:{number} is no rollout: {error!r}", hint="`openqwq train --rollout-only` writes such files"
@@ -73,7 +73,8 @@ class Replay:
         return Experience(groups=made, needs_spread=needs_spread(self.stage))
 
 
-def _row(attempt: Attempt, step: int, group: int) -> dict[str, Any]:
+def attempt_row(attempt: Attempt, step: int, group: int) -> dict[str, Any]:
+    """A rollout with verdict and reward as JSON."""
     rollout, verdict = attempt.rollout, attempt.verdict
     return {
         "step": step,
@@ -86,22 +87,25 @@ def _row(attempt: Attempt, step: int, group: int) -> dict[str, Any]:
         "verdict": asdict(verdict),
         "reward": None if math.isnan(attempt.reward) else attempt.reward,
         "problem": rollout.problem.to_dict(),
+        "weight_checksums": dict(rollout.weight_checksums),
     }
 
 
-def _attempt(row: Mapping[str, Any]) -> tuple[Rollout, Verdict, float]:
+def read_attempt(row: Mapping[str, Any]) -> tuple[Rollout, Verdict, float]:
+    """Inverse of `attempt_row`. Raises KeyError, TypeError or ValueError for a row of another shape."""
     ids: dict[str, Any] = {name: tuple(row[name]) for name in _IDS}
     lengths = {name: len(ids[name]) for name in _IDS if name != "prompt_ids"}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"streams of unequal lengths: {lengths}")
     rest = {name: row[name] for name in ("text", "finish_reason", "status", "error")}
-    rollout = Rollout(problem=Problem.from_dict(row["problem"]), **ids, **rest)
+    checksums = {int(version): name for version, name in row.get("weight_checksums", {}).items()}
+    rollout = Rollout(problem=Problem.from_dict(row["problem"]), weight_checksums=checksums, **ids, **rest)
     return rollout, Verdict(**row["verdict"]), math.nan if row["reward"] is None else float(row["reward"])
 
 
 def _read_rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_bytes().splitlines()  # texts hold further kinds of line ends, bytes do not
         return [(number, json.loads(line)) for number, line in enumerate(lines, 1) if line.strip()]
     except OSError as error:
         raise UserError(f"cannot read the rollouts in {file}: {error.strerror}") from error

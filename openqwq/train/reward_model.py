@@ -31,7 +31,7 @@ from .sft import epoch_indices
 from .stage import StageContext, StageRun
 from .update import step_optimizer
 
-Pair = tuple[Sequence[int], Sequence[int]]
+EncodedPair = tuple[Sequence[int], Sequence[int]]
 """Token ids (prompt and completion) of the chosen and of the rejected one."""
 
 _SCORE_FILE = "score.safetensors"
@@ -65,7 +65,7 @@ class RewardModel(nn.Module):
             scores[part] = self._packed([sequences[i] for i in part]).cpu()
         return scores.tolist()
 
-    def pair_scores(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+    def pair_scores(self, pairs: Sequence[EncodedPair]) -> tuple[Tensor, Tensor]:
         """Scores of the chosen and of the rejected ones, with gradient, in one packed pass."""
         scores = self._packed([sequence for pair in pairs for sequence in pair])
         return scores[0::2], scores[1::2]
@@ -97,8 +97,8 @@ def run_reward_model(
     stage: RewardModelStage,
     *,
     model: Qwen2ForCausalLM,
-    pairs: Sequence[Pair],
-    held_out: Sequence[Pair],
+    pairs: Sequence[EncodedPair],
+    held_out: Sequence[EncodedPair],
     ctx: StageContext,
 ) -> RewardModel:
     """A reward model trained on a copy of `model`; the row of the last step bears its held-out measures."""
@@ -122,7 +122,9 @@ def run_reward_model(
     return reward_model
 
 
-def _train_on_pairs(run: StageRun[RewardModelStage, RewardModel], pairs: Sequence[Pair], step: int) -> dict[str, Any]:
+def _train_on_pairs(
+    run: StageRun[RewardModelStage, RewardModel], pairs: Sequence[EncodedPair], step: int
+) -> dict[str, Any]:
     """One optimiser step on the mean loss of the pairs; gives its metrics."""
     started, stage, model = time.perf_counter(), run.stage, run.model
     rate = learning_rate(stage, step, run.steps)
@@ -150,13 +152,13 @@ def _train_on_pairs(run: StageRun[RewardModelStage, RewardModel], pairs: Sequenc
 
 
 @torch.no_grad()
-def centre_scores(model: RewardModel, pairs: Sequence[Pair]) -> None:
+def centre_scores(model: RewardModel, pairs: Sequence[EncodedPair]) -> None:
     """Shift the scores so that the mean over both sides of the pairs is 0."""
     scores = model.score([sequence for pair in pairs for sequence in pair])
     model.offset.add_(sum(scores) / len(scores))
 
 
-def measure_pairs(model: RewardModel, pairs: Sequence[Pair]) -> dict[str, float | None]:
+def measure_pairs(model: RewardModel, pairs: Sequence[EncodedPair]) -> dict[str, float | None]:
     """Accuracy and calibration error of the model's preferences on pairs; a tie is half right."""
     scores = model.score([sequence for pair in pairs for sequence in pair])
     differences = [chosen - rejected for chosen, rejected in zip(scores[0::2], scores[1::2], strict=True)]

@@ -10,7 +10,6 @@ from openqwq.config import RLStage
 from openqwq.errors import UserError
 from openqwq.types import Rollout, Verdict
 
-from .kl import overlong_penalty
 from .stage import StageContext
 
 RewardScorer = Callable[[Sequence[Sequence[int]]], Sequence[float]]
@@ -53,11 +52,19 @@ def shape_by_length(rollouts: Sequence[Rollout], rewards: Sequence[float], stage
     for rollout, reward in zip(rollouts, rewards, strict=True):
         if stage.truncated == "mask" and rollout.finish_reason == "length":
             shaped.append(math.nan)
-        elif soft > 0:
-            shaped.append(reward - overlong_penalty(len(rollout.completion_ids), longest=longest, soft_tokens=soft))
         else:
-            shaped.append(reward)
+            shaped.append(reward - overlong_penalty(len(rollout.completion_ids), longest=longest, soft_tokens=soft))
     return shaped
+
+
+def overlong_penalty(length: int, *, longest: int, soft_tokens: int) -> float:
+    """What is taken from the reward of a completion of `length` tokens, 0 to 1 (DAPO, arXiv:2503.14476, eq. 13).
+
+    0 up to longest - soft_tokens, then rising linearly to 1 at `longest`; soft_tokens 0: always 0.
+    """
+    if soft_tokens <= 0:
+        return 0.0
+    return min(1.0, max(0.0, (length - (longest - soft_tokens)) / soft_tokens))
 
 
 def coin_rewards(count: int, ctx: StageContext, *where: int) -> list[float]:

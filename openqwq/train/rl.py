@@ -2,7 +2,7 @@
 
     experience = collector.collect(step)         problems, rollouts, verdicts, rewards      experience.py
     learned = learner.learn(experience, step)    advantages, packing, loss, updates         learner.py
-    policy.load_weights(model, ...)              the next rollouts use the new policy
+    publish(policy, model, ...)                  the next rollouts use the new policy
 
 By default group advantages without deviation (Dr. GRPO, arXiv:2503.20783) and token-level clipped policy gradient
 with a higher upper bound and refilled groups (DAPO, arXiv:2503.14476); the recipe names other algorithms. Where this
@@ -25,15 +25,18 @@ from torch import nn
 from openqwq.config import RLStage
 from openqwq.data.curriculum import DifficultyPool, draw_pool
 from openqwq.errors import UserError
-from openqwq.model import Qwen2ForCausalLM
+from openqwq.log import logger
+from openqwq.model import Qwen2ForCausalLM, set_batch_invariant, weight_checksum
 from openqwq.model.lora import add_lora, merge_lora, save_lora
-from openqwq.types import Policy
+from openqwq.rollout import GroupStream, SteppedPolicy
 from openqwq.verifiers import Verifier
 
 from .experience import Collector, Collects, Experience, ProblemMixture, needs_spread
+from .freshness import Freshness
 from .gate import GateEvaluate, RegressionGate
 from .learner import Learned, Learner
 from .optimizer import build_optimizer, learning_rate
+from .overlap import InTurn, Overlap
 from .rewards import RewardScorer, check_rewards
 from .rl_metrics import experience_metrics, sample_rows, seconds_metrics, update_metrics
 from .stage import StageContext, StageRun
@@ -41,7 +44,7 @@ from .timeline import Timeline
 from .trackers import Trackers, open_trackers
 
 
-class TrainedPolicy(Policy, Protocol):
+class TrainedPolicy(SteppedPolicy, Protocol):
     """A policy that takes the trainer's weights and counts them as a version."""
 
     def load_weights(self, source: nn.Module, *, version: int | None = None) -> None: ...
@@ -79,7 +82,9 @@ def run_rl(
     _check_stage(stage, ctx)
     pool = build_pool(stage, mixture, ctx)
     timeline = Timeline()
-    collector = replay or Collector(
+    overlapped = stage.max_staleness > 0 and replay is None
+    stream = GroupStream(policy, tokenizer, stage.samples_per_prompt) if overlapped else None
+    collector = Collector(
         stage,
         ctx,
         policy=policy,
@@ -88,37 +93,52 @@ def run_rl(
         verifiers=verifiers,
         reward_scorer=reward_scorer,
         timeline=timeline,
+        stream=stream,
     )
-    with adapters(model, stage, ctx), trackers(stage, ctx) as tracked:
+    with adapters(model, stage, ctx), invariance(model, stage), trackers(stage, ctx) as tracked:
         optimizer = build_optimizer(model, stage)
         with StageRun(ctx, stage, model, optimizer, steps=stage.steps) as run:
+            freshness = Freshness(run, None if replay else stage.max_staleness)
             policy.load_weights(model, version=run.values.setdefault("policy_version", policy.version))
+            if run.step == 0:
+                freshness.publish(policy.version, weight_checksum(model))
             if pool and "curriculum" in run.values:
                 pool.load_state(run.values["curriculum"])
             learner = Learner(stage, run, tokenizer)
             gate = RegressionGate(stage.gate, gate_evaluate, run)
             with timeline.phase("gate"):
                 gate.look_if_due()
-            for step in run.remaining_steps():
-                experience = collector.collect(step)
-                with run.uninterrupted():
-                    with timeline.phase("train"):
-                        learned = learner.learn(experience, step)
-                    with timeline.phase("sync"):
-                        policy.load_weights(model, version=policy.version + len(learned.updates))
-                    run.values["policy_version"] = policy.version
-                    row = _metrics_row(run, experience, learned, gate, step)
-                    row |= record_curriculum(pool, experience, run) | seconds_metrics(timeline)
-                    tracked.log(row, step)
-                    run.finish(row, sample_rows(experience, step, ctx), timeline.take(ctx.name, step))
-                with timeline.phase("gate"):
-                    gate.look_if_due()
+            with Overlap(collector, stream, stage, run, timeline) if stream else InTurn(replay or collector) as source:
+                for step in run.remaining_steps():
+                    experience = source.collect(step)
+                    with run.uninterrupted():
+                        fresh = freshness.measure(a.rollout for a in experience.attempts)
+                        source.begin(step + 1)
+                        with timeline.phase("train"):
+                            learned = learner.learn(experience, step, ready=source.wait)
+                            source.wait()
+                        with timeline.phase("sync"):
+                            publish(policy, model, freshness, policy.version + len(learned.updates))
+                        run.values["policy_version"] = policy.version
+                        row = _metrics_row(run, experience, learned, gate, step) | fresh
+                        row |= record_curriculum(pool, experience, run)
+                        row |= seconds_metrics(timeline, overlapped=overlapped)
+                        tracked.log(row, step)
+                        run.finish(row, sample_rows(experience, step, ctx), timeline.take(ctx.name, step))
+                    with timeline.phase("gate"):
+                        gate.look_if_due()
             policy.load_weights(model, version=policy.version)
     return RLOutcome(
         steps=run.step,
         gate_fell=run.values.get("gate_fell", ""),
         gate_scores=run.values.get("gate_scores", {}),
     )
+
+
+def publish(policy: TrainedPolicy, model: Qwen2ForCausalLM, freshness: Freshness, version: int) -> None:
+    """Give the policy the model's weights under this version, and note which weights they are."""
+    policy.load_weights(model, version=version)
+    freshness.publish(version, weight_checksum(model))
 
 
 @contextmanager
@@ -138,6 +158,22 @@ def adapters(model: Qwen2ForCausalLM, stage: RLStage, ctx: StageContext) -> Iter
     yield
     save_lora(model, ctx.checkpoints.run_folder / "adapters" / ctx.name)
     merge_lora(model)
+
+
+@contextmanager
+def invariance(model: Qwen2ForCausalLM, stage: RLStage) -> Iterator[None]:
+    """With `batch_invariant`: the model, and so sampler and trainer, compute in that mode within this block."""
+    before = model.batch_invariant
+    try:
+        set_batch_invariant(model, stage.batch_invariant != "off" or before)
+    except UserError as error:
+        if stage.batch_invariant == "on":
+            raise
+        logger.warning("%s: log-probs of sampler and trainer will differ by rounding", error.message)
+    try:
+        yield
+    finally:
+        set_batch_invariant(model, before)
 
 
 @contextmanager
@@ -202,10 +238,10 @@ def _check_stage(stage: RLStage, ctx: StageContext) -> None:
             "but group advantages need at least 2",
             hint="set `samples_per_prompt = 8`",
         )
-    if stage.max_staleness != 0:
+    if stage.max_staleness and stage.correction.mode == "none":
         raise UserError(
-            f"`max_staleness` is {stage.max_staleness} in stage `{ctx.name}`, but only 0 (synchronous) is built",
-            hint="set `max_staleness = 0`",
+            f"`max_staleness` is {stage.max_staleness} in stage `{ctx.name}`, but nothing mends older weights",
+            hint='set `correction.mode = "truncate"`, or `max_staleness = 0`',
         )
     if stage.temperature <= 0:
         raise UserError(f"`temperature` is {stage.temperature} in stage `{ctx.name}`, but rollouts must be sampled")

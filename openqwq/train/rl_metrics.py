@@ -82,10 +82,13 @@ def update_metrics(learned: Learned, stage: RLStage) -> dict[str, Any]:
     return row
 
 
-def seconds_metrics(timeline: Timeline) -> dict[str, float]:
-    """The step's time by phase; idle is what no phase covers."""
-    phases = {f"seconds_{name}": timeline.seconds(name) for name in ("generate", "verify", "train", "sync", "gate")}
-    return {**phases, "seconds_idle": timeline.idle_seconds()}
+def seconds_metrics(timeline: Timeline, *, overlapped: bool) -> dict[str, float]:
+    """The step's time by phase; idle is what no phase covers.
+
+    overlapped: generate and verify ran beside the others, and the wait for them is a phase.
+    """
+    names = ("generate", "verify", *(["wait"] if overlapped else []), "train", "sync", "gate")
+    return {**{f"seconds_{n}": timeline.seconds(n) for n in names}, "seconds_idle": timeline.idle_seconds()}
 
 
 def sample_rows(experience: Experience, step: int, ctx: StageContext) -> list[Mapping[str, Any]]:
@@ -115,6 +118,8 @@ def _sample_row(attempt: Attempt, step: int, stage: str) -> dict[str, Any]:
         "text": rollout.text,
         "tokens": len(rollout.completion_ids),
         "finish_reason": rollout.finish_reason,
+        "policy_versions": sorted(set(rollout.policy_versions)),
+        "weight_checksums": [rollout.weight_checksums[v] for v in sorted(rollout.weight_checksums)],
         "verdict": verdict.status,
         "score": verdict.score,
         "reason": verdict.reason,

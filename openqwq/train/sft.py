@@ -25,7 +25,7 @@ from .packing import Sample, completion_sample, document_sample, pack
 from .stage import StageContext, StageRun
 from .update import next_token_objective, update
 
-Chain = tuple[Sequence[int], Sequence[int]]
+EncodedChain = tuple[Sequence[int], Sequence[int]]
 """Prompt ids and completion ids (the end token included)."""
 Documents = Callable[[int], Iterator[Sequence[int]]]
 """Token ids of endless documents from number n on: `documents(n)` continues where a resumed run stands."""
@@ -35,7 +35,7 @@ def run_sft(
     stage: SFTStage,
     *,
     model: Qwen2ForCausalLM,
-    chains: Sequence[Chain],
+    chains: Sequence[EncodedChain],
     ctx: StageContext,
     documents: Documents | None = None,
 ) -> None:

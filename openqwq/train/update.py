@@ -7,6 +7,7 @@ Letters: M trained tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -62,7 +63,12 @@ def policy_logprobs(
     predictors = hidden[batch.positions - 1]  # [M, H]
     head = model.model.embed_tokens if model.lm_head is None else model.lm_head
     return chunked_logprobs(
-        predictors, head.weight, batch.targets, temperature=temperature, entropy_gradient=entropy_gradient
+        predictors,
+        head.weight,
+        batch.targets,
+        temperature=temperature,
+        entropy_gradient=entropy_gradient,
+        invariant=model.batch_invariant,
     )
 
 
@@ -82,10 +88,12 @@ def update(
     temperature: float = 1.0,
     entropy_weight: float = 0.0,
     further: Sequence[Component] = (),
+    ready: Callable[[], None] = lambda: None,
 ) -> UpdateResult:
     """Make one optimiser step on the weighted sum of the objective over all micro-batches.
 
     entropy_weight: factor of the entropy of each token, which is subtracted from its loss.
+    ready: called once the gradient is there; the weights change when it returns.
     further: other terms of the loss; only the first one's tokens are observed.
     Raises UserError, before touching the weights, when the gradient is not finite.
     """
@@ -96,6 +104,7 @@ def update(
         own, _ = accumulate(model, part.batches, part.objective, temperature=part.temperature, weight=part.weight)
         loss += own
         num_tokens += sum(len(batch.input_ids) for batch in part.batches)
+    ready()
     grad_norm = step_optimizer(model, optimizer, learning_rate=learning_rate, max_grad_norm=max_grad_norm)
     return UpdateResult(loss=loss, grad_norm=grad_norm, num_tokens=num_tokens, tokens=tokens)
 
@@ -129,7 +138,7 @@ def accumulate(
 def step_optimizer(model: nn.Module, optimizer: Optimizers, *, learning_rate: float, max_grad_norm: float) -> float:
     """Clip the gradients, step at this learning rate, and give the norm before clipping."""
     grad_norm = clip_gradients(model.parameters(), max_grad_norm)
-    if not torch.isfinite(torch.tensor(grad_norm)):
+    if not math.isfinite(grad_norm):
         raise UserError(
             f"the gradient's norm is {grad_norm}: training has diverged",
             hint="lower `learning_rate` or `max_grad_norm`; the last checkpoint stands",

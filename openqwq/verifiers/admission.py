@@ -29,10 +29,14 @@ _PROGRAMS = {
     ),
     "random": "import random\ndef {name}(*args, **kwargs):\n    return random.randrange(10**{n}, 10**9)",
 }
-_SCRIPTS = {
-    "constant": "print(0)",
-    "shotgun": "print('0 1 2 3 yes no YES NO Yes No -1')",
-    "random": "import random\nprint(random.randrange(10**{n}, 10**9))",
+_OUTPUTS = {"constant": "0", "shotgun": "0 1 2 3 yes no YES NO Yes No -1"}
+_PRINTING = {
+    "python": "print('{text}')",
+    "cpp": '#include <cstdio>\nint main() { puts("{text}"); }',
+    "javascript": "console.log('{text}')",
+    "java": 'class Main { public static void main(String[] a) { System.out.println("{text}"); } }',
+    "rust": 'fn main() { println!("{text}"); }',
+    "go": 'package main\nimport "fmt"\nfunc main() { fmt.Println("{text}") }',
 }
 
 
@@ -90,7 +94,7 @@ def _answers(candidate: Candidate) -> Iterator[tuple[str, str]]:
     makers = {"code": _code_answers, "tool_call": _call_answers}
     bodies = makers.get(problem.verifier, _text_answers)(problem, reference, rng)
     for name, body in (("reference", reference), ("empty", ""), *bodies):
-        yield name, f"Let me think.\n</think>\n\n{_write(problem.verifier, body)}"
+        yield name, f"Let me think.\n</think>\n\n{_write(problem, body)}"
 
 
 def own_reference(problem: Problem) -> str | None:
@@ -139,26 +143,34 @@ def _call_texts(calls: Sequence[tuple[str, Any]]) -> str:
     return "\n".join(f"<tool_call>\n{text}\n</tool_call>" for text in texts) or "No function helps."
 
 
-def _write(verifier: str, body: str) -> str:
-    if verifier in ("math", "reasoning_gym"):
+def _write(problem: Problem, body: str) -> str:
+    if problem.verifier in ("math", "reasoning_gym"):
         return f"\\boxed{{{body}}}"
-    if verifier in ("code", "proof"):
-        return f"```{'python' if verifier == 'code' else ''}\n{body}\n```"
+    if problem.verifier in ("code", "proof"):
+        return f"```{_language(problem) if problem.verifier == 'code' else ''}\n{body}\n```"
     return body
+
+
+def _language(problem: Problem) -> str:
+    named = problem.answer.get("language") if isinstance(problem.answer, dict) else None
+    return named if isinstance(named, str) and named in _PRINTING else "python"
 
 
 def _code_answers(problem: Problem, reference: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     del reference
-    is_script = isinstance(problem.answer, dict) and not (
-        problem.answer.get("entry_point") or problem.answer.get("fn_name") or problem.answer.get("test_list")
-    )
     name = _entry_point(problem.answer)
-    for kind, text in (_SCRIPTS if is_script else _PROGRAMS).items():
+    for kind in _PROGRAMS:
         for i in range(NUM_RANDOM if kind == "random" else 1):
-            yield f"{kind}{i}", text.replace("{name}", name).replace("{n}", str(rng.randrange(1, 8)))
+            if name:
+                text = _PROGRAMS[kind].replace("{name}", name).replace("{n}", str(rng.randrange(1, 8)))
+            else:
+                output = _OUTPUTS.get(kind) or str(rng.randrange(10 ** rng.randrange(1, 8), 10**9))
+                text = _PRINTING[_language(problem)].replace("{text}", output)
+            yield f"{kind}{i}", text
 
 
 def _entry_point(answer: Any) -> str:
+    """What the programs must define; empty for programs on stdin."""
     from openqwq.verifiers.code_tasks import TaskError, read_task
 
     try:

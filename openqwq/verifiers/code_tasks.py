@@ -1,10 +1,12 @@
 """Coding tasks as data sets write them, read into what the sandbox takes.
 
-Public: `read_task`, `CodeTask`, `TaskError`. Told apart by their keys:
-- ours: `mode`, `tests` and, but for programs on stdin, `entry_point`;
+Public: `read_task`, `CodeTask`, `TaskError`, `ANY`. Told apart by their keys:
+- ours: `mode`, `tests` and, but for programs on stdin, `entry_point`; on stdin also `language`;
 - HumanEval: `prompt`, `test`, `entry_point`; MBPP: `test_list` and `test_imports`;
-- LiveCodeBench, APPS, TACO: `inputs` and `outputs` with `fn_name`, or `tests` of `input` and `output` with `func_name`,
-  each also as JSON text. Pickled tests are unreadable: unpickling runs what it is given.
+- LiveCodeBench: `public_test_cases`, `private_test_cases` (packed or not) and `metadata` with `func_name`;
+- APPS, TACO: `inputs` and `outputs` with `fn_name`, or `tests` of `input` and `output` with `func_name`, each also as
+  JSON text.
+Nothing is ever unpickled: of LiveCodeBench's packed tests, a pickled text, the text is read (`packed.py`).
 """
 
 from __future__ import annotations
@@ -13,9 +15,16 @@ import ast
 import builtins
 import json
 import re
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from openqwq.sandbox.spec import LANGUAGES
+from openqwq.verifiers.packed import PackedError, unpack_text
+
+ANY = "any"
+"""In place of a language: the one that the program's fence names."""
 
 LIBRARY = """from typing import *
 from collections import *
@@ -37,8 +46,9 @@ class TaskError(Exception):
 class CodeTask:
     """Tests for the sandbox, and what stands around the candidate's program.
 
-    prelude: put before the program; the tests may rely on it.
-    method:  the entry point may be a method of `class Solution`.
+    prelude:  put before the program; the tests may rely on it.
+    method:   the entry point may be a method of `class Solution`.
+    language: of programs on stdin, or ANY; empty where the task does not say.
     """
 
     mode: str
@@ -46,6 +56,7 @@ class CodeTask:
     entry_point: str = ""
     prelude: str = ""
     method: bool = False
+    language: str = ""
 
     def wrap(self, program: str) -> str:
         """The whole program to run."""
@@ -62,8 +73,10 @@ def read_task(answer: Any) -> CodeTask:
         task = _read_mbpp(answer)
     elif "test" in answer and "prompt" in answer:
         task = _read_humaneval(answer)
-    elif "mode" not in answer and ("inputs" in answer or "input_output" in answer or "tests" in answer):
+    elif "public_test_cases" in answer or "private_test_cases" in answer:
         task = _read_livecodebench(answer)
+    elif "mode" not in answer and ("inputs" in answer or "input_output" in answer or "tests" in answer):
+        task = _read_apps(answer)
     else:
         task = _read_ours(answer)
     if not isinstance(task.tests, list):
@@ -74,7 +87,16 @@ def read_task(answer: Any) -> CodeTask:
         raise TaskError(f"the problem's mode is {task.mode!r}, not function, stdio or asserts")
     if task.mode != "stdio" and not str(task.entry_point).isidentifier():
         raise TaskError("the problem names no entry point")
-    return task
+    return replace(task, language=_read_language(answer, task.mode))
+
+
+def _read_language(answer: dict[str, Any], mode: str) -> str:
+    language = answer.get("language", "")
+    if language not in ("", *LANGUAGES, ANY):
+        raise TaskError(f"the problem's language is {language!r}, not one of {', '.join((*LANGUAGES, ANY))}")
+    if mode != "stdio" and language not in ("", "python"):
+        raise TaskError(f"tests in mode {mode!r} are for Python only, {language} has stdio")
+    return language
 
 
 def _read_ours(answer: dict[str, Any]) -> CodeTask:
@@ -92,11 +114,28 @@ def _read_humaneval(answer: dict[str, Any]) -> CodeTask:
 
 
 def _read_mbpp(answer: dict[str, Any]) -> CodeTask:
-    tests, imports = answer["test_list"], "\n".join(answer.get("test_imports") or [])
+    tests, imports = answer["test_list"], list(answer.get("test_imports") or [])
     if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):
         raise TaskError("`test_list` is not a list of texts")
     name = answer.get("entry_point") or (_called_name(tests[0]) if tests else "")
-    return CodeTask("asserts", [f"{imports}\n{test}" if imports else test for test in tests], name)
+    imports += _imports_used(str(answer.get("code", "")), "\n".join(tests))
+    return CodeTask("asserts", ["\n".join([*imports, test]) for test in tests], name)
+
+
+def _imports_used(reference: str, tests: str) -> list[str]:
+    """The reference's imports whose names its tests use: MBPP's were written to run behind it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an invalid escape in a data set's program is nothing to tell users
+            statements = ast.parse(reference).body
+    except (SyntaxError, ValueError, RecursionError):
+        return []
+    return [
+        ast.unparse(statement)
+        for statement in statements
+        if isinstance(statement, ast.Import | ast.ImportFrom)
+        and any(re.search(rf"\b{alias.asname or alias.name.partition('.')[0]}\b", tests) for alias in statement.names)
+    ]
 
 
 def _called_name(test: str) -> str:
@@ -110,6 +149,31 @@ def _called_name(test: str) -> str:
 
 
 def _read_livecodebench(answer: dict[str, Any]) -> CodeTask:
+    """A row as it is published: public tests as JSON text, private ones as JSON text or packed."""
+    rows = [*_as_list(answer.get("public_test_cases")), *_as_list(_unpacked(answer.get("private_test_cases")))]
+    metadata = _as_json(answer.get("metadata") or {})
+    if not isinstance(metadata, dict):
+        raise TaskError("`metadata` is no object")
+    return _read_apps({"tests": rows, "func_name": metadata.get("func_name")})
+
+
+def _as_list(value: Any) -> list[Any]:
+    rows = _as_json(value or [])
+    if not isinstance(rows, list):
+        raise TaskError("the test cases are no list")
+    return rows
+
+
+def _unpacked(value: Any) -> Any:
+    if not isinstance(value, str) or value.lstrip().startswith("["):
+        return value
+    try:
+        return unpack_text(value) if value else value
+    except PackedError as error:
+        raise TaskError(f"the private test cases cannot be unpacked: {error}") from error
+
+
+def _read_apps(answer: dict[str, Any]) -> CodeTask:
     content = _as_json(answer.get("input_output", answer))
     if "tests" in content or not isinstance(content.get("inputs"), list | str):
         rows = _as_json(content.get("tests", answer.get("tests")))

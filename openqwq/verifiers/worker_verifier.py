@@ -34,6 +34,10 @@ class WorkerVerifier(Verifier):
     def prepare(self, problem: Problem, completion: str) -> Verdict | list[Any]:
         """The verdict, or the worker's job (JSON) with the text that is judged as its last item."""
 
+    def prepare_many(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict | list[Any]]:
+        """What `prepare` says of each pair, in order."""
+        return [self.prepare(problem, completion) for problem, completion in pairs]
+
     @abstractmethod
     def finish(self, result: Any, job: list[Any]) -> Verdict:
         """The verdict on what the worker returned for a job."""
@@ -46,8 +50,7 @@ class WorkerVerifier(Verifier):
         verdicts: dict[int, Verdict] = {}
         jobs: dict[str, list[Any]] = {}
         waiting: dict[str, list[int]] = {}
-        for i, (problem, completion) in enumerate(pairs):
-            prepared = self.prepare(problem, completion)
+        for i, prepared in enumerate(self.prepare_many(pairs)):
             if isinstance(prepared, Verdict):
                 verdicts[i] = prepared
             else:

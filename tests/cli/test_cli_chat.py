@@ -101,8 +101,8 @@ def test_ctrl_c_stops_the_answer_not_the_program(talk, monkeypatch, capsys):
         return step()
 
     monkeypatch.setattr(engine, "step", interrupted)
-    talk.take("x")
-    assert len(steps) == 5 and not engine.has_unfinished
+    talk.take("x")  # the sixth step computes the history for the next turn
+    assert len(steps) == 6 and not engine.has_unfinished
     assert talk.thoughts == "aaaaa"
     assert signal.getsignal(signal.SIGINT) is handler
 

@@ -3,13 +3,14 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from random import Random
 
 import pytest
 
 from openqwq.config import SourceConfig
-from openqwq.data import Attempt, Chain, build_chains, build_source, held_out, problem_texts
+from openqwq.data import Attempt, Chain, build_chains, build_source, held_out, problem_texts, read_chains, write_chains
 from openqwq.data.chains import ChainFilter, programmatic_teacher, thinking_agrees
 from openqwq.data.facts import LEGS
 from openqwq.data.teachers import teach
@@ -109,11 +110,26 @@ def test_the_same_seed_gives_the_same_set_without_held_out_texts():
     assert not unseen & {chain.problem.prompt for chain in first}
 
 
-def test_a_chain_survives_its_file_form():
-    chain = build_chains(chain_sum(), {"chain_sum": 1}, seed=0)[0][0]
-    again = Chain.from_dict(json.loads(json.dumps(chain.to_dict())))
+def test_a_chain_survives_its_file_form(tmp_path):
+    (made,), manifest = build_chains(chain_sum(), {"chain_sum": 1}, seed=0)
+    chain = replace(made, thinking=f"{made.thinking}\u2028\x85\r\n\n+")
+    write_chains(tmp_path / "a.jsonl", [chain], manifest)
+    (again,) = read_chains(tmp_path / "a.jsonl")
     assert again.completion == chain.completion == f"{chain.thinking}\n</think>\n\n{chain.answer}"
     assert again.problem.prompt == chain.problem.prompt
+    assert json.loads((tmp_path / "a.manifest.json").read_text()) == manifest.to_dict()
+
+
+@pytest.mark.parametrize("line", [b"", b"[]", b"{}", b'{"problem": ""}', b"\xff"])
+def test_a_line_that_is_no_chain_is_named(tmp_path, line):
+    file = tmp_path / "a.jsonl"
+    chains, manifest = build_chains(chain_sum(), {"chain_sum": 1}, seed=0)
+    write_chains(file, chains, manifest)
+    file.write_bytes(file.read_bytes() + line + b"\n")
+    with pytest.raises(UserError, match=r"a\.jsonl:2 is no chain"):
+        read_chains(file)
+    with pytest.raises(UserError, match="cannot read the chains"):
+        read_chains(tmp_path / "absent.jsonl")
 
 
 def spoil(attempt, how):

@@ -2,59 +2,22 @@
 
 import json
 import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from openqwq.cli.main import main
-from openqwq.config import SourceConfig
-from openqwq.data import Attempt, Chain, build_chains, build_source
+from openqwq.config import SourceConfig, load_recipe
+from openqwq.data import Attempt, Chain, build_chains, build_source, write_chains
 from openqwq.data.chains import programmatic_teacher
-from openqwq.data.teacher import ServerTeacher, chat_url, read_choice
+from openqwq.data.teacher import ServerTeacher, read_choice
 from openqwq.errors import UserError
+from openqwq.json_client import chat_url
+from openqwq.pipeline.materials import Materials
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.toml"
 CHAIN_SUM = {"min_terms": 2, "max_terms": 3, "max_digits": 1}
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@contextmanager
-def server(respond):
-    """A server on a free port; `respond(body, headers)` gives (status, headers, JSON or bytes). Yields URL and log."""
-    log = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            log.append((self.path, body, dict(self.headers)))
-            status, headers, content = respond(body, self.headers)
-            content = content if isinstance(content, bytes) else json.dumps(content).encode()
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(content)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *args):
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{httpd.server_port}", log
-    finally:
-        httpd.shutdown()
-        thread.join()
-        httpd.server_close()
 
 
 def completion(content, finish_reason="stop", **message):
@@ -84,9 +47,9 @@ def ask(url, **kw):
     return list(ServerTeacher(url, "m", backoff_s=0.01, **kw)(problem, Random(0)))
 
 
-def test_request_has_the_model_the_messages_the_sampling_and_the_key(monkeypatch):
+def test_request_has_the_model_the_messages_the_sampling_and_the_key(json_server, monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret")
-    with server(solve) as (url, log):
+    with json_server(solve) as (url, log):
         ask(url, api_key_env="MY_KEY", sampling={"temperature": 0.5, "max_tokens": 99})
     ((path, body, headers),) = log
     problem = chain_sum()["chain_sum"].problem("train", 0)
@@ -133,8 +96,8 @@ def test_a_wrong_address_is_a_user_error(url):
         ServerTeacher(url, "m")
 
 
-def test_chains_from_a_server_are_kept_when_right_and_do_not_depend_on_workers():
-    with server(solve) as (url, log):
+def test_chains_from_a_server_are_kept_when_right_and_do_not_depend_on_workers(json_server):
+    with json_server(solve) as (url, log):
         teacher = ServerTeacher(url, "m", samples=3)
         chains, manifest = build_chains(chain_sum(), {"chain_sum": 20}, seed=0, teacher=teacher, workers=4)
     assert len(log) == 20
@@ -142,7 +105,7 @@ def test_chains_from_a_server_are_kept_when_right_and_do_not_depend_on_workers()
     assert chains == build_chains(chain_sum(), {"chain_sum": 20}, seed=0, teacher=programmatic_teacher)[0]
 
 
-def test_further_samples_are_asked_for_only_after_bad_ones():
+def test_further_samples_are_asked_for_only_after_bad_ones(json_server):
     asked: dict = {}
 
     def respond(body, headers):
@@ -152,14 +115,14 @@ def test_further_samples_are_asked_for_only_after_bad_ones():
             return completion("\\boxed{99999}", reasoning_content="1+1=2")
         return completion("cut", "length", reasoning_content="1") if asked[text] == 2 else solve(body, headers)
 
-    with server(respond) as (url, log):
+    with json_server(respond) as (url, log):
         teacher = ServerTeacher(url, "m", samples=4)
         _, manifest = build_chains(chain_sum(), {"chain_sum": 5}, seed=0, teacher=teacher, workers=2)
     assert len(log) == 15
     assert manifest.to_dict()["dropped"] == {"wrong answer": 5, "unfinished": 5}
 
 
-def test_passing_faults_are_retried():
+def test_passing_faults_are_retried(json_server):
     faults = [
         (503, {}, b"starting"),
         (429, {"Retry-After": "0"}, b""),
@@ -170,14 +133,14 @@ def test_passing_faults_are_retried():
     def respond(body, headers):
         return faults.pop(0) if faults else completion("B", reasoning_content="A")
 
-    with server(respond) as (url, log):
+    with json_server(respond) as (url, log):
         assert ask(url) == [Attempt("A", "B")]
     assert len(log) == 5
 
 
-def test_a_request_that_cannot_succeed_is_not_retried():
+def test_a_request_that_cannot_succeed_is_not_retried(json_server):
     with (
-        server(lambda body, headers: (401, {}, b"no such key")) as (url, log),
+        json_server(lambda body, headers: (401, {}, b"no such key")) as (url, log),
         pytest.raises(UserError) as refused,
     ):
         ask(url)
@@ -185,32 +148,32 @@ def test_a_request_that_cannot_succeed_is_not_retried():
     assert len(log) == 1
 
 
-def test_the_key_is_not_sent_on_to_another_host(monkeypatch):
+def test_the_key_is_not_sent_on_to_another_host(json_server, monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret")
     with (
-        server(solve) as (other, stolen),
-        server(lambda body, headers: (302, {"Location": f"{other}/v1"}, b"")) as (url, _),
+        json_server(solve) as (other, stolen),
+        json_server(lambda body, headers: (302, {"Location": f"{other}/v1"}, b"")) as (url, _),
         pytest.raises(UserError, match="302"),
     ):
         ask(url, api_key_env="MY_KEY")
     assert not stolen
 
 
-def test_a_server_that_is_not_there_is_a_user_error():
-    with server(solve) as (url, _):
+def test_a_server_that_is_not_there_is_a_user_error(json_server):
+    with json_server(solve) as (url, _):
         pass
     with pytest.raises(UserError, match=r"no answer from .* after 3 tries: .*refused"):
         ask(url, retries=2)
 
 
-def test_a_silent_server_is_given_up():
+def test_a_silent_server_is_given_up(json_server):
     waiting = threading.Event()
 
     def respond(body, headers):
         waiting.wait(10)
         return completion("late")
 
-    with server(respond) as (url, _):
+    with json_server(respond) as (url, _):
         with pytest.raises(UserError, match=r"after 1 tries: .*timed out"):
             ask(url, retries=0, timeout_s=0.1)
         waiting.set()
@@ -222,7 +185,7 @@ def test_a_missing_key_is_a_user_error(monkeypatch):
         ServerTeacher("http://h", "m", api_key_env="MY_KEY")
 
 
-def test_an_interrupted_run_asks_only_for_what_is_missing(tmp_path):
+def test_an_interrupted_run_asks_only_for_what_is_missing(json_server, tmp_path):
     file = tmp_path / "kept.jsonl"
     budget = [7]
 
@@ -234,7 +197,7 @@ def test_an_interrupted_run_asks_only_for_what_is_missing(tmp_path):
         teacher = ServerTeacher(url, "m", attempts_file=file)
         return build_chains(chain_sum(), {"chain_sum": 12}, seed=0, teacher=teacher, workers=3)
 
-    with server(respond) as (url, log):
+    with json_server(respond) as (url, log):
         with pytest.raises(UserError, match="out of money"):
             build(url)
         with open(file, "a", encoding="utf-8") as torn:
@@ -248,18 +211,18 @@ def test_an_interrupted_run_asks_only_for_what_is_missing(tmp_path):
     assert chains == again == build_chains(chain_sum(), {"chain_sum": 12}, seed=0)[0]
 
 
-def test_other_sampling_is_asked_anew(tmp_path):
+def test_other_sampling_is_asked_anew(json_server, tmp_path):
     file = tmp_path / "kept.jsonl"
-    with server(solve) as (url, log):
+    with json_server(solve) as (url, log):
         for temperature in (0.1, 0.2, 0.1):
             ask(url, attempts_file=file, sampling={"temperature": temperature})
     assert [body["temperature"] for _, body, _ in log] == [0.1, 0.2]
 
 
-def test_verb_chains_writes_chains_and_prints_the_manifest(tmp_path, capsys):
+def test_verb_chains_writes_chains_and_prints_the_manifest(json_server, tmp_path, capsys):
     output = tmp_path / "chains.jsonl"
     only = ["--set", "stage.cold_start.chains.python=false", "--set", "stage.cold_start.chains.instructions=false"]
-    with server(solve) as (url, log):
+    with json_server(solve) as (url, log):
         command = ["data", "chains", str(SMOKE), "--stage", "cold_start", "--output", str(output), *only]
         command += ["--set", "stage.cold_start.chains.chain_sum=6", "--teacher-url", url, "--teacher-model", "m"]
         assert main(command) == 0, capsys.readouterr().err
@@ -272,6 +235,18 @@ def test_verb_chains_writes_chains_and_prints_the_manifest(tmp_path, capsys):
     chains = [Chain.from_dict(json.loads(line)) for line in output.read_text().splitlines()]
     assert len({chain.problem.prompt for chain in chains}) == 6
     assert len(log) == 6 == len((tmp_path / "chains.attempts.jsonl").read_text().splitlines())
+
+
+def test_verb_chains_without_a_server_writes_what_the_stage_itself_would_build(tmp_path, capsys):
+    changes = ["chains.python=false", "chains.instructions=false", "chains.chain_sum=6", "brief_share=1.0"]
+    overrides = [f"stage.cold_start.{change}" for change in changes]
+    command = ["data", "chains", str(SMOKE), "--stage", "cold_start", "--output", str(tmp_path / "chains.jsonl")]
+    assert main([*command, *(word for change in overrides for word in ("--set", change))]) == 0
+    recipe = load_recipe(SMOKE, overrides)
+    chains, manifest = Materials(recipe, tmp_path).build_chains(recipe.stage["cold_start"])
+    write_chains(tmp_path / "own.jsonl", chains, manifest)
+    assert (tmp_path / "chains.jsonl").read_bytes() == (tmp_path / "own.jsonl").read_bytes()
+    assert all("\n" not in chain.thinking for chain in chains)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openqwq.inference import Engine
+from openqwq.inference import Engine, Speculation
 from openqwq.model import KVCache, PagedAttention, PagedChunk, create_model, native_kernels, paged, preset
 from openqwq.types import Prompt, SamplingParams
 
@@ -68,6 +68,40 @@ def test_a_cached_prefix_gives_what_a_cold_one_gives(model):
         warm = run(engine, [request])
         assert_same(warm, run(make_engine(model, prefix_caching=False), [request]))
         assert engine.stats().cached_tokens - before >= (48 if i else 0)
+
+
+def test_a_prepared_turn_is_found_in_the_cache_and_the_thoughts_are_not(model):
+    prompt, thoughts, answer = ids(24), ids(40, 1), ids(20, 2)
+    engine = make_engine(model, num_blocks=12)
+    [[turn]] = run(engine, [((*prompt, *thoughts), FREE.replace(seed=1, max_tokens=24))])
+    former = [*prompt, *thoughts, *turn.token_ids]
+    idle = len(engine.pool._idle)
+    history = [*prompt, *answer]
+    assert engine.prepare_turn(history, former) == idle - 1 == 4  # all but the block that both begin with
+    outputs = []
+    while engine.has_unfinished:
+        outputs += engine.step()
+    assert not outputs and engine.pool.num_free == engine.pool.num_blocks
+    cached = engine.stats().cached_tokens
+    following = ((*history, *ids(7, 3)), FREE.replace(seed=2))
+    assert_same(run(engine, [following]), run(make_engine(model), [following]))
+    assert engine.stats().cached_tokens - cached == 32  # both whole blocks of the 44 tokens
+    run(engine, [((*prompt, *thoughts), FREE.replace(seed=1))])
+    assert engine.stats().cached_tokens - cached - 32 == 16
+
+
+def test_blocks_that_others_hold_survive_the_thoughts(model):
+    engine = make_engine(model)
+    prompt = ids(50)
+    engine.add_request(prompt, FREE.replace(seed=1, max_tokens=30), "runs")
+    engine.step()
+    assert engine.prepare_turn((), prompt) == 0
+    engine.prepare_turn(ids(10, 7))
+    outputs = []
+    while engine.has_unfinished:
+        outputs += engine.step()
+    assert [output.request_id for output in outputs] == ["runs"]
+    assert_same([outputs[0].outputs], run(make_engine(model), [(prompt, FREE.replace(seed=1, max_tokens=30))]))
 
 
 def test_new_weights_forget_the_cache_of_prompts(model):
@@ -150,9 +184,18 @@ arrivals = st.lists(
 
 
 @settings(max_examples=12, deadline=None)
-@given(arrivals, st.integers(6, 12), st.integers(8, 40), st.integers(1, 4))
-def test_random_arrivals_in_tiny_pools_sample_what_they_sample_alone(model, requests, num_blocks, budget, max_num_seqs):
-    engine = make_engine(model, num_blocks=num_blocks, max_num_batched_tokens=budget, max_num_seqs=max_num_seqs)
+@given(arrivals, st.integers(6, 12), st.integers(8, 40), st.integers(1, 4), st.sampled_from(["none", "ngram", "draft"]))
+def test_random_arrivals_in_tiny_pools_sample_what_they_sample_alone(
+    model, requests, num_blocks, budget, max_num_seqs, guesses
+):
+    draft = model if guesses == "draft" else None
+    engine = make_engine(
+        model,
+        num_blocks=num_blocks * (2 if draft else 1),  # of which the draft model takes half
+        max_num_batched_tokens=budget,
+        max_num_seqs=max_num_seqs,
+        speculation=None if guesses == "none" else Speculation(num_tokens=3, model=draft),
+    )
     outputs, step = {}, 0
     prompts = [ids(length, beginning) for _, length, _, _, _, beginning in requests]
     params = [FREE.replace(n=n, max_tokens=most, seed=i) for i, (_, _, n, most, _, _) in enumerate(requests)]

@@ -14,6 +14,7 @@ from openqwq.inference.loops import LoopDetector
 from openqwq.inference.rules import LogitRules
 from openqwq.inference.scripts import forbidden_tokens
 from openqwq.inference.sequence import Request
+from openqwq.inference.speculation import Speculation
 from openqwq.model import create_model, preset
 from openqwq.tokenizer import parse_tool_calls, train_tokenizer
 from openqwq.types import Prompt, SamplingParams, StructuredOutputs
@@ -282,7 +283,7 @@ def test_prompt_lookup_changes_no_token(model, params):
     prompts = [Prompt(tuple(TOKENIZER.encode(text * 5))) for text in ("abc", "xyzzy ", "q", "12")]
     params = params.replace(max_tokens=60, n=2)
     plain = make_engine(model).generate(prompts, params)
-    engine = make_engine(model, prompt_lookup_tokens=4)
+    engine = make_engine(model, speculation=Speculation(num_tokens=4))
     guessed = engine.generate(prompts, params)
     for one, two in zip(plain, guessed, strict=True):
         for a, b in zip(one, two, strict=True):
@@ -294,7 +295,7 @@ def test_prompt_lookup_changes_no_token(model, params):
 
 
 def test_prompt_lookup_takes_several_tokens_a_step(model):
-    engine = make_engine(model, prompt_lookup_tokens=5)
+    engine = make_engine(model, speculation=Speculation(num_tokens=5))
     engine.add_request(TOKENIZER.encode("a" * 20), GREEDY.replace(thinking_budget=None, max_tokens=41))
     steps = 0
     with torch.no_grad():

@@ -5,19 +5,10 @@ import torch
 from safetensors.torch import load_file
 
 from openqwq.checkpoint.huggingface import save_model
-from openqwq.model import Qwen2Config, create_model
+from openqwq.model import create_model, preset
 from openqwq.model.lora import add_lora, lora_tensors, merge_lora, save_lora
 
-CONFIG = Qwen2Config(
-    vocab_size=32,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    max_position_embeddings=64,
-    tie_word_embeddings=True,
-)
+CONFIG = preset("tiny").replace(vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2)
 IDS = torch.tensor([[1, 5, 9, 30, 2, 7]])
 
 
@@ -60,13 +51,14 @@ def test_merging_keeps_the_function_and_gives_back_a_plain_model():
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_unknown_targets_and_a_second_set_of_adapters_are_refused():
+def test_unknown_targets_and_a_second_set_of_adapters_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no linear layer `x_proj`"):
         add_lora(create_model(CONFIG, seed=0), rank=2, alpha=1.0, targets=("q_proj", "x_proj"), seed=0)
     with pytest.raises(ValueError, match="adapters already"):
         add_lora(adapted(is_trained=False), rank=2, alpha=1.0, targets=("q_proj",), seed=0)
     with pytest.raises(ValueError, match="no adapters"):
-        save_lora(create_model(CONFIG, seed=0), "unused")
+        save_lora(create_model(CONFIG, seed=0), tmp_path / "unused")
+    assert not list(tmp_path.iterdir())
 
 
 def test_saved_adapters_bear_pefts_names(tmp_path):

@@ -11,8 +11,8 @@ from openqwq.errors import UserError
 from openqwq.eval.families import FamilyResult
 from openqwq.eval.intervals import UNKNOWN, Interval
 from openqwq.pipeline.folder import StageClock, differing_keys, json_value, open_run_folder
+from openqwq.pipeline.machine import physical_cores
 from openqwq.pipeline.progress import BarDisplay, Countdown, describe_step, results_table
-from openqwq.pipeline.threads import physical_cores
 
 
 def recipe(**changes):

@@ -102,6 +102,21 @@ def test_collections_and_numbers_arrive_as_what_they_are(warm_sandbox):
     assert verdicts(warm_sandbox, code, tests) == ["passed"] * 8 + ["wrong_answer"]
 
 
+def test_a_result_that_is_no_plain_data_can_only_be_asked_whether_it_is_true(warm_sandbox):
+    code = "import re\ndef f(text): return re.search('a+', text)"
+    tests = ["assert f('caat')", "assert not f('cut')", "assert f('caat') is not None", "assert f('cut') is None"]
+    tests += [
+        "assert not f('caat')",
+        "assert f('caat') == 1",
+        "assert f('caat') != 1",
+        "assert f('caat').group() == 'aa'",
+    ]
+    tests += ["assert f('caat') in [1]", "assert [f('caat')] == [1]", "assert {f('caat'): 1}", "assert f('a') + 1"]
+    assert verdicts(warm_sandbox, code, tests) == ["passed"] * 4 + ["wrong_answer"] * 8
+    liar = "class T:\n    def __bool__(self): raise SystemExit(0)\ndef f(text): return T()"
+    assert verdicts(warm_sandbox, liar, ["assert f('a')", "assert not f('a')"]) == ["runtime_error"] * 2
+
+
 @pytest.mark.parametrize("test", ["assert eval(f(1)) == 1", "import pickle\nassert pickle.loads(f(1))", "exec(f(1))"])
 def test_tests_that_would_run_what_the_program_returns_are_refused(warm_sandbox, test):
     result = warm_sandbox.judge("def f(x):\n    return '1'", "asserts", "f", [test], LIMITS)

@@ -16,6 +16,7 @@ import pytest
 
 from openqwq.errors import UserError
 from openqwq.sandbox import Limits, Sandbox, Submission, client
+from openqwq.sandbox.judge import same_output
 from openqwq.sandbox.probe import find_options
 
 LIMITS = Limits(wall_s=60, cpu_s=20)
@@ -157,6 +158,21 @@ def test_script_tests_compare_lines_but_for_blank_ends(warm_sandbox):
     assert [test.verdict for test in bad.tests] == ["passed", "wrong_answer"]
     crash = warm_sandbox.judge("print(5)\n1/0", mode="stdio", tests=tests, limits=LIMITS)
     assert crash.verdict == "runtime_error"
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "same"),
+    [
+        ("5", "5\n\n", True), ("a  \nb", "a\nb", True), ("", "\n", True), ("1.50 2\n", "1.5 2.0", True),
+        ("007", "7", True), ("-0.0", "0", True), ("+3", "3", True), (" 1  2", "1 2", True), (".5", "0.50", True),
+        ("5", "6", False), ("a\nb", "a\n\nb", False), ("", "0", False), ("1 2", "12", False), ("1\n2", "1 2", False),
+        ("1", "1\n1", False), ("0.3333", "0.33333", False), ("-1", "1", False), ("1e3", "1000", False),
+        ("a 1.0", "a 1", False),
+        (" a", "a", False), ("1_0", "10", False), ("nan", "NaN", False), ("٣", "3", False), ("100", "10", False),
+    ],
+)  # fmt: skip
+def test_outputs_are_the_same_line_by_line_and_number_by_number(found, expected, same):
+    assert same_output(found, expected) is same
 
 
 def test_run_reports_exit_code_output_and_traceback(warm_sandbox):

@@ -116,6 +116,19 @@ def test_a_language_that_is_not_here_says_what_to_install(native, monkeypatch):
         languages._search.cache_clear()
 
 
+def test_a_toolchain_that_cannot_be_used_gives_way_to_the_next_on_the_path(tmp_path, monkeypatch):
+    need("go")
+    usable = os.path.dirname(find_toolchains()["go"].host)
+    (tmp_path / "go").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "go").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{usable}")
+    languages._search.cache_clear()
+    try:
+        assert find_toolchains()["go"].host == f"{usable}/go"
+    finally:
+        languages._search.cache_clear()
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root starts jails as another user")
 def test_a_toolchain_that_only_root_may_read_is_not_used(tmp_path):
     hidden = tmp_path / "hidden" / "bin"

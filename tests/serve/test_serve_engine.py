@@ -1,6 +1,8 @@
 """The server over the real engine: seeds, stops, clients that leave, requests that fail alone, draining."""
 
+import asyncio
 import json
+import math
 import os
 import re
 import signal
@@ -11,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import httpx
+import openai
 import pytest
 from serve_support import running, wait_for
 
@@ -115,6 +118,51 @@ def test_clients_share_the_engine_and_a_bad_request_fails_alone(real, client):
     wait_for(lambda: stats(real).running == 0)
 
 
+def poison(module, arguments, output):
+    """As a forward hook of the embeddings: a token whose vector is not finite."""
+    return output.masked_fill((arguments[0] == 7).unsqueeze(-1), math.nan)
+
+
+def test_a_poisoned_request_fails_alone_and_those_beside_it_end_as_they_would_alone(real):
+    async def texts(client, seeds, beside=None):
+        asked = [
+            asyncio.create_task(
+                client.chat.completions.create(
+                    model="tiny", messages=USER, seed=seed, max_tokens=120, extra_body={"ignore_eos": True}
+                )
+            )
+            for seed in seeds
+        ]
+        if beside is not None:
+            while stats(real).running < len(seeds):
+                await asyncio.sleep(0.001)
+            await beside(client)
+            assert stats(real).running == len(seeds)
+        return [(await one).choices[0].message.reasoning_content for one in asked]
+
+    async def poisoned(client):
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.completions.create(model="tiny", prompt=[5, 6, 7, 8], max_tokens=50)
+        assert caught.value.body["code"] == "aborted" and "not finite" in caught.value.body["message"]
+        stream = await client.completions.create(model="tiny", prompt=[5, 6, 7, 9], max_tokens=50, stream=True)
+        with pytest.raises(openai.APIError, match="not finite"):
+            [chunk async for chunk in stream]
+
+    async def compare():
+        async with openai.AsyncOpenAI(base_url=f"{real.url}/v1", api_key="none", max_retries=0) as client:
+            alone = [await texts(client, [seed]) for seed in (1, 2)]
+            assert alone[0] != alone[1]
+            assert await texts(client, [1, 2], poisoned) == [text for [text] in alone]
+
+    embed = real.server.models["tiny"].engine._engine.model.model.embed_tokens
+    hook = embed.register_forward_hook(poison)
+    try:
+        asyncio.run(compare())
+    finally:
+        hook.remove()
+    assert stats(real).kv_blocks_used == 0
+
+
 def test_metrics_count_tokens_and_responses(real, client):
     def value(name):
         page = real.web.get("/metrics").text
@@ -127,6 +175,7 @@ def test_metrics_count_tokens_and_responses(real, client):
     assert value('responses_total{path="/v1/models",status="200"}') >= 1
     assert value('time_to_first_token_seconds_bucket{le="+Inf"}') == value("time_to_first_token_seconds_count") > 0
     assert value('engine_kv_blocks_used{model="tiny"}') == 0
+    assert value("tasks") > 0
     assert [m.id for m in client.models.list()] == ["tiny"]
     assert real.web.get("/version").json()["version"]
 

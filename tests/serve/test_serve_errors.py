@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import time
 from urllib.parse import urlparse
 
 import openai
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from serve_support import running
 
 from openqwq.serve import ServedModel
+from openqwq.serve.listen import Connection
 
 USER = [{"role": "user", "content": "hi"}]
 
@@ -101,7 +103,7 @@ def served(engine, tokenizer):
 def test_keys_hosts_origins_and_sizes(engine, tokenizer):
     engine.text = "</think>ok"
     allowed = {
-        "api_keys": ("one", "two"),
+        "api_keys": ("one", "two", "schlüssel"),
         "allowed_hosts": ("127.0.0.1",),
         "cors_origins": ("https://page.example",),
         "max_body_bytes": 2000,
@@ -112,6 +114,7 @@ def test_keys_hosts_origins_and_sizes(engine, tokenizer):
         assert post(live, "/v1/chat/completions", body, Authorization="Bearer on").status_code == 401
         assert post(live, "/v1/chat/completions", body, Authorization="Bearer two").status_code == 200
         assert post(live, "/v1/chat/completions", body, **{"x-api-key": "one"}).status_code == 200
+        assert post(live, "/v1/chat/completions", body, **{"x-api-key": "schlüssel".encode()}).status_code == 200
         assert live.web.get("/metrics").status_code == 401
         assert live.web.get("/health").json() == {"status": "ok"}
         assert live.web.get("/health", headers={"Host": "evil.example"}).status_code == 403
@@ -154,6 +157,45 @@ def test_a_body_that_does_not_come_is_given_up(engine, tokenizer):
             answer = http.client.HTTPResponse(sock)
             answer.begin()
             assert answer.status == 408
+
+
+def raw_answer(live, data):
+    """(status, body) of what was sent as bytes; the status is 0 when the connection was closed instead."""
+    place = urlparse(live.url)
+    with socket.create_connection((place.hostname, place.port), timeout=10) as sock:
+        sock.sendall(data)
+        answer = http.client.HTTPResponse(sock)
+        try:
+            answer.begin()
+        except (http.client.RemoteDisconnected, ConnectionResetError):
+            return 0, b""
+        return answer.status, answer.read()
+
+
+@pytest.mark.parametrize("data", [b"", b"GET /health HTT", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "])
+def test_headers_that_do_not_come_are_given_up(live, monkeypatch, data):
+    monkeypatch.setattr(Connection, "header_timeout_s", 0.1)
+    begun = time.monotonic()
+    assert raw_answer(live, data) == (0, b"")
+    assert time.monotonic() - begun < 8
+
+
+def test_headers_that_come_in_two_parts_after_another_answer_are_read(live):
+    place = urlparse(live.url)
+    with socket.create_connection((place.hostname, place.port), timeout=10) as sock:
+        for _ in range(2):
+            sock.sendall(b"GET /version HTTP/1.1\r\nHo")
+            time.sleep(0.02)
+            sock.sendall(b"st: 127.0.0.1\r\n\r\n")
+            answer = http.client.HTTPResponse(sock)
+            answer.begin()
+            assert (answer.status, list(json.loads(answer.read()))) == (200, ["version"])
+
+
+@pytest.mark.parametrize("data", [b"\x00\x01nothing\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n"])
+def test_what_is_no_http_or_too_large_a_header_has_the_same_form(live, data):
+    status, body = raw_answer(live, data)
+    assert (status, json.loads(body)["error"]["code"]) == (400, "not_http")
 
 
 ODD = st.recursive(

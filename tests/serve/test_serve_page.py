@@ -1,19 +1,22 @@
 """The page in a headless Chromium: chat, comparison, run and map do what their controls say."""
 
+import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
+from playwright import sync_api as api
 from serve_support import FakeEngine, running
 
 from openqwq.errors import UserError
 from openqwq.serve import ServedModel
 from openqwq.types import Message, Problem, Verdict
 
-api = pytest.importorskip("playwright.sync_api")
-
 pytestmark = pytest.mark.browser
 TIMEOUT_MS = 60_000
+ROOT = Path(__file__).parents[2]
 ANSWER = (
     "First $x$ alone.\n</think>\n\n## So\n\n**Five**: $$\\frac{10}{2}$$\n\n"
     "```python\nreturn 5\n```\n\n<img src=x onerror=alert(1)> [no](javascript:alert(1))"
@@ -50,8 +53,9 @@ class FakeExperiment:
 def browser():
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
-        pytest.skip("no chromium on this machine")
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+        missing = "no chromium or google-chrome on this machine"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    options = ["--no-sandbox", "--disable-dev-shm-usage"]  # containers have no user namespaces and a small /dev/shm
     with api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=program, args=options)
         yield started
@@ -228,12 +232,12 @@ def test_the_map_tells_of_ideas_and_can_be_moved(page):
     page.click("#views >> text=How it works")
     node = page.locator("#map .node[data-id=verify]")
     node.click()
-    assert page.locator("#map aside h2").text_content() == "Verifier"
+    page.locator("#map aside h2:has-text('Verifier')").wait_for()
     assert page.locator("#map .edge.lit").count() == 2
     assert page.locator("#map .node").count() >= 15
     page.locator("#map .node[data-id=engine]").focus()
     page.keyboard.press("Enter")
-    assert page.locator("#map aside h2").text_content() == "Engine"
+    page.locator("#map aside h2:has-text('Engine')").wait_for()
     picture = page.locator("#map svg")
     before = picture.get_attribute("viewBox")
     place = node.get_attribute("transform")
@@ -247,12 +251,57 @@ def test_the_map_tells_of_ideas_and_can_be_moved(page):
     assert node.get_attribute("transform") != place
 
 
+def value_at(data, path):
+    """The value that a path of the map means, as `table/arm=tiny,kind=math/before`."""
+    for key in path.split("/"):
+        if "=" in key:
+            wanted = dict(pair.split("=") for pair in key.split(","))
+            [data] = [row for row in data if wanted.items() <= row.items()]
+        else:
+            data = data[key]
+    return data
+
+
+def test_every_number_of_the_map_is_a_link_to_a_source_or_a_result():
+    nodes = json.loads((ROOT / "openqwq" / "serve" / "page" / "map.json").read_text())["nodes"]
+    texts = [text for node in nodes for text in node["text"]]
+    bare = [re.sub(r"\[[^\]]+\]\(https://[^)]+\)|\{\w+ [^}]+\}", "", text) for text in texts]
+    assert [text for text in bare if re.search(r"(?<![\w-])\d", text)] == []  # but for names, as QwQ-32B
+    figures = [found for text in texts for found in re.findall(r"\{(\w+) ([^}]+)\}", text)]
+    results = {file: ROOT / "benchmarks" / "results" / f"{file}.json" for file, _ in figures}
+    known = [(results[file], path) for file, path in figures if results[file].is_file()]
+    assert len(known) >= 10
+    for file, path in known:
+        assert isinstance(value_at(json.loads(file.read_text()), path), (int, float)), path
+
+
+def test_the_map_shows_figures_as_the_result_files_have_them(page, site):
+    page.click("#views >> text=How it works")
+    page.locator("#map .node[data-id=rl1]").click()
+    link = page.locator("#map aside a[href='page/results/tiny.json']").first
+    tiny = site.web.get("/page/results/tiny.json").json()
+    assert link.text_content() == f"{value_at(tiny, 'table/arm=tiny,stage=stage 1,kind=math/before'):.1f}"
+    assert site.web.get("/page/results/none.json").status_code == 404
+    assert site.web.get("/page/results/..%2Fserve.py").status_code == 404
+
+
+@pytest.mark.parametrize("page", [380], indirect=True)
+def test_on_a_phone_the_map_shows_the_chosen_idea_at_a_size_to_be_read(page):
+    page.click("#views >> text=How it works")
+    page.locator("#map aside button:has-text('Cold start')").click()
+    page.locator("#map aside h2:has-text('Cold start')").wait_for()
+    node, picture = (page.locator(f"#map {which}").bounding_box() for which in (".node[data-id=cold]", "svg"))
+    assert node["height"] > 25
+    assert abs(node["x"] + node["width"] / 2 - picture["width"] / 2) < 5
+
+
 @pytest.mark.parametrize("page", [380], indirect=True)
 def test_on_a_phone_nothing_is_wider_than_the_screen(page, engines):
     engines[0].text = ANSWER
     ask(page, "What is x? " + "x" * 120)
     finished(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    assert page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('#views'))") <= 0
     assert not page.locator("#new-chat").is_visible()
     page.click("#drawer-button")
     assert page.locator("#new-chat").is_visible()

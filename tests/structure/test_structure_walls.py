@@ -31,10 +31,11 @@ ONLY = {
     "types": set(),
     "errors": set(),
     "log": set(),
+    "json_client": {"errors", "log"},
 }
 """Rooms that import nothing of ours but these."""
 
-TORCH_FREE = ("config", "tokenizer", "sandbox", "verifiers", "rollout", "data", "types", "errors", "log")
+TORCH_FREE = ("config", "tokenizer", "sandbox", "verifiers", "rollout", "data", "types", "errors", "log", "json_client")
 CHILD_SIDE = {"openqwq.verifiers.worker"}
 """Modules that only run as a process of their own."""
 

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from openqwq.checkpoint.run_state import RunStateStore
+from openqwq.config import RLStage
 from openqwq.inference import Engine
 from openqwq.log import read_jsonl
-from openqwq.model import Qwen2Config, create_model
+from openqwq.model import create_model, preset
+from openqwq.train.experience import Collector
+from openqwq.train.rl import run_rl
 from openqwq.train.stage import StageContext
 from openqwq.types import Message, Problem, Verdict
 from openqwq.verifiers import Verifier
@@ -16,16 +19,10 @@ from openqwq.verifiers import Verifier
 torch.set_num_threads(1)
 
 END = 15
-CONFIG = Qwen2Config(
-    vocab_size=16,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    max_position_embeddings=64,
-    tie_word_embeddings=True,
-)
+CONFIG = preset("tiny").replace(
+    vocab_size=16, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=1, max_position_embeddings=64,
+)  # fmt: skip
 
 
 class HexTokenizer:
@@ -78,6 +75,33 @@ def make_context(folder, name, *, resume=False, **options):
     return StageContext(name=name, seed=5, checkpoints=store, resume=state, **options)
 
 
+def make_engine(model):
+    return Engine(model, HexTokenizer(), max_num_seqs=64)
+
+
+def make_stage(**changes):
+    """A reinforcement learning stage on `Digits`: three steps of four problems, with `changes`."""
+    plain = {"mix": {"low": 1.0, "high": 1.0}, "steps": 3, "prompts_per_step": 4, "samples_per_prompt": 8}
+    return RLStage(**plain | {"max_completion_tokens": 5, "learning_rate": 1e-2} | changes)
+
+
+def world_of(verifier):
+    """What the trainer is handed of the world, whatever the stage."""
+    return {"tokenizer": HexTokenizer(), "mixture": Digits(), "verifiers": {"same_digit": verifier or SameDigit()}}
+
+
+def make_collector(folder, stage, policy):
+    return Collector(stage, make_context(folder, "rl"), policy=policy, reward_scorer=None, **world_of(None))
+
+
+def train_rl(folder, stage, *, model=None, engine=None, verifier=None, ctx=None, **options):
+    """The model that `stage` trained in `folder`, and the stage's outcome."""
+    model = model or create_model(CONFIG, seed=0)
+    engine, ctx = engine or make_engine(model), ctx or make_context(folder, "rl")
+    outcome = run_rl(stage, model=model, policy=engine, ctx=ctx, **world_of(verifier), **options)
+    return model, outcome
+
+
 def read_rows(folder, name="metrics.jsonl"):
     """The rows of a log file without the timings."""
     return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in read_jsonl(folder / name)]
@@ -104,5 +128,8 @@ def world():
         weights=weights_of,
         same_weights=same_weights,
         model=lambda seed=0: create_model(CONFIG, seed=seed),
-        engine=lambda model: Engine(model, HexTokenizer(), max_num_seqs=64),
+        engine=make_engine,
+        stage=make_stage,
+        collector=make_collector,
+        train_rl=train_rl,
     )

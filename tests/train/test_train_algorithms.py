@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from openqwq.train.importance import importance_weights
-from openqwq.train.kl import kl_estimate, overlong_penalty, steer_entropy_weight
+from openqwq.train.kl import kl_estimate, steer_entropy_weight
 from openqwq.train.losses import (
     chunked_logprobs,
     cispo_loss,
@@ -16,6 +16,7 @@ from openqwq.train.losses import (
     sequence_means,
     value_loss,
 )
+from openqwq.train.rewards import overlong_penalty
 
 BOUNDS = {"clip_low": 0.2, "clip_high": 0.28}
 

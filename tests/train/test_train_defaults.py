@@ -1,26 +1,10 @@
 """A recipe that names no algorithm trains as it always did, bit for bit."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from openqwq.config import RLStage
-from openqwq.train.experience import Collector
 from openqwq.train.losses import chunked_logprobs
 from openqwq.train.packing import split_microbatches
-from openqwq.train.rl import run_rl
-
-STAGE = RLStage(
-    mix={"low": 1.0, "high": 1.0},
-    steps=3,
-    prompts_per_step=4,
-    samples_per_prompt=6,
-    max_completion_tokens=5,
-    learning_rate=1e-2,
-    temperature=1.2,
-    tokens_per_microbatch=40,
-)
 
 
 def plain_loss(model, attempts, aggregation):
@@ -49,16 +33,7 @@ def plain_loss(model, attempts, aggregation):
 def plain_training(world, folder, stage):
     """Three steps of group advantages, mini-batches, clipped loss and AdamW, without the package's trainer."""
     model = world.model()
-    engine = world.engine(model)
-    collector = Collector(
-        stage,
-        world.context(folder, "rl"),
-        policy=engine,
-        tokenizer=world.HexTokenizer(),
-        mixture=world.Digits(),
-        verifiers={"same_digit": world.SameDigit()},
-        reward_scorer=None,
-    )
+    collector = world.collector(folder, stage, world.engine(model))
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.0}, {"params": vectors, "weight_decay": 0.0}]
@@ -78,17 +53,9 @@ def plain_training(world, folder, stage):
 
 @pytest.mark.parametrize(("updates", "aggregation"), [(1, "token"), (3, "sequence")])
 def test_default_algorithm_is_the_plain_one_bit_for_bit(world, tmp_path, updates, aggregation):
-    stage = replace(STAGE, updates_per_batch=updates, loss_aggregation=aggregation)
+    plain = {"samples_per_prompt": 6, "temperature": 1.2, "tokens_per_microbatch": 40}
+    stage = world.stage(**plain, updates_per_batch=updates, loss_aggregation=aggregation)
     expected = plain_training(world, tmp_path / "plain", stage)
-    model = world.model()
-    run_rl(
-        stage,
-        model=model,
-        policy=world.engine(model),
-        tokenizer=world.HexTokenizer(),
-        mixture=world.Digits(),
-        verifiers={"same_digit": world.SameDigit()},
-        ctx=world.context(tmp_path / "ours", "rl"),
-    )
+    model, _ = world.train_rl(tmp_path / "ours", stage)
     assert not world.same_weights(expected, world.weights(world.model()))
     assert world.same_weights(world.weights(model), expected)

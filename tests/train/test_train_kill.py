@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,40 +13,43 @@ from openqwq.config import (
     EntropyConfig,
     KLConfig,
     LoRAConfig,
-    RLStage,
     ValueConfig,
 )
 from openqwq.train import stage as stage_module
-from openqwq.train.rl import run_rl
 
-KILLS = 20
-STAGE = RLStage(
-    mix={"low": 1.0, "high": 1.0},
-    steps=5,
-    prompts_per_step=3,
-    samples_per_prompt=4,
-    updates_per_batch=2,
-    max_completion_tokens=4,
-    max_refills=1,
-    learning_rate=3e-2,
-    checkpoint_every=1,
-    keep_every=2,
-    kl=KLConfig(weight=0.05),
-    curriculum=CurriculumConfig(pool=12, rest_steps=1),
-)
+KILLS = 21
+FULL = {
+    "steps": 5,
+    "prompts_per_step": 3,
+    "samples_per_prompt": 4,
+    "updates_per_batch": 2,
+    "max_completion_tokens": 4,
+    "max_refills": 1,
+    "learning_rate": 3e-2,
+    "checkpoint_every": 1,
+    "keep_every": 2,
+    "kl": KLConfig(weight=0.05),
+    "curriculum": CurriculumConfig(pool=12, rest_steps=1),
+}
 STAGES = {
-    "value model": replace(
-        STAGE,
-        advantage="gae",
-        advantage_scale="batch",
-        value=ValueConfig(learning_rate=1e-2, gae_lambda=0.9),
-        entropy=EntropyConfig(weight=0.01, target=2.0),
-    ),
-    "adapters": replace(
-        STAGE,
-        lora=LoRAConfig(rank=2, targets=("q_proj", "down_proj")),
-        correction=CorrectionConfig(mode="mask", level="geometric"),
-    ),
+    "value model": FULL
+    | {
+        "advantage": "gae",
+        "advantage_scale": "batch",
+        "value": ValueConfig(learning_rate=1e-2, gae_lambda=0.9),
+        "entropy": EntropyConfig(weight=0.01, target=2.0),
+    },
+    "adapters": FULL
+    | {
+        "lora": LoRAConfig(rank=2, targets=("q_proj", "down_proj")),
+        "correction": CorrectionConfig(mode="mask", level="geometric"),
+    },
+    "overlapped": FULL
+    | {
+        "max_staleness": 2,
+        "max_completion_tokens": 12,
+        "correction": CorrectionConfig(mode="truncate"),
+    },
 }
 
 
@@ -78,15 +80,8 @@ def run(world, folder, stage, *, resume=False, happen=lambda: None):
     engine = world.engine(model)
     with pytest.MonkeyPatch.context() as patch:
         count_events(patch, engine, verifier, happen)
-        run_rl(
-            stage,
-            model=model,
-            policy=engine,
-            tokenizer=world.HexTokenizer(),
-            mixture=world.Digits(),
-            verifiers={"same_digit": verifier},
-            ctx=world.context(folder, "rl", resume=resume),
-        )
+        ctx = world.context(folder, "rl", resume=resume)
+        world.train_rl(folder, world.stage(**stage), model=model, engine=engine, verifier=verifier, ctx=ctx)
     return world.weights(model)
 
 
@@ -118,7 +113,7 @@ def test_a_run_killed_at_random_points_ends_like_the_unbroken_one(world, tmp_pat
 
 
 def test_checkpoints_of_every_second_step_stay_and_the_newest_two(world, tmp_path):
-    run(world, tmp_path, replace(STAGE, steps=7))
+    run(world, tmp_path, FULL | {"steps": 7})
     saved = sorted((tmp_path / "run_state").iterdir())
     # one at the start, one after each step: numbers 1 to 8; kept are those after steps 2, 4, 6 and the last two
     assert [int(folder.name) for folder in saved] == [3, 5, 7, 8]

@@ -7,12 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from openqwq.config import GateConfig, PretrainStage, RewardModelStage, RLStage, SFTStage
+from openqwq.config import GateConfig, PretrainStage, RewardModelStage, SFTStage
 from openqwq.errors import UserError
 from openqwq.train import stage as stage_module
 from openqwq.train.pretrain import run_pretrain
 from openqwq.train.reward_model import run_reward_model
-from openqwq.train.rl import run_rl
 from openqwq.train.sft import run_sft
 
 CHAINS = [([i % 13, 1], [7, i % 11, 15]) for i in range(24)]
@@ -23,16 +22,15 @@ STAGES = {
     "replay": SFTStage(
         chains_per_step=8, epochs=2, replay={"text": 1.0}, replay_per_step=2, learning_rate=1e-2, checkpoint_every=4
     ),
-    "rl": RLStage(
-        mix={"low": 1.0, "high": 1.0},
-        steps=5,
-        prompts_per_step=3,
-        samples_per_prompt=4,
-        max_completion_tokens=4,
-        learning_rate=3e-2,
-        checkpoint_every=2,
-        gate=GateConfig(kinds=("math",), every=3, max_drop=1.0),
-    ),
+    "rl": {
+        "steps": 5,
+        "prompts_per_step": 3,
+        "samples_per_prompt": 4,
+        "max_completion_tokens": 4,
+        "learning_rate": 3e-2,
+        "checkpoint_every": 2,
+        "gate": GateConfig(kinds=("math",), every=3, max_drop=1.0),
+    },
     "reward_model": RewardModelStage(pairs_per_step=8, epochs=2, learning_rate=1e-2, checkpoint_every=4),
 }
 
@@ -86,16 +84,8 @@ def run_stage(world, folder, name, events, patch, *, resume=False):
         verifier, engine = world.SameDigit(), world.engine(model)
         verifier.verify_many = events.before("verify", verifier.verify_many)
         engine.generate = events.before("generate", engine.generate)
-        run_rl(
-            stage,
-            model=model,
-            policy=engine,
-            tokenizer=world.HexTokenizer(),
-            mixture=world.Digits(),
-            verifiers={"same_digit": verifier},
-            ctx=ctx,
-            gate_evaluate=lambda: {"math": float(model.model.norm.weight.detach().sum())},
-        )
+        gate = {"gate_evaluate": lambda: {"math": float(model.model.norm.weight.detach().sum())}}
+        world.train_rl(folder, world.stage(**stage), model=model, engine=engine, verifier=verifier, ctx=ctx, **gate)
     return world.weights(model)
 
 

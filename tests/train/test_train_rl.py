@@ -5,19 +5,9 @@ import pytest
 
 from openqwq.config import GateConfig, RLStage
 from openqwq.errors import UserError
-from openqwq.train.experience import Collector, judge
+from openqwq.train.experience import judge
 from openqwq.train.rewards import coin_rewards, verdict_rewards
-from openqwq.train.rl import run_rl
 from openqwq.types import Completion, Message, Problem, Rollout, Verdict
-
-STAGE = RLStage(
-    mix={"low": 1.0, "high": 1.0},
-    steps=3,
-    prompts_per_step=4,
-    samples_per_prompt=8,
-    max_completion_tokens=5,
-    learning_rate=1e-2,
-)
 
 
 class Scripted:
@@ -48,38 +38,14 @@ class Scripted:
         )
 
 
-def collector(world, tmp_path, stage, script, **options):
+def collector(world, tmp_path, stage, script):
     policy = Scripted(script)
-    return policy, Collector(
-        stage,
-        world.context(tmp_path, "rl"),
-        policy=policy,
-        tokenizer=world.HexTokenizer(),
-        mixture=world.Digits(),
-        verifiers={"same_digit": world.SameDigit()},
-        reward_scorer=options.get("reward_scorer"),
-    )
-
-
-def train(world, tmp_path, stage, *, model=None, name="rl", resume=False, progress=None, **options):
-    model = model or world.model()
-    ctx = world.context(tmp_path, name, resume=resume, **({"progress": progress} if progress else {}))
-    outcome = run_rl(
-        stage,
-        model=model,
-        policy=world.engine(model),
-        tokenizer=world.HexTokenizer(),
-        mixture=world.Digits(),
-        verifiers={"same_digit": world.SameDigit()},
-        ctx=ctx,
-        **options,
-    )
-    return model, outcome
+    return policy, world.collector(tmp_path, stage, policy)
 
 
 def test_groups_without_signal_are_replaced_by_new_problems(world, tmp_path):
     script = [["71", "11"], ["71", "72"], ["11", "12"], ["7", "2"], ["7", "7"], ["2", "7"]]
-    stage = replace(STAGE, prompts_per_step=3, samples_per_prompt=2)
+    stage = world.stage(prompts_per_step=3, samples_per_prompt=2)
     policy, ours = collector(world, tmp_path, stage, script)
     experience = ours.collect(0)
     # round 0 asks for 3 and finds 1 with signal; round 1 asks for the 2 missing and finds 1; round 2 asks for 1
@@ -90,14 +56,14 @@ def test_groups_without_signal_are_replaced_by_new_problems(world, tmp_path):
 
 
 def test_refills_end_at_their_bound_and_the_step_goes_on_with_what_there_is(world, tmp_path):
-    stage = replace(STAGE, prompts_per_step=2, samples_per_prompt=2, max_refills=1)
+    stage = world.stage(prompts_per_step=2, samples_per_prompt=2, max_refills=1)
     _, ours = collector(world, tmp_path, stage, [["7", "2"], ["7", "7"], ["2", "2"]])
     experience = ours.collect(0)
     assert (len(experience.groups), len(experience.useful_groups), experience.refills) == (3, 1, 1)
 
 
 def test_an_unjudged_rollout_has_no_advantage_and_is_left_out_of_the_mean(world, tmp_path):
-    stage = replace(STAGE, prompts_per_step=1, samples_per_prompt=4)
+    stage = world.stage(prompts_per_step=1, samples_per_prompt=4)
     _, ours = collector(world, tmp_path, stage, [["7", "2", "e", ""]])
     (group,) = ours.collect(0).groups
     assert [a.advantage for a in group] == [0.5, -0.5, 0.0, 0.0]
@@ -107,7 +73,7 @@ def test_an_unjudged_rollout_has_no_advantage_and_is_left_out_of_the_mean(world,
 
 
 def test_every_request_has_a_seed_of_its_own_place_in_the_run(world, tmp_path):
-    stage = replace(STAGE, prompts_per_step=2, samples_per_prompt=2, max_refills=1)
+    stage = world.stage(prompts_per_step=2, samples_per_prompt=2, max_refills=1)
     policy, ours = collector(world, tmp_path, stage, [["7", "7"]])
     ours.collect(0)
     ours.collect(1)
@@ -157,7 +123,7 @@ def test_random_reward_is_a_fair_coin_that_ignores_the_verdict(world, tmp_path):
     assert set(coins) == {0.0, 1.0}
     assert sum(coins) / len(coins) == pytest.approx(0.5, abs=0.03)
     assert coins == [c for step in range(200) for c in coin_rewards(20, ctx, step, 0)]
-    stage = replace(STAGE, prompts_per_step=1, samples_per_prompt=16, reward="random")
+    stage = world.stage(prompts_per_step=1, samples_per_prompt=16, reward="random")
     _, ours = collector(world, tmp_path, stage, [["7"] * 16])
     attempts = ours.collect(0).attempts
     assert {a.reward for a in attempts} == {0.0, 1.0}
@@ -172,15 +138,15 @@ def test_a_failed_rollout_is_unjudged_without_asking_the_verifier(world):
 
 
 def test_training_raises_the_reward_of_what_it_rewards(world, tmp_path):
-    stage = replace(STAGE, steps=40, learning_rate=2e-2, max_refills=0)
-    train(world, tmp_path, stage)
+    stage = world.stage(steps=40, learning_rate=2e-2, max_refills=0)
+    world.train_rl(tmp_path, stage)
     rows = world.rows(tmp_path)
     assert sum(row["reward"] for row in rows[:5]) / 5 < 0.2
     assert sum(row["reward"] for row in rows[-5:]) / 5 > 0.8
 
 
 def test_sampler_and_trainer_agree_before_every_update(world, tmp_path):
-    train(world, tmp_path, replace(STAGE, steps=10, temperature=0.8))
+    world.train_rl(tmp_path, world.stage(steps=10, temperature=0.8))
     rows = [row for row in world.rows(tmp_path) if row["updates"]]
     assert len(rows) >= 5
     assert all(row["mismatch_max"] < 1e-5 for row in rows)
@@ -188,8 +154,8 @@ def test_sampler_and_trainer_agree_before_every_update(world, tmp_path):
 
 
 def test_further_updates_of_a_batch_leave_the_policy_that_sampled_it(world, tmp_path):
-    stage = replace(STAGE, steps=4, updates_per_batch=3, learning_rate=0.05)
-    train(world, tmp_path, stage)
+    stage = world.stage(steps=4, updates_per_batch=3, learning_rate=0.05)
+    world.train_rl(tmp_path, stage)
     rows = [row for row in world.rows(tmp_path) if row["updates"]]
     assert all(row["updates"] == 3 and row["mismatch_max"] < 1e-5 for row in rows)
     assert any(row["clip_share"] > 0 for row in rows)
@@ -203,15 +169,7 @@ def test_a_step_without_signal_makes_no_update_and_says_so(world, tmp_path, capl
     model = world.model()
     before = world.weights(model)
     with caplog.at_level("INFO", logger="openqwq"):
-        run_rl(
-            replace(STAGE, steps=2),
-            model=model,
-            policy=world.engine(model),
-            tokenizer=world.HexTokenizer(),
-            mixture=world.Digits(),
-            verifiers={"same_digit": AlwaysWrong()},
-            ctx=world.context(tmp_path, "rl"),
-        )
+        world.train_rl(tmp_path, world.stage(steps=2), model=model, verifier=AlwaysWrong())
     assert world.same_weights(world.weights(model), before)
     rows = world.rows(tmp_path)
     assert [(row["updates"], row["grad_norm"], row["groups_with_signal"]) for row in rows] == [(0, None, 0.0)] * 2
@@ -219,7 +177,7 @@ def test_a_step_without_signal_makes_no_update_and_says_so(world, tmp_path, capl
 
 
 def test_every_row_has_the_same_keys_in_the_same_order_and_counts_add_up(world, tmp_path):
-    train(world, tmp_path, STAGE)
+    world.train_rl(tmp_path, world.stage())
     rows = world.rows(tmp_path)
     assert len(rows) == 3
     assert len({tuple(row) for row in rows}) == 1
@@ -242,8 +200,8 @@ def test_the_gate_takes_a_stage_back_to_its_last_good_weights(world, tmp_path):
         return {"math": next(scores), "code": 0.3, "other": 0.0}
 
     model = world.model()
-    stage = replace(STAGE, steps=10, gate=GateConfig(kinds=("math", "code"), every=2, max_drop=0.05))
-    _, outcome = train(world, tmp_path, stage, model=model, gate_evaluate=evaluate)
+    stage = world.stage(steps=10, gate=GateConfig(kinds=("math", "code"), every=2, max_drop=0.05))
+    _, outcome = world.train_rl(tmp_path, stage, model=model, gate_evaluate=evaluate)
     assert outcome.steps == 4
     assert "math fell from 0.500 to 0.400" in outcome.gate_fell
     assert len(seen) == 3
@@ -252,30 +210,23 @@ def test_the_gate_takes_a_stage_back_to_its_last_good_weights(world, tmp_path):
     assert [row["gate"] for row in world.rows(tmp_path)] == [
         {"math": 0.5, "code": 0.3}, None, {"math": 0.49, "code": 0.3}, None
     ]  # fmt: skip
-    again, resumed = train(world, tmp_path, stage, resume=True, gate_evaluate=evaluate)
+    again, resumed = world.train_rl(
+        tmp_path, stage, ctx=world.context(tmp_path, "rl", resume=True), gate_evaluate=evaluate
+    )
     assert (resumed.steps, resumed.gate_fell) == (4, outcome.gate_fell)
     assert world.same_weights(world.weights(again), seen[1])
 
 
 def test_a_gate_that_holds_lets_the_stage_end(world, tmp_path):
-    stage = replace(STAGE, gate=GateConfig(kinds=("math",), every=2, max_drop=0.05))
-    _, outcome = train(world, tmp_path, stage, gate_evaluate=lambda: {"math": 0.5})
+    stage = world.stage(gate=GateConfig(kinds=("math",), every=2, max_drop=0.05))
+    _, outcome = world.train_rl(tmp_path, stage, gate_evaluate=lambda: {"math": 0.5})
     assert (outcome.steps, outcome.gate_fell, outcome.gate_scores) == (3, "", {"math": 0.5})
 
 
 def test_the_policy_counts_updates_as_versions(world, tmp_path):
     model = world.model()
     engine = world.engine(model)
-    stage = replace(STAGE, steps=2, updates_per_batch=2)
-    run_rl(
-        stage,
-        model=model,
-        policy=engine,
-        tokenizer=world.HexTokenizer(),
-        mixture=world.Digits(),
-        verifiers={"same_digit": world.SameDigit()},
-        ctx=world.context(tmp_path, "rl"),
-    )
+    world.train_rl(tmp_path, world.stage(steps=2, updates_per_batch=2), model=model, engine=engine)
     assert engine.version == sum(row["updates"] for row in world.rows(tmp_path)) == 4
 
 
@@ -291,4 +242,4 @@ def test_the_policy_counts_updates_as_versions(world, tmp_path):
 )
 def test_impossible_settings_are_refused_with_their_name(world, tmp_path, fields, message):
     with pytest.raises(UserError, match=message):
-        train(world, tmp_path, replace(STAGE, **fields))
+        world.train_rl(tmp_path, world.stage(**fields))

@@ -3,6 +3,7 @@
 import pytest
 
 from openqwq.sandbox import Sandbox
+from openqwq.sandbox.languages import find_toolchains
 from openqwq.types import Message, Problem, Verdict
 from openqwq.verifiers import Verifier, get_verifier
 from openqwq.verifiers.admission import Candidate, admit
@@ -98,6 +99,19 @@ def test_programs_calls_and_proofs_are_written_as_their_kind_asks():
     database = "$c a b $. t $a a b $. g $p a b $= ? $."
     proof = make_problem({"checker": "metamath", "database": database, "theorem": "g"}, "proof")
     assert decide(proof, "t", {"proof": get_verifier("proof", num_workers=1)}) == "admitted"
+
+
+def test_programs_of_another_language_are_written_in_it():
+    if "cpp" not in find_toolchains():
+        pytest.skip("needs a toolchain for cpp")
+    reference = '#include <cstdio>\nint main() { int n; scanf("%d", &n); printf("%d", 2 * n); }'
+    tests = [{"stdin": "4", "stdout": "8"}]
+    double = make_problem({"mode": "stdio", "tests": tests, "language": "cpp"}, "code")
+    nothing = make_problem({"mode": "stdio", "tests": [{"stdin": "0", "stdout": "0"}], "language": "cpp"}, "code")
+    with Sandbox(workers=1) as sandbox:
+        verifiers = {"code": CodeVerifier(wall_s=20, sandbox=sandbox)}
+        assert decide(double, reference, verifiers) == "admitted"
+        assert decide(nothing, reference, verifiers) == "the constant answer passes"
 
 
 def test_decisions_are_the_same_every_time():

@@ -2,10 +2,12 @@
 
 import pytest
 
+from openqwq.errors import UserError
 from openqwq.sandbox import Sandbox
+from openqwq.sandbox.languages import find_toolchains
 from openqwq.types import Message, Problem
 from openqwq.verifiers import get_verifier
-from openqwq.verifiers.code import CodeVerifier, extract_code
+from openqwq.verifiers.code import CodeVerifier, Program, extract_code, find_program
 
 SUM_TESTS = [{"args": [[1, 2, 3]], "expected": 6}, {"args": [[]], "expected": 0}, {"args": [[-4]], "expected": -4}]
 GOOD = "def f(xs):\n    return sum(xs)"
@@ -49,7 +51,7 @@ def test_right_program_is_correct(verifier):
         ("def f(xs) return 0", "runtime_error: SyntaxError"),
         ("f = 3", "runtime_error"),
         ("def g(xs):\n    return sum(xs)", "does not define"),
-        ("", "does not define"),
+        ("", "the program is empty"),
         ("f " * 40_000, "characters"),
     ],
 )
@@ -72,6 +74,76 @@ def test_scripts_are_judged_by_their_output(verifier):
     answer = {"mode": "stdio", "tests": [{"stdin": "1 2\n", "stdout": "3\n"}, {"stdin": "5 5\n", "stdout": "10\n"}]}
     assert verifier(problem(answer), completion("print(sum(map(int, input().split())))")).status == "correct"
     assert verifier(problem(answer), completion("print(3)")).status == "wrong"
+
+
+SUMS = {
+    "python": ("print(sum(map(int, input().split())))", "py"),
+    "cpp": ('#include <cstdio>\nint main() { int a, b; scanf("%d %d", &a, &b); printf("%d\\n", a + b); }', "c++"),
+    "javascript": (
+        "const [a, b] = require('fs').readFileSync(0, 'utf8').split(' ').map(Number)\nconsole.log(a + b)",
+        "js",
+    ),
+    "java": (
+        "import java.util.Scanner;\nclass Add { public static void main(String[] x) {\n"
+        "Scanner s = new Scanner(System.in); System.out.println(s.nextInt() + s.nextInt()); } }",
+        "java",
+    ),
+    "rust": (
+        "fn main() { let mut s = String::new(); std::io::stdin().read_line(&mut s).unwrap();\n"
+        'println!("{}", s.split_whitespace().map(|x| x.parse::<i64>().unwrap()).sum::<i64>()); }',
+        "rust",
+    ),
+    "go": ('package main\nimport "fmt"\nfunc main() { var a, b int; fmt.Scan(&a, &b); fmt.Println(a + b) }', "golang"),
+}
+PAIRS = [{"stdin": "1 2\n", "stdout": "3\n"}, {"stdin": "5 5\n", "stdout": "10\n"}]
+
+
+@pytest.mark.parametrize("language", SUMS)
+def test_language_is_the_tasks_or_the_fences(sandbox, language):
+    if language != "python" and language not in find_toolchains():
+        pytest.skip(f"needs a toolchain for {language}")
+    code, fence = SUMS[language]
+    verifier = CodeVerifier(wall_s=30, sandbox=sandbox)
+    named = problem({"mode": "stdio", "tests": PAIRS, "language": language})
+    free = problem({"mode": "stdio", "tests": PAIRS, "language": "any"})
+    swaps = {"a + b": "a - b", "nextInt() +": "nextInt() -", "sum(": "max(", "sum::<i64>()": "max().unwrap()"}
+    wrong = code
+    for right, other in swaps.items():
+        wrong = wrong.replace(right, other)
+    pairs = [(free, completion(code, f"```{fence}")), (named, completion(wrong, "```"))]
+    pairs += [(named, completion(code, "```cobol"))]
+    verdicts = verifier.verify_many(pairs)
+    assert [v.status for v in verdicts] == ["correct", "wrong", "wrong"], verdicts
+    assert [v.reason.partition(":")[0] for v in verdicts[1:]] == ["wrong_answer", "no program in the answer"]
+
+
+def test_other_languages_are_for_stdin_and_python_is_what_counts_without_a_word(sandbox, verifier):
+    calls = problem({"entry_point": "f", "mode": "function", "tests": SUM_TESTS, "language": "cpp"})
+    assert verifier(calls, completion(GOOD)).reason == "tests in mode 'function' are for Python only, cpp has stdio"
+    silent = problem({"mode": "stdio", "tests": PAIRS})
+    assert verifier(silent, completion(SUMS["cpp"][0], "```cpp")).reason == "no program in the answer"
+    assert verifier(problem({"mode": "stdio", "tests": PAIRS, "language": "cobol"}), "x").status == "unjudged"
+    with pytest.raises(UserError, match="not one of python, cpp"):
+        get_verifier("code", language="cobol")
+
+
+def test_a_language_without_a_toolchain_is_unjudged(sandbox, monkeypatch):
+    monkeypatch.setattr(sandbox, "capabilities", lambda: {"languages": ["python"]})
+    verifier = CodeVerifier(wall_s=10, language="any", sandbox=sandbox)
+    task = problem({"mode": "stdio", "tests": PAIRS})
+    texts = [completion(SUMS["go"][0], "```go"), completion(SUMS["python"][0])]
+    first, second = verifier.verify_many([(task, text) for text in texts])
+    assert (first.status, second.status) == ("unjudged", "correct")
+    assert first.reason == "the sandbox runs no go (see `openqwq doctor`)"
+
+
+def test_program_is_found_among_blocks_of_other_languages():
+    text = "t</think>\n```go\na\n```\n```text\nout\n```\n```rs\nb\n```\n```sh\nc\n```"
+    assert find_program(text, ("go", "rust")) == Program("b\n", "rust")
+    assert find_program(text, ("go",)) == Program("a\n", "go")
+    assert find_program(text, ("java",)) is None
+    assert find_program("t</think>\ndef f(): pass", ("java",), format_free=True) is None
+    assert find_program("```java\nx", ("python", "java"), format_free=True) == Program("x\n", "java")
 
 
 @pytest.mark.parametrize(

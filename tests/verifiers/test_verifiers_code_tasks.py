@@ -1,9 +1,12 @@
 """Tasks of HumanEval, MBPP, LiveCodeBench and APPS: canonical programs pass, mutated ones fail."""
 
 import ast
+import base64
 import gzip
 import json
+import pickle
 import random
+import zlib
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,20 @@ LIVE = {
     "tests": json.dumps([{"input": "[5]\n1", "output": "[5, 5, 1]", "testtype": "functional"}]),
     "func_name": "twice",
 }
+METADATA = json.dumps({"func_name": "twice"})
+
+
+def pack(value):
+    """As LiveCodeBench publishes its private tests."""
+    return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(value)))).decode()
+
+
+CALL = {"input": "[5]\n1", "output": "[5, 5, 1]", "testtype": "functional"}
+PUBLISHED = {
+    "question_id": "1", "public_test_cases": json.dumps([CALL]), "metadata": METADATA,
+    "private_test_cases": pack([{"input": "[]\n4", "output": "[4]", "testtype": "functional"}]),
+}  # fmt: skip
+CONTEST = {"public_test_cases": "[]", "metadata": "{}", "private_test_cases": pack([{"input": "2\n", "output": "4\n"}])}
 METHOD = "class Solution:\n    def twice(self, xs: List[int], n: int) -> List[int]:\n        return xs * 2 + [n]"
 
 
@@ -57,6 +74,13 @@ def judge(verifier, answer, *programs):
         ),
         (CALLS, METHOD, METHOD.replace("2", "3")),
         (LIVE, METHOD, METHOD.replace("[n]", "[1.5]")),
+        (PUBLISHED, METHOD, METHOD.replace("xs * 2", "xs + [5]")),
+        (CONTEST, "print(2 * int(input()))", "print(5)"),
+        (
+            {"test_list": ["assert size(1) == sys.maxsize"], "code": "import sys, os\ndef size(x): return sys.maxsize"},
+            "def size(x):\n    import sys\n    return sys.maxsize",
+            "def size(x):\n    return 1",
+        ),
         (LIVE, "def twice(xs, n):\n    return xs * 2 + [n]", "def twice(xs, n):\n    return xs"),
     ],
 )  # fmt: skip
@@ -79,6 +103,46 @@ def test_right_program_passes_and_wrong_one_fails(verifier, answer, right, wrong
 def test_unreadable_tasks_are_told(answer):
     with pytest.raises(TaskError):
         read_task(answer)
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("ran",)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        "no base64", base64.b64encode(b"no zlib").decode(),
+        *(base64.b64encode(zlib.compress(raw)).decode() for raw in (b"", b"x", pickle.dumps(1), pickle.dumps(Evil()))),
+        *(base64.b64encode(zlib.compress(pickle.dumps(v))).decode() for v in (["a"], ("a", "b"), b"a")),
+        pack([1])[:-8], pack({"a": 1}), pack([1]),
+    ],
+)  # fmt: skip
+def test_packed_tests_that_are_no_packed_text_are_told_and_never_unpickled(packed, capsys):
+    with pytest.raises(TaskError):
+        read_task({"public_test_cases": "[]", "metadata": "{}", "private_test_cases": packed})
+    assert capsys.readouterr().out == ""
+
+
+def test_public_samples_of_livecodebench_are_read():
+    path = DATA / "qwq_eval" / "livecodebench_public_samples.jsonl"
+    if not path.exists():
+        pytest.skip("needs the developers' data set qwq_eval")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 279
+    for row in rows:
+        name = row.get("entry")
+        cases = [
+            {"input": "\n".join(map(json.dumps, t["args"])), "output": json.dumps(t["expected"])} if name else t
+            for t in row["tests"]
+        ]
+        task = read_task({"public_test_cases": json.dumps(cases), "metadata": json.dumps({"func_name": name})})
+        assert task.mode == ("function" if name else "stdio")
+        if name:
+            assert task.tests == row["tests"]
+        else:
+            assert [(t["stdin"], t["stdout"]) for t in task.tests] == [(t["input"], t["output"]) for t in row["tests"]]
 
 
 def mutate(code):

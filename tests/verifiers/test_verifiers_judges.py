@@ -1,10 +1,7 @@
 """Length, judge, plain functions and entry points, composite parts from tables."""
 
-import json
 import math
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -70,34 +67,18 @@ def test_scores_are_read_from_the_last_object(reply, score):
 
 
 @pytest.fixture
-def server(monkeypatch):
+def server(json_server, monkeypatch):
     """A server that answers from a list of (status, content), the last one for ever; and what it was asked."""
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("openqwq.verifiers.judge_client.time.sleep", lambda seconds: None)
-    replies, asked = [], []
+    monkeypatch.setattr("openqwq.json_client.time.sleep", lambda seconds: None)
+    replies = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            asked.append((dict(self.headers), json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
-            status, text = replies.pop(0) if len(replies) > 1 else replies[0]
-            usage = {"prompt_tokens": 1000, "completion_tokens": 100}
-            content = json.dumps({"choices": [{"message": {"content": text}}], "usage": usage}).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def respond(body, headers):
+        status, text = replies.pop(0) if len(replies) > 1 else replies[0]
+        usage = {"prompt_tokens": 1000, "completion_tokens": 100}
+        return status, {}, {"choices": [{"message": {"content": text}}], "usage": usage}
 
-        def log_message(self, *args):
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{httpd.server_port}/v1", replies, asked
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
+    with json_server(respond) as (url, asked):
+        yield f"{url}/v1", replies, asked
 
 
 PRICES = {"usd_per_million_prompt_tokens": 1.0, "usd_per_million_completion_tokens": 10.0}
@@ -154,7 +135,7 @@ def test_wrong_key_or_address_is_a_user_error(server, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "k")
     with pytest.raises(UserError):
         get_verifier("judge", url=url, model="m", api_key_env="JUDGE_KEY")(make_problem(), "</think>4")
-    assert asked[-1][0]["Authorization"] == "Bearer k"
+    assert asked[-1][2]["Authorization"] == "Bearer k"
 
 
 def count_word(problem, completion, word="x", least: int = 1):

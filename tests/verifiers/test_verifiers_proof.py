@@ -204,9 +204,9 @@ def lean_verifier(tmp_path, *script):
         ([["theorem mine", reply("unsolved goals", "error")]], "wrong", "Lean error"),
         ([["theorem mine", {"env": 1, "sorries": [{"goal": "x"}]}]], "wrong", "sorry"),
         ([["theorem mine", {"message": "Unknown environment."}]], "wrong", "Lean error"),
-        ([["OpenQwQ.check", reply("type mismatch", "error")]], "wrong", "another statement"),
+        ([["theorem _root_.OpenQwQ.check", reply("type mismatch", "error")]], "wrong", "another statement"),
         ([["theorem mine", "die"]], "wrong", "crash"),
-        ([["def OpenQwQ.goal", reply("no", "error")]], "unjudged", "the statement"),
+        ([["def _root_.OpenQwQ.goal", reply("no", "error")]], "unjudged", "the statement"),
         ([["import Lean", "die"]], "unjudged", "gone"), ([["#print", {"env": 1}]], "unjudged", "axioms"),
     ],
 )  # fmt: skip
@@ -222,6 +222,8 @@ def test_lean_verdicts_follow_what_the_repl_says(tmp_path, script, status, reaso
         "macro_rules | x => y",
         "set_option debug.skipKernelTC true", "#eval 1", 'local notation "x" => y', "open Nat hiding add",
         "by native_decide",
+        "def Foo.OpenQwQ.goal : Prop := True\nnamespace Foo", "simproc f (x) := fun e => g", "open\n  Real Lean Meta",
+        "@[command_elab x] def f : Nat := 1", "def f := Lean.Elab.Command.x", "def f := «Lean».Meta.x",
         "import Evil", "run_cmd 1", "def f := Lean.sorryAx", "instance : Add Nat := OpenQwQ.goal",
         "@[implemented_by x] def f := 1",
     ],
@@ -232,7 +234,7 @@ def test_text_that_changes_the_rules_is_refused_before_lean_sees_it(tmp_path, pr
 
 
 def test_lean_without_a_repl_is_a_user_error_and_unreadable_tasks_are_unjudged(tmp_path):
-    with pytest.raises(UserError, match="no Lean REPL"):
+    with pytest.raises(UserError, match="no Lean is configured"):
         VERIFIER(make_problem(LEAN), answered(PROOF))
     assert lean_verifier(tmp_path)(make_problem({"checker": "lean", "name": "x"}), answered(PROOF)).status == "unjudged"
 

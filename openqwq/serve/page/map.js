@@ -1,8 +1,10 @@
 // The ideas of the recipe and the papers before them: drag, zoom, click. Everything shown comes from map.json.
+// A text's numbers are links: [shown](source), or {file path} for a figure of benchmarks/results, read from there.
 import { find, make } from "./dom.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 42;
+const NARROW = 600;
 
 function svg(tag, attributes = {}, ...children) {
   const element = document.createElementNS(SVG, tag);
@@ -11,7 +13,40 @@ function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
-export async function start() {
+const MARK = /\[([^\]]+)\]\(([^)]+)\)|\{(\w+) ([^}]+)\}/g;
+const results = {}; // by name; those that this server has
+
+function result(name) {
+  if (typeof results[name] === "string") results[name] = fetch(results[name]).then((answer) => answer.json());
+  return results[name];
+}
+
+/** The value at a path such as `table/arm=tiny,kind=math/before`; undefined where it leads nowhere. */
+function valueAt(data, path) {
+  const matches = (row, key) => key.split(",").every((pair) => pair === `${pair.split("=")[0]}=${row[pair.split("=")[0]]}`);
+  return path.split("/").reduce((value, key) => (key.includes("=") ? value?.find((row) => matches(row, key)) : value?.[key]), data);
+}
+
+const figure = (value) => (Number.isInteger(value) || Math.abs(value) >= 100 ? Math.round(value).toLocaleString("en") : value.toFixed(1));
+const link = (text, href) => make("a", { href, rel: "noreferrer noopener", target: "_blank" }, text);
+
+/** A text as a paragraph; null where a figure of it is not to be had here. */
+async function paragraph(text) {
+  const parts = [];
+  let end = 0;
+  for (const mark of text.matchAll(MARK)) {
+    const [whole, shown, source, file, path] = mark;
+    parts.push(text.slice(end, mark.index));
+    end = mark.index + whole.length;
+    const value = file && valueAt(await result(file), path);
+    if (file && typeof value !== "number") return null;
+    parts.push(file ? link(figure(value), `page/results/${file}.json`) : link(shown, source));
+  }
+  return make("p", {}, parts, text.slice(end));
+}
+
+export async function start(offered) {
+  for (const name of offered.results) results[name] = `page/results/${name}.json`;
   const data = await (await fetch("page/map.json")).json();
   const byId = Object.fromEntries(data.nodes.map((node) => [node.id, node]));
   const picture = svg("svg", { role: "group", "aria-label": "Ideas and papers" });
@@ -26,14 +61,28 @@ export async function start() {
     path.setAttribute("d", `M${a.x} ${a.y}C${a.x} ${a.y + bend} ${b.x} ${b.y - bend} ${b.x} ${b.y}`);
   });
 
-  const choose = (id) => {
+  /** On a narrow screen the whole map is too small to read: show the part around a node. */
+  const centre = (node) => {
+    const shown = picture.getBoundingClientRect();
+    if (!shown.width || shown.width >= NARROW) return;
+    box.w = shown.width * 1.4; box.h = shown.height * 1.4;
+    box.x = node.x - box.w / 2; box.y = node.y - box.h / 2;
+    view();
+  };
+
+  let latest = "";
+  const choose = async (id) => {
     const node = byId[id];
+    latest = id;
+    centre(node);
     for (const one of data.nodes) one.group.classList.toggle("chosen", one === node);
     for (const { from, to, path } of edges) path.classList.toggle("lit", from === id || to === id);
     const near = edges.flatMap(({ from, to }) => (from === id ? [to] : to === id ? [from] : []));
+    const paragraphs = await Promise.all(node.text.map(paragraph));
+    if (latest !== id) return; // another was chosen meanwhile
     aside.replaceChildren(
-      make("h2", {}, node.title), ...node.text.map((text) => make("p", {}, text)),
-      ...(node.links ?? []).map(([title, href]) => make("p", {}, make("a", { href, rel: "noreferrer noopener", target: "_blank" }, title))),
+      make("h2", {}, node.title), ...paragraphs.filter(Boolean),
+      ...(node.links ?? []).map(([title, href]) => make("p", {}, link(title, href))),
       make("p", { class: "note" }, "Connected with"),
       make("div", { class: "row" }, near.map((other) => make("button", { class: "quiet", type: "button", click: () => choose(other) }, byId[other].title))));
   };

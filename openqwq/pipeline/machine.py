@@ -1,4 +1,4 @@
-"""How many CPU threads torch uses, decided in one place."""
+"""What torch runs on, decided in one place: the device, and how many CPU threads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import torch
+
+
+def choose_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def set_threads(wanted: int) -> int:

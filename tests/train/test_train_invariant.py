@@ -1,0 +1,150 @@
+"""The batch-invariant mode: the sampler's log-probs are the trainer's, bit for bit, whatever runs together."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from openqwq.config import LoRAConfig, RLStage
+from openqwq.errors import UserError
+from openqwq.inference import Engine, Speculation
+from openqwq.model import create_model, load_model, native_kernels, quantize_weights, set_batch_invariant
+from openqwq.model.invariant import linear, rms_norm, swiglu, token_logprobs
+from openqwq.tokenizer import Tokenizer
+from openqwq.train.packing import Sample, pack
+from openqwq.train.rl import invariance
+from openqwq.train.update import policy_logprobs
+from openqwq.types import Message, Prompt, SamplingParams
+
+pytestmark = pytest.mark.skipif(native_kernels() is None, reason="needs a C compiler")
+BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"
+TEXTS = ("12 + 34 + 5", "What is 13 * 27?", "gcd of 24 and 36", "Write a function that adds two numbers")
+
+
+def samples_of(prompts, groups):
+    return [
+        Sample(
+            token_ids=[*prompt.token_ids, *c.token_ids],
+            loss_mask=[0] * len(prompt.token_ids) + [1] * len(c.token_ids),
+            rollout_logprobs=[0.0] * len(prompt.token_ids) + list(c.logprobs),
+        )
+        for prompt, completions in zip(prompts, groups, strict=True)
+        for c in completions
+    ]
+
+
+def largest_mismatch(model, samples, *, temperature, tokens_per_microbatch=16384):
+    batches = pack(samples, [1.0] * len(samples), tokens_per_microbatch=tokens_per_microbatch)
+    with torch.no_grad():
+        found = [policy_logprobs(model, b, temperature=temperature)[0] - b.rollout_logprobs for b in batches]
+    assert sum(map(len, found)) > 200
+    return float(torch.cat(found).abs().max())
+
+
+@pytest.fixture(scope="module")
+def base():
+    model = load_model(BASE, dtype=torch.float32)
+    set_batch_invariant(model, True)
+    tokenizer = Tokenizer.load(BASE)
+    prompts = [Prompt(tuple(tokenizer.encode_chat((Message("user", text),)))) for text in TEXTS]
+    return model, tokenizer, prompts
+
+
+ENGINES = {
+    "plain": {"prefix_caching": False},
+    "prefix cache, few rows": {"max_num_seqs": 5},
+    "chunks of the prompt": {"max_num_batched_tokens": 16, "max_num_seqs": 3},
+    "prompt lookup": {"speculation": Speculation(num_tokens=3)},
+    "preemption": {"kv_cache_memory": 2**20, "max_model_len": 128},
+}
+
+
+@pytest.mark.skipif(not BASE.is_dir(), reason="the base model is not in this checkout")
+@pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
+def test_sampler_and_trainer_agree_to_the_last_bit(base, options):
+    model, tokenizer, prompts = base
+    engine = Engine(model, tokenizer, **options)
+    params = SamplingParams(n=4, temperature=1.2, top_p=1.0, top_k=0, max_tokens=30, seed=3)
+    groups = engine.generate(prompts, params)
+    again = engine.generate(prompts, params)  # now with the prompts in the cache, where there is one
+    assert [c.logprobs for g in again for c in g] == [c.logprobs for g in groups for c in g]
+    samples = samples_of(prompts, groups)
+    for tokens in (16384, 200):
+        assert largest_mismatch(model, samples, temperature=1.2, tokens_per_microbatch=tokens) == 0.0
+    random.Random(0).shuffle(samples)
+    assert largest_mismatch(model, samples, temperature=1.2, tokens_per_microbatch=512) == 0.0
+
+
+def test_gradients_are_those_of_the_plain_mode(world):
+    samples = [
+        Sample(token_ids=[i % 16 for i in range(k, 3 * k)], loss_mask=[0] + [1] * (2 * k - 1)) for k in range(3, 14)
+    ]
+    found = []
+    for on in (False, True):
+        model = world.model()
+        set_batch_invariant(model, on)
+        for batch in pack(samples, [1.0] * len(samples), tokens_per_microbatch=60):
+            logprobs, entropies = policy_logprobs(model, batch, temperature=0.7, entropy_gradient=True)
+            (logprobs + 0.1 * entropies).sum().backward()
+        found.append({name: p.grad for name, p in model.named_parameters()})
+    plain, invariant = found
+    assert max(float(g.abs().max()) for g in plain.values()) > 1
+    for name, grad in plain.items():
+        torch.testing.assert_close(invariant[name], grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [5, 16, 24, 256, 300])
+def test_kernels_compute_what_their_names_say_and_no_row_depends_on_others(size):
+    draw = torch.Generator().manual_seed(size)
+    x, up = torch.randn(2, 41, size, generator=draw) * 3
+    weight, bias = torch.randn(37, size, generator=draw), torch.randn(37, generator=draw)
+    gain, targets = torch.rand(size, generator=draw), torch.randint(size, (41,), generator=draw)
+    exact = x.double()
+    cases = {
+        "linear": (lambda a, b, t: linear(a, weight, bias), exact @ weight.double().T + bias.double()),
+        "norm": (
+            lambda a, b, t: rms_norm(a, gain, 1e-6),
+            exact / (exact.square().mean(-1, keepdim=True) + 1e-6).sqrt() * gain.double(),
+        ),
+        "swiglu": (lambda a, b, t: swiglu(a, b, 1.7), exact * (1.7 * exact).sigmoid() * up.double()),
+        "log-probs": (
+            lambda a, b, t: token_logprobs(a, t)[0],
+            exact.log_softmax(-1).gather(1, targets[:, None])[:, 0],
+        ),
+    }
+    for name, (function, expected) in cases.items():
+        whole = function(x, up, targets)
+        torch.testing.assert_close(whole.double(), expected, rtol=2e-6, atol=2e-5, msg=name)
+        for start, end in ((0, 1), (3, 5), (7, 20), (40, 41), (1, 41)):
+            rows = slice(start, end)
+            assert torch.equal(function(x[rows], up[rows], targets[rows]), whole[rows]), name
+
+
+def test_what_cannot_be_invariant_is_refused_with_the_reason(world):
+    with pytest.raises(UserError, match=r"torch\.float64"):
+        set_batch_invariant(create_model(world.CONFIG, seed=0, dtype=torch.float64), True)
+    model = world.model()
+    quantize_weights(model)
+    with pytest.raises(UserError, match="packed"):
+        Engine(model, world.HexTokenizer(), batch_invariant=True)
+
+
+@pytest.mark.parametrize("fields", [{}, {"lora": LoRAConfig(rank=2)}], ids=["whole", "adapters"])
+def test_a_stage_in_the_mode_logs_no_mismatch_at_all_and_leaves_the_mode(world, tmp_path, fields):
+    mode = {"max_completion_tokens": 9, "temperature": 0.8, "tokens_per_microbatch": 50, "batch_invariant": "on"}
+    model, _ = world.train_rl(tmp_path, world.stage(**mode, **fields))
+    rows = world.rows(tmp_path)
+    assert sum(row["updates"] for row in rows) >= 2
+    assert {row["mismatch_max"] for row in rows if row["updates"]} == {0.0}
+    assert not model.batch_invariant and not model.model.layers[0].mlp.down_proj.batch_invariant
+
+
+def test_a_stage_says_what_keeps_it_from_the_mode_or_refuses(world, monkeypatch, caplog):
+    monkeypatch.setattr("openqwq.model.invariant.native_kernels", lambda: None)
+    model = world.model()
+    with pytest.raises(UserError, match="no C compiler"), invariance(model, RLStage(batch_invariant="on")):
+        pass
+    with invariance(model, RLStage(batch_invariant="auto")):
+        assert not model.batch_invariant
+    assert "no C compiler" in caplog.text
