@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from openqwq.errors import UserError
 
-from ._options import add_engine_arguments, add_quantization_argument, engine_options
+from ._options import add_engine_arguments, engine_options
 
 if TYPE_CHECKING:
     from openqwq.serve import Server, ServeSettings
@@ -32,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--served-model-name", metavar="NAME", help="how clients call it (default: the folder's name)")
     parser.add_argument("--max-model-len", type=int, metavar="N", help="prompt and completion, in tokens")
     parser.add_argument("--max-num-seqs", type=int, default=64, metavar="N", help="samples at once (64)")
-    add_quantization_argument(parser)
     parser.add_argument("--seed", type=int, default=0, help="of requests that bring none (default: %(default)s)")
     add_engine_arguments(parser)
     access = parser.add_argument_group("who may do what")
