@@ -68,6 +68,10 @@ def save_weights(
     folder = Path(folder)
     _refuse_foreign_folder(folder)
     weights = dict(state_dict)
+    if packed := next((name for name in weights if name.endswith(".codes")), None):
+        raise UserError(
+            f"`{packed}` is quantised and cannot be saved", hint="load the model without `quantization` and save that"
+        )
     if config.swish_beta != 1:
         weights, config = convert_swish_beta(weights, config, 1.0)
     dtype = weights["model.embed_tokens.weight"].dtype

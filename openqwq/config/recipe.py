@@ -309,8 +309,8 @@ class RLStage(Stage):
     """Difficulty pools."""
     keep_every: int = 0
     """Resumable checkpoints of steps that this divides are never pruned; 0: only the newest two stay."""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Where the metrics go beside metrics.jsonl."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    """Where the metrics go beside metrics.jsonl; TensorBoard is left out where it is not installed."""
     reward_model: str = ""
     """The reward-model stage whose scores are mixed into the reward; empty: none."""
     reward_model_weight: float = 0.0

@@ -12,6 +12,7 @@ from openqwq.config import TEXT_TYPES, SourceConfig
 from openqwq.errors import UserError
 from openqwq.types import Problem
 
+from .environments import EnvironmentSource
 from .gym import GymSource
 from .huggingface import HuggingFaceSource
 from .instructions import InstructionSource
@@ -25,6 +26,7 @@ _TYPES: dict[str, type] = {
     "instructions": InstructionSource,
     "jsonl": JsonlSource,
     "huggingface": HuggingFaceSource,
+    "verifiers": EnvironmentSource,
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any, get_args
 import torch
 
 from openqwq.errors import UserError
-from openqwq.model import HUB_NAMES, PRESETS, Quantization, load_model, quantize_weights, resolve_folder
+from openqwq.model import HUB_NAMES, PRESETS, Quantization, load_model, resolve_folder
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import Message, SamplingParams
 
@@ -32,8 +32,8 @@ class LLM:
     model:   a Hugging Face folder, a hub name, or a preset; `tiny` has random weights and no tokenizer.
     device:  None: the first GPU when there is one, else the CPU.
     dtype:   None: the one that config.json names on a GPU, float32 on a CPU.
-    quantization: "bf16", "int8" or "int4" rounds the weights once they are loaded: a half, a quarter, an eighth of
-                  float32's memory.
+    quantization: "bf16", "int8" or "int4" rounds the weights as they are read: a half, a quarter, an eighth of
+                  float32's memory. None: as the folder holds them. 4-bit AWQ and GPTQ layers stay packed in any case.
     speculative_config: guesses that are checked in one pass, in vLLM's form: `{"method": "ngram",
                   "num_speculative_tokens": 4}` for prompt lookup, `{"model": "small/model", ...}` for a draft model.
     rope_scaling: YaRN for requests that do not fit the trained window, in config.json's form: `{"rope_type": "yarn",
@@ -60,12 +60,10 @@ class LLM:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if dtype is None and device == "cpu" else dtype
         self.tokenizer = _load_tokenizer(model, tokenizer)
-        network = load_model(model, device=device, dtype=dtype, seed=seed)
+        network = load_model(model, device=device, dtype=dtype, seed=seed, quantization=quantization or "stored")
         if rope_scaling is not None:
             network.rescale(rope_scaling)
             options.setdefault("yarn_per_request", True)
-        if quantization is not None:
-            quantize_weights(network, quantization)
         if speculative is not None:
             options["speculation"] = _load_speculation(speculative, self.tokenizer, device, dtype)
         eos_token_ids = _end_tokens(self.tokenizer, network.config.eos_token_id)

@@ -1,18 +1,19 @@
 """The shape of a Qwen2 decoder, with Hugging Face's field names, read from and written to config.json.
 
-Public: `Qwen2Config`, `YarnScaling`. What would change the computation and is not built here
-(sliding windows, other activations, quantised weights, other rope scalings) is refused, never ignored.
+Public: `Qwen2Config`, `YarnScaling`, `PublishedFormat`. What would change the computation and is not built here
+(sliding windows, other activations, other rope scalings) is refused, never ignored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import UserError
 
 DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZED_HINT = "use a 4-bit AWQ (gemm) or GPTQ folder, or the one with the bfloat16 weights"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +43,59 @@ class YarnScaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedFormat:
+    """How a folder's quantised layers are laid out: see published.py.
+
+    group_size:  inputs that share a scale; -1: all.
+    zero_offset: added to the stored zeros.
+    desc_act:    groups are of inputs that are no neighbours.
+    """
+
+    method: Literal["awq", "gptq"]
+    group_size: int
+    zero_offset: int = 0
+    desc_act: bool = False
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> PublishedFormat:
+        """What config.json's `quantization_config` describes. Raises UserError for all but 4-bit AWQ and GPTQ."""
+        if not isinstance(raw, Mapping):
+            raise UserError(f"`quantization_config` is {raw!r} in config.json, but must be an object")
+        method = raw.get("quant_method")
+        if method not in ("awq", "gptq"):
+            raise UserError(f"the weights are quantised ({method}), which this loader cannot read", hint=QUANTIZED_HINT)
+        _require(raw.get("bits") == 4, "quantization_config.bits", raw.get("bits"), "4")
+        size = raw.get("group_size")
+        fits = isinstance(size, int) and (size in (-1, 32, 64) or (size > 0 and size % 128 == 0))
+        _require(fits, "quantization_config.group_size", size, "-1, 32, 64 or a multiple of 128")
+        if method == "awq":
+            version = str(raw.get("version", "gemm")).lower()
+            _require(version == "gemm", "quantization_config.version", version, "'gemm'")
+            _require(
+                raw.get("zero_point", True) is True, "quantization_config.zero_point", raw.get("zero_point"), "true"
+            )
+            return cls(method="awq", group_size=int(size or 0))
+        layout = raw.get("checkpoint_format") or "gptq"
+        _require(layout in ("gptq", "gptq_v2"), "quantization_config.checkpoint_format", layout, "'gptq' or 'gptq_v2'")
+        _require(not raw.get("is_marlin_format"), "quantization_config.is_marlin_format", True, "false")
+        _require(
+            not raw.get("dynamic"),
+            "quantization_config.dynamic",
+            raw.get("dynamic"),
+            "empty: one setting for all layers",
+        )
+        offset = 1 if layout == "gptq" else 0
+        return cls(method="gptq", group_size=int(size or 0), zero_offset=offset, desc_act=bool(raw.get("desc_act")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Qwen2Config:
     """Everything that the decoder's shape and arithmetic depend on.
 
     swish_beta:  b in the gate x * sigmoid(b x); 1 is SiLU and the only value other readers of config.json know.
     torch_dtype: the type that the weights are stored in.
     head_dim:    derived, hidden_size / num_attention_heads.
+    quantization_config: how the weights lie in the folder; never written, for what is saved is not packed.
     sliding_window, max_window_layers, use_sliding_window: kept for the file; a layer that would slide is refused.
     """
 
@@ -71,6 +119,7 @@ class Qwen2Config:
     use_sliding_window: bool = False
     sliding_window: int | None = None
     max_window_layers: int | None = None
+    quantization_config: PublishedFormat | None = None
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -115,6 +164,8 @@ class Qwen2Config:
         values = {key: value for key, value in raw.items() if key in known}
         values["rope_theta"], values["rope_scaling"] = _read_rope(raw)
         values["torch_dtype"] = str(raw.get("torch_dtype") or raw.get("dtype") or "float32").removeprefix("torch.")
+        if raw.get("quantization_config"):
+            values["quantization_config"] = PublishedFormat.from_dict(raw["quantization_config"])
         values.setdefault("num_key_value_heads", raw.get("num_attention_heads"))
         if isinstance(values.get("eos_token_id"), list):
             values["eos_token_id"] = tuple(values["eos_token_id"])
@@ -135,6 +186,7 @@ class Qwen2Config:
         values["rope_scaling"] = self.rope_scaling.to_dict() if self.rope_scaling else None
         values["eos_token_id"] = list(self.eos_token_id) if isinstance(self.eos_token_id, tuple) else self.eos_token_id
         values["max_window_layers"] = self.max_window_layers or self.num_hidden_layers
+        del values["quantization_config"]
         if self.swish_beta == 1:
             del values["swish_beta"]
         values |= {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu"}
@@ -169,12 +221,6 @@ def _refuse_foreign(raw: Mapping[str, Any]) -> None:
         raise UserError(f"`hidden_act` is {raw['hidden_act']!r} in config.json, but only 'silu' is supported")
     if raw.get("attention_dropout"):
         raise UserError(f"`attention_dropout` is {raw['attention_dropout']} in config.json, but must be 0")
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unknown")
-        raise UserError(
-            f"the weights are quantised ({method}), which this loader cannot read",
-            hint="use the folder with the bfloat16 weights",
-        )
 
 
 def _read_rope(raw: Mapping[str, Any]) -> tuple[float, YarnScaling | None]:

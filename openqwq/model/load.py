@@ -9,16 +9,20 @@ their final dtype and place: the peak is one copy of the weights. Pickled weight
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserError
 from .config import Qwen2Config
 from .presets import HUB_NAMES, PRESETS, preset
+from .published import PACKED_PARTS, unpack_layer
+from .quantize import KINDS, Quantization, pack_weight, quantize_weights
 from .qwen2 import Qwen2ForCausalLM
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -27,21 +31,34 @@ HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
 
 
 def load_model(
-    source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, seed: int = 0
+    source: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    quantization: Quantization | Literal["stored"] | None = None,
 ) -> Qwen2ForCausalLM:
     """The model in a folder, of a hub name ("Qwen/QwQ-32B"), or of a preset.
 
     A preset with published weights means those; `tiny` has none and starts from random weights of `seed`.
     dtype: None keeps the one that config.json names.
+    quantization: "bf16", "int8" and "int4" round linear layers while they are read (quantize.py); layers that the
+        folder holds packed stay so, as they do with "stored". None: plain layers, packed ones widened, for training.
     Raises UserError for a source that does not exist, an unsupported config, and for missing, truncated,
     unexpected or wrongly shaped weights.
     """
     if str(source) in PRESETS and str(source) not in HUB_NAMES and not Path(source).exists():
-        return create_model(preset(str(source)), seed=seed, device=device, dtype=dtype)
+        model = create_model(preset(str(source)), seed=seed, device=device, dtype=dtype)
+        if quantization in KINDS:
+            quantize_weights(model, quantization)
+        return model
     folder = resolve_folder(source)
-    model = _allocate(read_config(folder), device, dtype)
-    load_weights(model, folder)
-    return model
+    config = read_config(folder)
+    if config.quantization_config is None and quantization in (None, "stored"):
+        model = _allocate(config, device, dtype)
+        load_weights(model, folder)
+        return model
+    return _load_layer_by_layer(folder, config, device, dtype, quantization)
 
 
 def create_model(
@@ -99,21 +116,128 @@ def load_weights(model: Qwen2ForCausalLM, folder: str | Path) -> None:
             tied_head = tensor.clone()
             continue
         if name not in parameters:
-            raise UserError(
-                f"{shard} holds an unexpected tensor `{name}`",
-                hint="config.json and the weights are of different models",
-            )
+            _unexpected(shard, name)
         _check_shape(shard, name, tensor, parameters[name])
         parameters[name].copy_(tensor)
         missing.discard(name)
     if missing:
-        first = ", ".join(f"`{name}`" for name in sorted(missing)[:3])
-        raise UserError(f"{folder} lacks {len(missing)} tensors, among them {first}", hint="download the folder again")
-    if tied_head is not None and not torch.equal(tied_head.to(model.dtype), model.model.embed_tokens.weight.cpu()):
+        _lacks(folder, missing)
+    if tied_head is not None:
+        _check_tied(tied_head, model, folder)
+
+
+@torch.no_grad()
+def _load_layer_by_layer(
+    folder: Path,
+    config: Qwen2Config,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    quantization: Quantization | Literal["stored"] | None,
+) -> Qwen2ForCausalLM:
+    """As `load_model` says, for layers that are packed in the folder or are to be.
+
+    A layer is packed or widened as soon as its tensors are there: the peak is the model and one layer.
+    """
+    model = _allocate(config, "meta", dtype)
+    waiting, tied_head = _names_by_layer(folder), None
+    held: dict[str, dict[str, Tensor]] = {}
+    for shard, name, tensor in iter_weights(folder):
+        layer, _, part = name.rpartition(".")
+        tensors = held.setdefault(layer, {})
+        tensors[part] = tensor.clone()
+        if tensors.keys() != waiting[layer]:
+            continue
+        del held[layer]
+        if layer == "lm_head" and model.lm_head is None:
+            tied_head = tensors.get("weight")
+        else:
+            _fill_layer(model, shard, layer, tensors, device, quantization)
+    if absent := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+        _lacks(folder, absent)
+    if tied_head is not None:
+        _check_tied(tied_head, model, folder)
+    if model.lm_head is None and quantization in KINDS:
+        model.lm_head = pack_weight(model.model.embed_tokens.weight, quantization)  # type: ignore[assignment]
+    if quantization is None:
+        model.config = config.replace(quantization_config=None)
+    return model
+
+
+def _names_by_layer(folder: Path) -> dict[str, set[str]]:
+    """The last parts of the tensors' names by what comes before."""
+    layers: dict[str, set[str]] = {}
+    for name in tensor_names(folder):
+        layer, _, part = name.rpartition(".")
+        layers.setdefault(layer, set()).add(part)
+    return layers
+
+
+def _fill_layer(
+    model: Qwen2ForCausalLM,
+    shard: Path,
+    name: str,
+    tensors: dict[str, Tensor],
+    device: torch.device | str,
+    quantization: Quantization | Literal["stored"] | None,
+) -> None:
+    """Put a layer's tensors into the model on the meta device, packed where they are or shall be."""
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        _unexpected(shard, f"{name}.{next(iter(tensors))}")
+    parts = set(dict(module.named_parameters(recurse=False)))
+    packed = "qweight" in tensors and isinstance(module, nn.Linear)
+    if "bias" in tensors and "bias" not in parts and packed and not tensors["bias"].any():
+        del tensors["bias"]  # GPTQ's tools give every layer one
+    if packed and "bias" in parts - set(tensors):
+        _lacks(shard.parent, [f"{name}.bias"])
+    if extra := set(tensors) - parts - (set(PACKED_PARTS) if packed else set()):
+        _unexpected(shard, f"{name}.{min(extra)}")
+    places = {part: parameter for part, parameter in module.named_parameters(recurse=False) if part in tensors}
+    for part, parameter in places.items():
+        _check_shape(shard, f"{name}.{part}", tensors[part], parameter)
+        tensors[part] = tensors[part].to(parameter.dtype)
+    if packed:
+        _place(model, name, _unpack(model, shard, name, tensors, quantization).to(device))
+    elif quantization in KINDS and isinstance(module, nn.Linear) and tensors.keys() == parts:
+        _place(model, name, pack_weight(tensors["weight"], quantization, bias=tensors.get("bias")).to(device))
+    else:
+        for part in places:
+            setattr(module, part, nn.Parameter(tensors[part].to(device)))
+
+
+def _unpack(
+    model: Qwen2ForCausalLM, shard: Path, name: str, tensors: dict[str, Tensor], quantization: object
+) -> nn.Module:
+    """The packed layer of published tensors, or the plain one that it stands for."""
+    layout, module = model.config.quantization_config, model.get_submodule(name)
+    if layout is None:
         raise UserError(
-            f"config.json in {folder} ties the head to the embedding, but `lm_head.weight` differs from it",
-            hint="set `tie_word_embeddings` to false",
+            f"{shard} holds quantised weights, `{name}.qweight`, but config.json has no `quantization_config`",
+            hint="copy the folder's own config.json",
         )
+    assert isinstance(module, nn.Linear)
+    layer = unpack_layer(layout, name, tensors, (module.out_features, module.in_features))
+    if quantization is not None:
+        return layer
+    module.weight = nn.Parameter(layer.widened().to(module.weight.dtype))
+    if layer.bias is not None:
+        module.bias = nn.Parameter(layer.bias)
+    return module
+
+
+def _place(model: Qwen2ForCausalLM, name: str, layer: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, layer)
+
+
+def tensor_names(folder: Path) -> list[str]:
+    """The names of all tensors in a folder, in shard order; nothing else is read."""
+    names = []
+    for shard in _shards(folder):
+        with _readable(shard), safe_open(shard, framework="pt") as file:
+            names += list(file.keys())
+    return names
 
 
 def iter_weights(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
@@ -122,17 +246,23 @@ def iter_weights(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
     A shard is mapped anew for each tensor: pages that were read would otherwise stay in memory beside the weights.
     """
     for shard in _shards(folder):
-        try:
+        with _readable(shard):
             with safe_open(shard, framework="pt") as file:
                 names = list(file.keys())
             for name in names:
                 with safe_open(shard, framework="pt") as file:
                     tensor = file.get_tensor(name)
                 yield shard, name, tensor
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{shard} cannot be read, it may be truncated: {error}", hint="download or copy it again"
-            ) from error
+
+
+@contextmanager
+def _readable(shard: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{shard} cannot be read, it may be truncated: {error}", hint="download or copy it again"
+        ) from error
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -157,6 +287,25 @@ def _allocate(config: Qwen2Config, device: torch.device | str, dtype: torch.dtyp
             return Qwen2ForCausalLM(config)
     finally:
         torch.set_default_dtype(former)
+
+
+def _unexpected(shard: Path, name: str) -> NoReturn:
+    raise UserError(
+        f"{shard} holds an unexpected tensor `{name}`", hint="config.json and the weights are of different models"
+    )
+
+
+def _lacks(folder: Path, names: Collection[str]) -> NoReturn:
+    first = ", ".join(f"`{name}`" for name in sorted(names)[:3])
+    raise UserError(f"{folder} lacks {len(names)} tensors, among them {first}", hint="download the folder again")
+
+
+def _check_tied(head: Tensor, model: Qwen2ForCausalLM, folder: Path) -> None:
+    if not torch.equal(head.to(model.dtype), model.model.embed_tokens.weight.cpu()):
+        raise UserError(
+            f"config.json in {folder} ties the head to the embedding, but `lm_head.weight` differs from it",
+            hint="set `tie_word_embeddings` to false",
+        )
 
 
 def _check_shape(shard: Path, name: str, tensor: Tensor, parameter: Tensor) -> None:

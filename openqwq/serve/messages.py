@@ -208,8 +208,13 @@ async def answer_messages(run: Run, body: MessagesBody) -> dict[str, Any]:
                 if kind == "thinking":
                     content[-1]["signature"] = SIGNATURE
         end = gain.end or end
-    usage = {"input_tokens": run.usage.prompt_tokens, "output_tokens": run.usage.completion_tokens}
+    usage = {"input_tokens": run.usage.prompt_tokens, **_output_usage(run)}
     return {**_head(run), "content": content, **_stop_reason(end, run.plan), "usage": usage, **_warnings(run)}
+
+
+def _output_usage(run: Run) -> dict[str, Any]:
+    details = {"thinking_tokens": run.usage.reasoning_tokens}
+    return {"output_tokens": run.usage.completion_tokens, "output_tokens_details": details}
 
 
 def _head(run: Run) -> dict[str, Any]:
@@ -257,8 +262,8 @@ async def stream_messages(run: Run, body: MessagesBody) -> AsyncGenerator[bytes,
         return
     for one in blocks.close():
         yield event(one, one["type"])
-    counted = {"output_tokens": run.usage.completion_tokens}
-    last = {"type": "message_delta", "delta": _stop_reason(end, run.plan), "usage": counted, **_warnings(run)}
+    delta = _stop_reason(end, run.plan)
+    last = {"type": "message_delta", "delta": delta, "usage": _output_usage(run), **_warnings(run)}
     yield event(last, "message_delta")
     yield event({"type": "message_stop"}, "message_stop")
 

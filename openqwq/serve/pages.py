@@ -97,6 +97,7 @@ def add_page(app: FastAPI, server: Server) -> None:
             {
                 "version": openqwq.__version__,
                 "views": views,
+                "results": sorted(place.stem for place in RESULTS.glob("*.json")),
                 "close_thinking": any(isinstance(m.engine, ClosesThinking) for m in server.models.values()),
             }
         )

@@ -106,7 +106,8 @@ def run_rl(
                 pool.load_state(run.values["curriculum"])
             learner = Learner(stage, run, tokenizer)
             gate = RegressionGate(stage.gate, gate_evaluate, run)
-            gate.look_if_due()
+            with timeline.phase("gate"):
+                gate.look_if_due()
             with Overlap(collector, stream, stage, run, timeline) if stream else InTurn(replay or collector) as source:
                 for step in run.remaining_steps():
                     experience = source.collect(step)
@@ -178,7 +179,8 @@ def invariance(model: Qwen2ForCausalLM, stage: RLStage) -> Iterator[None]:
 @contextmanager
 def trackers(stage: RLStage, ctx: StageContext) -> Iterator[Trackers]:
     """The stage's trackers, closed at the end of this block, whatever ends it."""
-    opened = open_trackers(stage.trackers, ctx.checkpoints.run_folder, ctx.name, asdict(stage))
+    first_step = ctx.resume.step if ctx.resume else 0
+    opened = open_trackers(stage.trackers, ctx.checkpoints.run_folder, ctx.name, asdict(stage), first_step=first_step)
     try:
         yield opened
     finally:

@@ -1,15 +1,22 @@
-"""Metrics to TensorBoard, Weights & Biases or trackio, beside `metrics.jsonl`; each imported only when asked for."""
+"""Metrics to TensorBoard, Weights & Biases or trackio, beside `metrics.jsonl`; each imported only when asked for.
+
+A tracker shows a run, it is no part of it: one that fails is named in the log and left out from there on.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from openqwq.errors import UserError
+from openqwq.log import logger
 
 PACKAGES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "trackio": "trackio"}
+WHERE_INSTALLED = ("tensorboard",)
+"""On by default, so it is no mistake of the user's when it is absent."""
 
 
 class Tracker(Protocol):
@@ -20,28 +27,39 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """Several trackers as one; rows are flattened to `table/key` and their texts left out."""
+    """Several trackers by name as one; rows are flattened to `table/key` and their texts left out."""
 
-    def __init__(self, trackers: Sequence[Tracker]):
-        self._trackers = list(trackers)
+    def __init__(self, trackers: Mapping[str, Tracker]):
+        self._trackers = dict(trackers)
 
     def log(self, row: Mapping[str, Any], step: int) -> None:
         numbers = flat_numbers(row)
-        for tracker in self._trackers:
-            tracker.log(numbers, step)
+        for name, tracker in list(self._trackers.items()):
+            self._keep_on(name, lambda own=tracker: own.log(numbers, step))  # type: ignore[misc]
 
     def close(self) -> None:
-        for tracker in self._trackers:
-            tracker.close()
+        for name, tracker in list(self._trackers.items()):
+            self._keep_on(name, tracker.close)
+
+    def _keep_on(self, name: str, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # a stranger's code, its network and its disk: none of them is worth the run
+            logger.warning("the tracker %s failed and is left out from here on: %s", name, error)
+            del self._trackers[name]
 
 
-def open_trackers(names: Sequence[str], folder: str | Path, stage: str, config: Mapping[str, Any]) -> Trackers:
+def open_trackers(
+    names: Sequence[str], folder: str | Path, stage: str, config: Mapping[str, Any], *, first_step: int = 0
+) -> Trackers:
     """The named trackers of one stage of the run in `folder`; their own files go to its `trackers/`.
 
-    Raises UserError for one whose package is not installed.
+    first_step: where the stage begins or goes on; what TensorBoard has of later steps is made again.
+    Raises UserError for one whose package is not installed (TensorBoard is left out then), or that cannot start.
     """
     run, place = f"{Path(folder).resolve().name}-{stage}", Path(folder) / "trackers"
-    return Trackers([_open(name, place, run, stage, config) for name in names])
+    opened = {name: _open(name, place, run, stage, config, first_step) for name in names}
+    return Trackers({name: tracker for name, tracker in opened.items() if tracker is not None})
 
 
 def flat_numbers(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -55,21 +73,33 @@ def flat_numbers(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return numbers
 
 
-def _open(name: str, place: Path, run: str, stage: str, config: Mapping[str, Any]) -> Tracker:
+def _open(name: str, place: Path, run: str, stage: str, config: Mapping[str, Any], first_step: int) -> Tracker | None:
     try:
         package = importlib.import_module(PACKAGES[name])
     except ImportError as error:
+        if name in WHERE_INSTALLED:
+            logger.info("%s is not installed: its log is left out", name)
+            return None
         raise UserError(
             f"`trackers` names {name!r}, which is not installed", hint=f"pip install {name}, or take it out"
         ) from error
     if name == "tensorboard":
-        return _TensorBoard(package.SummaryWriter(str(place / "tensorboard" / stage)))
+        return _TensorBoard(package.SummaryWriter(str(place / "tensorboard" / stage), purge_step=first_step))
     place.mkdir(parents=True, exist_ok=True)
-    if name == "wandb":
-        own = package.init(project="openqwq", name=run, dir=str(place), config=dict(config))
-        return _Online(own.log, own.finish)
-    own = package.init(project="openqwq", name=run, config=dict(config))
-    return _Online(package.log, package.finish)
+    try:
+        if name == "wandb":
+            # one id a folder and stage, so that a resumed stage goes on in the run that it began
+            identity = hashlib.blake2b(f"{place.resolve()}/{stage}".encode(), digest_size=8).hexdigest()
+            settings = {"id": identity, "resume": "allow", "dir": str(place)}
+            own = package.init(project="openqwq", name=run, config=dict(config), **settings)
+            return _Online(own.log, own.finish)
+        package.init(project="openqwq", name=run, config=dict(config), resume="allow")
+        return _Online(package.log, package.finish)
+    except Exception as error:
+        raise UserError(
+            f"the tracker {name!r} could not start: {error}",
+            hint="log in to it, set WANDB_MODE=offline, or take it out of `trackers`",
+        ) from error
 
 
 class _TensorBoard:

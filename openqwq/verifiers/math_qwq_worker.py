@@ -18,6 +18,8 @@ from latex2sympy2_extended import latex2sympy
 from openqwq.verifiers.math_qwq import is_close, same_number
 from openqwq.verifiers.math_qwq import simple_choice as clean_choice
 
+_UNKNOWN = re.compile(r"\\textbf|\\cup|\\cap|\{,\}|−")
+"""What the official reader refuses and the library that we read LaTeX with takes."""
 _BRACKETED = re.compile(r"(\(|\[).+(\)|\])")
 _MATRIX_BRACES = re.compile(r"\{.*,.*}")
 _MATRICES = ("\\begin{pmatrix}", "\\begin{bmatrix}"), ("\\end{pmatrix}", "\\end{bmatrix}")
@@ -164,10 +166,39 @@ def _read(text: str) -> Any:
 
 
 def _read_latex(text: str) -> Any:
-    """As the official reader does: what follows an unmatched bracket is left out, `4\\frac{2}{3}` is a product."""
-    if "\\textbf" in text:
-        raise ValueError("the official reader knows no bold text")
-    return latex2sympy(re.sub(r"(?<=\d)\s*\\frac", r" \\cdot \\frac", text[: _first_unmatched(text)]))
+    """As the official reader does: what follows an unmatched bracket is left out, `4\\frac{2}{3}` is a product.
+
+    A list is a list, in its order; points, intervals and their unions are unknown to it.
+    """
+    text = text[: _first_unmatched(text)]
+    if _UNKNOWN.search(text):
+        raise ValueError("the official reader does not take this")
+    items = _split_list(text)
+    if len(items) > 1:
+        return [_read_latex(item) for item in items]
+    return latex2sympy(re.sub(r"(?<=\d)\s*\\frac", r" \\cdot \\frac", text))
+
+
+def _split_list(text: str) -> list[str]:
+    """The items of `1,2`, `[1,2]` or `{1;2}`. Raises ValueError for commas in brackets that call no function."""
+    text = text.strip()
+    if (text[:1] + text[-1:]) in ("[]", "{}") and _first_unmatched(text[1:-1]) is None:
+        text = text[1:-1]
+    items, open_brackets, start = [], [""], 0
+    for position, character in enumerate(text):
+        if character in "([{":
+            is_call = character == "(" and text[:position].rstrip()[-1:].isalpha()
+            open_brackets.append("call" if is_call else character)
+        elif character in ")]}" and len(open_brackets) > 1:
+            open_brackets.pop()
+        elif character not in ",;" or text[position - 1 : position] == "\\":
+            continue
+        elif open_brackets[-1] in ("(", "["):
+            raise ValueError("the official reader knows no points and no intervals")
+        elif len(open_brackets) == 1:
+            items.append(text[start:position])
+            start = position + 1
+    return [*items, text[start:]]
 
 
 def _first_unmatched(text: str) -> int | None:

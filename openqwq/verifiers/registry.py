@@ -27,6 +27,7 @@ BUILT_IN = {
     "length": "openqwq.verifiers.length:LengthVerifier",
     "judge": "openqwq.verifiers.judge:JudgeVerifier",
     "proof": "openqwq.verifiers.proof:ProofVerifier",
+    "environment": "openqwq.verifiers.environment:EnvironmentVerifier",
     "composite": "openqwq.verifiers.composite:CompositeVerifier",
     "reward_model": "openqwq.verifiers.reward_model:RewardModelVerifier",
 }

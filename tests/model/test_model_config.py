@@ -163,6 +163,10 @@ def test_transformers_reads_the_same_numbers_from_our_config(yarn):
     assert (back.hidden_size, back.rms_norm_eps, back.torch_dtype) == (5120, 1e-5, "bfloat16")
 
 
+AWQ = {"bits": 4, "group_size": 128, "quant_method": "awq", "version": "gemm", "zero_point": True}
+GPTQ = {"bits": 4, "group_size": 128, "quant_method": "gptq", "sym": True, "desc_act": False}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -170,7 +174,15 @@ def test_transformers_reads_the_same_numbers_from_our_config(yarn):
         ({"hidden_act": "gelu"}, "`hidden_act` is 'gelu'"),
         ({"use_sliding_window": True, "max_window_layers": 0}, "sliding-window"),
         ({"attention_dropout": 0.1}, "`attention_dropout` is 0.1"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantised (awq)"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised (fp8)"),
+        ({"quantization_config": "awq"}, "must be an object"),
+        ({"quantization_config": {**AWQ, "bits": 8}}, "`quantization_config.bits` is 8"),
+        ({"quantization_config": {**AWQ, "group_size": 48}}, "`quantization_config.group_size` is 48"),
+        ({"quantization_config": {**AWQ, "version": "gemv"}}, "`quantization_config.version` is gemv"),
+        ({"quantization_config": {**AWQ, "zero_point": False}}, "`quantization_config.zero_point` is False"),
+        ({"quantization_config": {**GPTQ, "checkpoint_format": "marlin"}}, "checkpoint_format` is marlin"),
+        ({"quantization_config": {**GPTQ, "is_marlin_format": True}}, "is_marlin_format` is True"),
+        ({"quantization_config": {**GPTQ, "dynamic": {"-:.*": {}}}}, "`quantization_config.dynamic` is"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear' is not supported"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "lacks `factor` or"),
         ({"rope_scaling": {"type": "yarn", **YARN, "mscale": 0.7}}, "mscale"),

@@ -34,6 +34,8 @@ def test_anthropics_client_reads_thinking_text_and_calls(claude, engine):
     assert (message.content[2].name, message.content[2].input) == ("add", {"a": 2, "b": 3})
     assert message.stop_reason == "tool_use"
     assert message.usage.output_tokens == len(engine.tokenizer.encode(engine.text)) + 1
+    thought = len(engine.tokenizer.encode("two and\nthree\n</think>"))
+    assert message.usage.output_tokens_details.thinking_tokens == thought
     assert engine.requests[-1][1].thinking_budget == 200
 
 

@@ -286,11 +286,22 @@ def test_the_map_shows_figures_as_the_result_files_have_them(page, site):
 
 
 @pytest.mark.parametrize("page", [380], indirect=True)
+def test_on_a_phone_the_map_shows_the_chosen_idea_at_a_size_to_be_read(page):
+    page.click("#views >> text=How it works")
+    page.locator("#map aside button:has-text('Cold start')").click()
+    page.locator("#map aside h2:has-text('Cold start')").wait_for()
+    node, picture = (page.locator(f"#map {which}").bounding_box() for which in (".node[data-id=cold]", "svg"))
+    assert node["height"] > 25
+    assert abs(node["x"] + node["width"] / 2 - picture["width"] / 2) < 5
+
+
+@pytest.mark.parametrize("page", [380], indirect=True)
 def test_on_a_phone_nothing_is_wider_than_the_screen(page, engines):
     engines[0].text = ANSWER
     ask(page, "What is x? " + "x" * 120)
     finished(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    assert page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('#views'))") <= 0
     assert not page.locator("#new-chat").is_visible()
     page.click("#drawer-button")
     assert page.locator("#new-chat").is_visible()

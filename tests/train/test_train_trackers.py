@@ -27,7 +27,7 @@ def test_wandb_and_trackio_are_given_every_row(tmp_path, monkeypatch):
         module = ModuleType(name)
         module.init, module.log, module.finish = init, log, lambda: seen.append("finished")
         monkeypatch.setitem(sys.modules, name, module)
-    trackers = open_trackers(("wandb", "trackio"), tmp_path / "run", "rl", {"steps": 4})
+    trackers = open_trackers(("wandb", "trackio"), tmp_path / "run", "rl", {"steps": 4}, first_step=3)
     trackers.log(ROW, 3)
     trackers.close()
     assert seen == [("run-rl", {"steps": 4})] * 2 + [(3, 0.5)] * 2 + ["finished"] * 2
@@ -37,6 +37,48 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="'wandb', which is not installed"):
         open_trackers(("wandb",), tmp_path, "rl", {})
+
+
+def test_tensorboard_is_left_out_where_it_is_not_installed(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with caplog.at_level("INFO", logger="openqwq"):
+        trackers = open_trackers(("tensorboard",), tmp_path, "rl", {})
+    trackers.log(ROW, 3)
+    trackers.close()
+    assert "tensorboard is not installed" in caplog.text and not list(tmp_path.iterdir())
+
+
+def broken_module(monkeypatch, **functions):
+    module = ModuleType("trackio")
+    module.init = module.log = module.finish = lambda *a, **k: None
+    for name, function in functions.items():
+        setattr(module, name, function)
+    monkeypatch.setitem(sys.modules, "trackio", module)
+
+
+def test_one_that_cannot_start_is_a_user_error(tmp_path, monkeypatch):
+    def init(**_):
+        raise RuntimeError("no key")
+
+    broken_module(monkeypatch, init=init)
+    with pytest.raises(UserError, match="'trackio' could not start: no key") as error:
+        open_trackers(("trackio",), tmp_path, "rl", {})
+    assert "WANDB_MODE=offline" in error.value.hint
+
+
+def test_one_that_fails_later_is_left_out_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    calls = []
+
+    def log(row, step):
+        calls.append(step)
+        raise OSError("disk full")
+
+    broken_module(monkeypatch, log=log, finish=lambda: calls.append("finished"))
+    trackers = open_trackers(("trackio",), tmp_path, "rl", {})
+    for step in (0, 1):
+        trackers.log(ROW, step)
+    trackers.close()
+    assert calls == [0] and "trackio failed and is left out from here on: disk full" in caplog.text
 
 
 def test_tensorboard_files_hold_the_numbers(tmp_path):
@@ -50,3 +92,23 @@ def test_tensorboard_files_hold_the_numbers(tmp_path):
     events = EventAccumulator(str(tmp_path / "trackers" / "tensorboard" / "rl"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("reward")] == [(3, 0.5), (4, 0.75)]
+
+
+def test_a_resumed_stage_leaves_each_step_once_in_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first, steps in ((0, (0, 1, 2, 3)), (2, (2, 3, 4))):
+        trackers = open_trackers(("tensorboard",), tmp_path, "rl", {}, first_step=first)
+        for step in steps:
+            trackers.log({"reward": float(10 * first + step)}, step)
+        trackers.close()
+    events = EventAccumulator(str(tmp_path / "trackers" / "tensorboard" / "rl"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("reward")] == [
+        (0, 0.0),
+        (1, 1.0),
+        (2, 22.0),
+        (3, 23.0),
+        (4, 24.0),
+    ]

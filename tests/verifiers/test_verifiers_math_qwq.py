@@ -1,5 +1,8 @@
 """`protocol="qwq"`: the official evaluation's judgements; expected values are what its own code says."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from openqwq.errors import UserError
@@ -65,6 +68,17 @@ def test_answers_are_spelt_as_the_official_code_spells_them(text, spelling):
 )  # fmt: skip
 def test_judgements_are_the_official_ones(gold, text, status):
     assert QWQ(make_problem(gold), text).status == status
+
+
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_judgements_of_many_outputs_are_those_of_the_official_code(every):
+    """Gold, output, and what QwenLM/QwQ eval/eval/math_opensource.py (620a5ea, its required versions) said of them."""
+    lines = Path(__file__).with_name("qwq_official.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines][::every]
+    assert len(rows) > 500 / every
+    verdicts = QWQ.verify_many([(make_problem(gold), text) for gold, text, _ in rows])
+    wrong = [row for row, verdict in zip(rows, verdicts, strict=True) if verdict.score != row[2]]
+    assert wrong == []
 
 
 def test_hanging_answer_ends_at_the_deadline_and_is_wrong():

@@ -4,6 +4,7 @@ import { find, make } from "./dom.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 42;
+const NARROW = 600;
 
 function svg(tag, attributes = {}, ...children) {
   const element = document.createElementNS(SVG, tag);
@@ -13,11 +14,10 @@ function svg(tag, attributes = {}, ...children) {
 }
 
 const MARK = /\[([^\]]+)\]\(([^)]+)\)|\{(\w+) ([^}]+)\}/g;
-const results = {};
+const results = {}; // by name; those that this server has
 
-/** A result file; null where this server has none. */
 function result(name) {
-  results[name] ??= fetch(`page/results/${name}.json`).then((answer) => (answer.ok ? answer.json() : null)).catch(() => null);
+  if (typeof results[name] === "string") results[name] = fetch(results[name]).then((answer) => answer.json());
   return results[name];
 }
 
@@ -45,7 +45,8 @@ async function paragraph(text) {
   return make("p", {}, parts, text.slice(end));
 }
 
-export async function start() {
+export async function start(offered) {
+  for (const name of offered.results) results[name] = `page/results/${name}.json`;
   const data = await (await fetch("page/map.json")).json();
   const byId = Object.fromEntries(data.nodes.map((node) => [node.id, node]));
   const picture = svg("svg", { role: "group", "aria-label": "Ideas and papers" });
@@ -60,10 +61,20 @@ export async function start() {
     path.setAttribute("d", `M${a.x} ${a.y}C${a.x} ${a.y + bend} ${b.x} ${b.y - bend} ${b.x} ${b.y}`);
   });
 
+  /** On a narrow screen the whole map is too small to read: show the part around a node. */
+  const centre = (node) => {
+    const shown = picture.getBoundingClientRect();
+    if (!shown.width || shown.width >= NARROW) return;
+    box.w = shown.width * 1.4; box.h = shown.height * 1.4;
+    box.x = node.x - box.w / 2; box.y = node.y - box.h / 2;
+    view();
+  };
+
   let latest = "";
   const choose = async (id) => {
     const node = byId[id];
     latest = id;
+    centre(node);
     for (const one of data.nodes) one.group.classList.toggle("chosen", one === node);
     for (const { from, to, path } of edges) path.classList.toggle("lit", from === id || to === id);
     const near = edges.flatMap(({ from, to }) => (from === id ? [to] : to === id ? [from] : []));
