@@ -207,8 +207,8 @@ def compare_mutants(name: str, rows: list[tuple[dict[str, Any], str]]) -> dict[s
     rng = random.Random(2)
     mutants = [(row, text) for row, code in rows if (text := change_once(code, rng)) is not None]
     pairs = [(make_problem("code", row), f"</think>\n```python\n{text}\n```") for row, text in mutants]
-    ours = [verdict.status for verdict in get_verifier("code", wall_s=10.0).verify_many(pairs)]
-    limits = Limits(wall_s=10, cpu_s=40)
+    ours = [verdict.status for verdict in get_verifier("code", wall_s=4.0).verify_many(pairs)]  # some loop for ever
+    limits = Limits(wall_s=4, cpu_s=16)
     with ThreadPoolExecutor(4) as pool:
         results = pool.map(lambda case: default_sandbox().run(plain_script(*case), limits=limits), mutants)
         plain = ["correct" if result.status == "ok" else "wrong" for result in results]

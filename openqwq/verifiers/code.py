@@ -156,8 +156,9 @@ class CodeVerifier(Verifier):
         return results | dict(zip(runnable, judged, strict=True))
 
     def _verdict(self, result: JudgeResult, code: str) -> Verdict:
-        if result.verdict == "infra_error":
-            return Verdict.unjudged(result.reason, extracted=code)
+        unjudged = [test.reason for test in result.tests if test.verdict == "infra_error"]
+        if result.verdict == "infra_error" or (self.partial and unjudged):
+            return Verdict.unjudged(result.reason if result.verdict == "infra_error" else unjudged[0], extracted=code)
         details = {"passed": result.num_passed, "tests": [test.verdict for test in result.tests]}
         if result.verdict == "passed":
             return Verdict.correct(extracted=code, details=details)

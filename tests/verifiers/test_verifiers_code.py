@@ -3,7 +3,7 @@
 import pytest
 
 from openqwq.errors import UserError
-from openqwq.sandbox import Sandbox
+from openqwq.sandbox import JudgeResult, Sandbox, TestResult
 from openqwq.sandbox.languages import find_toolchains
 from openqwq.types import Message, Problem
 from openqwq.verifiers import get_verifier
@@ -68,6 +68,14 @@ def test_partial_pays_the_share_of_passed_tests(sandbox):
     assert (verdict.status, verdict.score) == ("wrong", pytest.approx(2 / 3))
     assert verdict.details["tests"] == ["passed", "runtime_error", "passed"]
     assert verifier(SUM, completion(GOOD)).score == 1.0
+
+
+def test_a_test_that_could_not_be_run_lowers_no_partial_score(sandbox, monkeypatch):
+    tests = [TestResult(verdict=v, reason=f"why {v}") for v in ("passed", "wrong_answer", "infra_error")]
+    result = JudgeResult(verdict="wrong_answer", tests=tuple(tests), reason="why")
+    monkeypatch.setattr(sandbox, "judge_many", lambda jobs: [result] * len(jobs))
+    whole, partial = (CodeVerifier(partial=p, sandbox=sandbox)(SUM, completion(GOOD)) for p in (False, True))
+    assert (whole.status, partial.status, partial.reason) == ("wrong", "unjudged", "why infra_error")
 
 
 def test_scripts_are_judged_by_their_output(verifier):
