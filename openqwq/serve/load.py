@@ -11,7 +11,7 @@ from typing import Any
 
 from openqwq.errors import UserError
 from openqwq.inference import LLM, AsyncEngine
-from openqwq.model import Quantization, resolve_folder
+from openqwq.model import resolve_folder
 
 from .engine import ServedModel
 
@@ -26,14 +26,15 @@ def load_served_model(
     max_model_len: int | None = None,
     max_num_seqs: int = 64,
     seed: int = 0,
-    quantization: Quantization | None = None,
+    **options: Any,
 ) -> ServedModel:
     """The model of a folder, a hub name or a preset, in an engine of its own.
 
     max_model_len: None: the model's context.
+    options:       further ones of `LLM`, e.g. `kv_cache_dtype`.
     """
     folder = resolve_folder(source)
-    llm = LLM(folder, max_model_len=max_model_len, max_num_seqs=max_num_seqs, seed=seed, quantization=quantization)
+    llm = LLM(folder, max_model_len=max_model_len, max_num_seqs=max_num_seqs, seed=seed, **options)
     return ServedModel(
         name=name,
         engine=AsyncEngine(llm.engine),
