@@ -29,12 +29,13 @@ def main() -> int:
     parser.add_argument("--recipe", required=True, help="its [eval] families are asked")
     parser.add_argument("--problems", type=int, default=64, help="of each family")
     parser.add_argument("--samples", type=int, default=1, help="of each problem")
+    parser.add_argument("--keep", type=Path, help="folder of the answers: an interrupted run goes on there")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "quantization.json")
     args = parser.parse_args()
     accuracy, answers = {}, []
     with tempfile.TemporaryDirectory() as scratch:
         for name, kind in KINDS.items():
-            out = Path(scratch) / name
+            out = (args.keep or Path(scratch)) / name
             accuracy[name] = measure_accuracy(args, kind, out)
             answers = answers or correct_answers(out / "rows.jsonl")
     table = {name: accuracy[name] | row for name, row in measure_distance(args.model, answers).items()}
