@@ -69,7 +69,7 @@ def run_arm(arm: str, seed: int, folder: Path, threads: int) -> dict:
     command += ["--set", f"seed={seed}", "--set", f"threads={threads}"]
     if (out / "recipe.json").exists():
         command.append("--resume")
-    if not (out / "report.html").exists():
+    if not (out / "final").exists():  # written last; the report is there while the run goes on
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         if done.returncode not in (0, 1):
             raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")

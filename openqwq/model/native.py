@@ -1,7 +1,7 @@
 """The C kernels of this folder, compiled once by the system's compiler and kept in the user's cache folder.
 
-Public: `native_kernels`, `rounded_kernels`, `invariant_kernels`. Without a compiler, and for shapes that the kernels
-are not made for, callers take PyTorch's operators: the same numbers up to rounding, more slowly.
+Public: `native_kernels`, `rounded_kernels`, `decode_kernels`, `invariant_kernels`. Without a compiler, and for shapes
+that the kernels are not made for, callers take PyTorch's operators: the same numbers up to rounding, more slowly.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..log import logger
 
 SOURCE = Path(__file__).with_name("native.c")
 ROUNDED_SOURCE = Path(__file__).with_name("rounded.c")
+DECODE_SOURCE = Path(__file__).with_name("decode.c")
 INVARIANT_SOURCE = Path(__file__).with_name("invariant.c")
 # Sums may be reordered. Never -ffast-math: linked with it, a library turns off subnormal numbers in the whole process.
 MATHS = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
@@ -53,6 +54,16 @@ def rounded_kernels() -> ctypes.CDLL | None:
 
 
 @lru_cache(maxsize=1)
+def decode_kernels() -> ctypes.CDLL | None:
+    """The kernel that is a whole decoder; None, and one line in the log, where it cannot be had."""
+    kernels = _load(DECODE_SOURCE, FLAGS, "decoding runs on PyTorch's operators, which is slower")
+    if kernels is not None:
+        kernels.decode_rows.restype = None
+        kernels.decode_rows.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 2 + [ctypes.c_int]
+    return kernels
+
+
+@lru_cache(maxsize=1)
 def invariant_kernels() -> ctypes.CDLL | None:
     """The kernels of the batch-invariant mode; None, and one line in the log, where they cannot be had."""
     kernels = _load(INVARIANT_SOURCE, STRICT_FLAGS, "there is no batch-invariant mode")
@@ -61,8 +72,11 @@ def invariant_kernels() -> ctypes.CDLL | None:
         kernels.linear_rows.argtypes = [pointer] * 4 + [size] * 3 + [threads]
         kernels.rms_norm_rows.argtypes = [pointer] * 3 + [size] * 2 + [real, threads]
         kernels.swiglu_rows.argtypes = [pointer] * 3 + [size] * 2 + [real, threads]
+        kernels.swiglu_slopes.argtypes = [pointer] * 5 + [size] * 2 + [real, threads]
+        kernels.outer_rows.argtypes = [pointer] * 3 + [size] * 3 + [threads]
         kernels.logprob_rows.argtypes = [pointer] * 4 + [size] * 2 + [threads]
-        for name in ("linear_rows", "rms_norm_rows", "swiglu_rows", "logprob_rows"):
+        names = ("linear_rows", "rms_norm_rows", "swiglu_rows", "swiglu_slopes", "outer_rows", "logprob_rows")
+        for name in names:
             getattr(kernels, name).restype = None
     return kernels
 
