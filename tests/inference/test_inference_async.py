@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 
 import pytest
 import torch
@@ -93,14 +94,22 @@ def test_a_reader_that_leaves_frees_the_engine(front):
     assert front.stats().running == front.stats().kv_blocks_used == 0
 
 
-def test_weights_change_between_steps(front):
+def test_weights_change_between_steps(model, tokenizer, monkeypatch):
+    engine = Engine(model, tokenizer, max_num_seqs=4)
+    step = engine.step
+    # until the new weights are there, steps are slow, so that they come before the last token
+    monkeypatch.setattr(engine, "step", lambda: (time.sleep(0.05 if engine.version == 0 else 0), step())[1])
+
+    front = AsyncEngine(engine)
+
     async def main():
-        stream = front.generate([3], FREE.replace(ignore_eos=True))
+        stream = front.generate([3], FREE.replace(ignore_eos=True, max_tokens=100))
         deltas = [await anext(stream)]
         await front.call(lambda engine: engine.load_weights(engine.model, version=7))
         return deltas + [delta async for delta in stream]
 
     versions = asyncio.run(main())[-1].completion.policy_versions
+    front.close()
     assert versions[0] == 0 and versions[-1] == 7
 
 
