@@ -84,6 +84,7 @@ def _rates(args: argparse.Namespace, problems: list) -> list[float | None]:
         Judge().strict,
         params,
         args.output.with_suffix(".rates.jsonl"),
+        settings={name: getattr(args, name) for name in ("model", "temperature", "max_tokens", "seed")},
         progress=lambda done, total: logger.info("%d of %d problems attempted", done, total),
     )
 

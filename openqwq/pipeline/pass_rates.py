@@ -14,7 +14,7 @@ from typing import Any
 
 from openqwq.data.decontaminate import NgramIndex
 from openqwq.errors import UserError
-from openqwq.log import append_jsonl, read_jsonl
+from openqwq.log import append_jsonl, read_jsonl, write_text_atomic
 from openqwq.rollout import sample_groups
 from openqwq.types import Policy, Problem, SamplingParams
 from openqwq.verifiers import Verifier, verify_all
@@ -57,25 +57,41 @@ def measure_pass_rates(
     params: SamplingParams,
     output: Path,
     *,
+    settings: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[float | None]:
     """The share of `params.n` attempts that each problem's verifier calls correct; None where none was judged.
 
+    settings: what the rates depend on beside the problems, e.g. the model; it stands in each row.
     Rates are appended to `output` as they are measured: the same call goes on where it was cut short.
-    Raises UserError when the file holds rates of other problems.
+    Raises UserError when the file holds rates of other problems, or measured with other settings.
     """
-    done = read_jsonl(output) if output.exists() else []
-    if [row["prompt"] for row in done] != [problem.prompt for problem in problems[: len(done)]]:
-        raise UserError(f"{output} holds pass rates of other problems", hint="remove it, or choose another `--output`")
+    settings = {**(settings or {}), "samples": params.n}
+    done = _read_rates(output, problems, settings)
     rates: list[float | None] = [row["pass_rate"] for row in done]
     for start in range(len(rates), len(problems), PROBLEMS_AT_ONCE):
         part = problems[start : start + PROBLEMS_AT_ONCE]
         own = [params.replace(seed=(params.seed or 0) + start + i) for i in range(len(part))]
         for problem, rate in zip(part, _rates(part, policy, tokenizer, verifiers, own), strict=True):
-            append_jsonl(output, {"prompt": problem.prompt, "pass_rate": rate, "samples": params.n})
+            append_jsonl(output, {"prompt": problem.prompt, "pass_rate": rate, **settings})
             rates.append(rate)
         progress(len(rates), len(problems))
     return rates
+
+
+def _read_rates(output: Path, problems: Sequence[Problem], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an earlier call; what a killed writer left besides is taken out of the file."""
+    if not output.exists():
+        return []
+    done = read_jsonl(output)
+    hint = "remove it, or choose another `--output`"
+    if [row["prompt"] for row in done] != [problem.prompt for problem in problems[: len(done)]]:
+        raise UserError(f"{output} holds pass rates of other problems", hint=hint)
+    for key, value in settings.items():
+        if other := [row.get(key) for row in done if row.get(key) != value]:
+            raise UserError(f"{output} holds pass rates measured with {key} {other[0]}, not {value}", hint=hint)
+    write_text_atomic(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in done))
+    return done
 
 
 def _rates(

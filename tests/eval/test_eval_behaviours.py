@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import HOSTILE, make_run_folder
+from eval_run_folders import HOSTILE, make_run_folder
 
 from openqwq.eval.report import read_run_folder, write_report
 from openqwq.eval.report.behaviours import CONTEXT, LONGEST_MATCH, behaviour_pages, excerpt

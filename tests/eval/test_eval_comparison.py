@@ -7,7 +7,7 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from conftest import FAMILIES, make_run_folder
+from eval_run_folders import FAMILIES, make_run_folder
 
 from openqwq.cli.main import main
 from openqwq.errors import UserError

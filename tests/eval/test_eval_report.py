@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from conftest import FAMILIES, HOSTILE, STAGES, make_run_folder
+from eval_run_folders import FAMILIES, HOSTILE, STAGES, make_run_folder
 
 from openqwq.errors import UserError
 from openqwq.eval.intervals import Interval
