@@ -1,13 +1,16 @@
 """Seconds of one reinforcement-learning step, TRL's GRPOTrainer and ours in turn, on the same model and the same work.
 
-    python benchmarks/rl_step.py                 both workloads, three rounds
-    python benchmarks/rl_step.py --rounds 1 --steps 3 --work equal
+    python benchmarks/rl_step.py                              both workloads, one round: 5 to 8 minutes on two cores
+    python benchmarks/rl_step.py --work equal --rounds 3      one of them, three times
+    python benchmarks/rl_step.py --rounds 3 --resume          two rounds more; figures that the file has are kept
+    python benchmarks/rl_step.py --systems ours plain ahead   ours alone: as above, not batch-invariant, overlapped
 
 A Qwen2 decoder (hidden 256, 4 layers, 4 heads, 2 kv heads, vocabulary 512, float32) with random weights, one byte a
 token, the share of digits as the reward. `equal`: 8 prompts of 32 tokens, 8 completions of exactly 64 tokens each.
 `long_tail`: 32 prompts, 8 completions each, of 64 tokens in the mean and at most 512 (each token ends its completion
-with a chance of 1/64). Each figure is taken in a process of its own, the two systems in turn. TRL is measured
-where `trl` is installed, or with another Python: --trl-python. Writes benchmarks/results/rl_step.json.
+with a chance of 1/64). Each figure is taken in a process of its own, the systems in turn, and written to
+benchmarks/results/rl_step.json at once. TRL is measured where `trl` is installed, or with another Python: --trl-python.
+Ours is measured as recipes run it: in the batch-invariant mode.
 """
 
 from __future__ import annotations
@@ -20,14 +23,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from statistics import median
 
 from machine import ROOT, describe_machine
 
 WORK = {
-    "equal": {"prompts": 8, "samples": 8, "longest": 64, "ends": False},
-    "long_tail": {"prompts": 32, "samples": 8, "longest": 512, "ends": True},
+    "equal": {"prompts": 8, "samples": 8, "longest": 64, "ends": False, "steps": 4},
+    "long_tail": {"prompts": 32, "samples": 8, "longest": 512, "ends": True, "steps": 2},
+}
+SYSTEMS = {
+    "ours": {"batch_invariant": "auto"},
+    "plain": {"batch_invariant": "off"},
+    "ahead": {"batch_invariant": "auto", "max_staleness": 1},
+    "trl": {},
 }
 PROMPT_TOKENS, MEAN_TOKENS, VOCABULARY, PAD, END, FIRST_BYTE = 32, 64, 512, 0, 1, 2
 WARMUP = 1
@@ -37,43 +47,60 @@ ALPHABET = "0123456789+-*= abcdefgh"
 def main() -> int:
     """Measure both systems in turn, print the table, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=4, help="timed steps of one figure")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="timed steps of one figure; default: 4 of equal, 2 of long_tail")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--work", nargs="*", choices=WORK, default=list(WORK))
+    parser.add_argument("--systems", nargs="*", choices=SYSTEMS, default=["ours", "trl"])
+    parser.add_argument("--resume", action="store_true", help="measure only what the output file lacks")
     parser.add_argument("--trl-python", default=sys.executable, help="a Python that has TRL")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "rl_step.json")
-    parser.add_argument("--measure", choices=("ours", "trl"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=SYSTEMS, help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        measure = measure_ours if args.measure == "ours" else measure_trl
-        print(json.dumps(measure(args.model, WORK[args.work[0]], args.steps + WARMUP, args.threads)))
+        work = WORK[args.work[0]]
+        steps = (args.steps or work["steps"]) + WARMUP
+        if args.measure == "trl":
+            print(json.dumps(measure_trl(args.model, work, steps, args.threads)))
+        else:
+            print(json.dumps(measure_ours(args.model, work, steps, args.threads, SYSTEMS[args.measure])))
         return 0
-    with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder) / "model")
-        rounds = [measure_round(args, Path(folder) / "model") for _ in range(args.rounds)]
-    table = {work: summarise([r[work] for r in rounds], args.threads) for work in args.work}
-    report = {"command": "python benchmarks/rl_step.py", **describe_machine(), "threads": args.threads}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps({**report, "median": table, "rounds": rounds}, indent=1) + "\n")
-    print_table(table)
+    peak = measure_peak(args.threads)
+    figures = json.loads(args.output.read_text())["figures"] if args.resume and args.output.exists() else []
+    measure_all(args, figures, peak)
+    print_table(summarise(figures, peak))
     return 0
 
 
-def measure_round(args: argparse.Namespace, model: Path) -> dict[str, dict[str, dict]]:
-    """One figure of each workload and system."""
-    found: dict[str, dict[str, dict]] = {}
-    for work in args.work:
-        for system, python in (("ours", sys.executable), ("trl", args.trl_python)):
-            command = [python, __file__, "--measure", system, "--model", str(model), "--work", work]
-            command += ["--steps", str(args.steps), "--threads", str(args.threads)]
-            done = subprocess.run(command, capture_output=True, text=True, env=environment(args.threads))
-            if done.returncode:
-                print(f"{system} cannot be measured: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-            else:
-                found.setdefault(work, {})[system] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def measure_all(args: argparse.Namespace, figures: list[dict], peak: float) -> None:
+    """Add the figures that are missing, systems in turn, and write the file after each."""
+    report = {"command": "python benchmarks/rl_step.py", **describe_machine(), "threads": args.threads}
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder) / "model")
+        for number, work, system in product(range(args.rounds), args.work, args.systems):
+            if any((f["round"], f["work"], f["system"]) == (number, work, system) for f in figures):
+                continue
+            started = time.perf_counter()
+            figure = measure_one(args, Path(folder) / "model", work, system)
+            if figure is not None:
+                print(f"{work}, {system}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
+                figures.append({"round": number, "work": work, "system": system, **figure})
+                table = summarise(figures, peak)
+                args.output.write_text(json.dumps({**report, "median": table, "figures": figures}, indent=1) + "\n")
+
+
+def measure_one(args: argparse.Namespace, model: Path, work: str, system: str) -> dict | None:
+    """One figure, from a process of its own; None, and why, where it cannot be taken."""
+    python = args.trl_python if system == "trl" else sys.executable
+    command = [python, __file__, "--measure", system, "--model", str(model), "--work", work]
+    command += ["--threads", str(args.threads), *(["--steps", str(args.steps)] if args.steps else [])]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(args.threads))
+    if done.returncode:
+        print(f"{system} cannot be measured: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        return None
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -141,12 +168,12 @@ class ByteTokenizer:
         return bytes(i - FIRST_BYTE for i in ids if FIRST_BYTE <= i < 256 + FIRST_BYTE).decode("latin-1")
 
 
-def measure_ours(model_folder: str, work: dict, steps: int, threads: int) -> dict[str, float]:
+def measure_ours(model_folder: str, work: dict, steps: int, threads: int, options: dict) -> dict[str, float]:
     """The package's own RL loop; phases as its metrics report them."""
     import torch
 
     from openqwq.checkpoint.run_state import RunStateStore
-    from openqwq.config import RLStage
+    from openqwq.config import CorrectionConfig, RLStage
     from openqwq.inference import Engine
     from openqwq.log import read_jsonl
     from openqwq.model import load_model
@@ -173,16 +200,20 @@ def measure_ours(model_folder: str, work: dict, steps: int, threads: int) -> dic
     torch.set_num_threads(threads)
     model = load_model(model_folder, dtype=torch.float32)
     tokenizer = ByteTokenizer(work["ends"])
+    last = 1 if "max_staleness" in options else 0  # beside the last step nothing is sampled: it is not counted
     stage = RLStage(
         mix={"s": 1.0},
-        steps=steps,
+        steps=steps + last,
         prompts_per_step=work["prompts"],
         samples_per_prompt=work["samples"],
         max_completion_tokens=work["longest"],
         learning_rate=1e-4,
         max_refills=0,
         checkpoint_seconds=0,
+        correction=CorrectionConfig(mode="truncate" if "max_staleness" in options else "none"),
+        **options,
     )
+    ends = []
     with tempfile.TemporaryDirectory() as folder:
         run_rl(
             stage,
@@ -191,15 +222,19 @@ def measure_ours(model_folder: str, work: dict, steps: int, threads: int) -> dic
             tokenizer=tokenizer,
             mixture=Prompts(),
             verifiers={"digits": Digits()},
-            ctx=StageContext(name="rl", seed=0, checkpoints=RunStateStore(folder)),
+            ctx=StageContext(
+                name="rl",
+                seed=0,
+                checkpoints=RunStateStore(folder),
+                progress=lambda *_: ends.append(time.perf_counter()),
+            ),
         )
-        rows = read_jsonl(Path(folder) / "metrics.jsonl")[WARMUP:]
-    phases = ("generate", "verify", "train", "sync", "gate", "idle")
-    mean = {phase: sum(row[f"seconds_{phase}"] for row in rows) / len(rows) for phase in phases}
+        rows = read_jsonl(Path(folder) / "metrics.jsonl")[WARMUP:steps]
+    mean = {phase: sum(row[f"seconds_{phase}"] for row in rows) / len(rows) for phase in ("generate", "train")}
     tokens = sum(row["tokens_generate"] for row in rows) / len(rows)
     trained = sum(row["tokens_train"] for row in rows) / len(rows)
     return {
-        "step_s": sum(mean.values()),
+        "step_s": (ends[steps - 1] - ends[WARMUP - 1]) / len(rows),
         "generate_s": mean["generate"],
         "train_s": mean["train"],
         "tokens_generated": tokens,
@@ -297,30 +332,35 @@ def hf_byte_tokenizer():
     )
 
 
-def summarise(rounds: list[dict[str, dict]], threads: int) -> dict[str, dict[str, float]]:
-    """Medians over the rounds, and the share of this machine's GEMM peak that useful work takes."""
+def measure_peak(threads: int) -> float:
+    """This machine's best matrix product, in GFLOP/s."""
     import torch
     from throughput import gemm_peak
 
     torch.set_num_threads(threads)
-    peak = gemm_peak(torch)
+    return gemm_peak(torch)
+
+
+def summarise(figures: list[dict], peak: float) -> dict[str, dict[str, dict[str, float]]]:
+    """Medians over the rounds, and the share of this machine's GEMM peak that useful work takes."""
     matrices = 4 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 704) + 256 * VOCABULARY
-    table = {}
-    for system in rounds[0]:
-        row = {key: median(r[system][key] for r in rounds) for key in rounds[0][system]}
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for work, system in dict.fromkeys((f["work"], f["system"]) for f in figures):
+        own = [f for f in figures if (f["work"], f["system"]) == (work, system)]
+        row = {key: median(f[key] for f in own) for key in own[0] if key not in ("round", "work", "system")}
         row["generate_share"] = 2 * matrices * row["tokens_generated"] / row["generate_s"] / peak / 1e9
         row["train_share"] = 6 * matrices * row["tokens_trained"] / row["train_s"] / peak / 1e9
-        table[system] = row
+        table.setdefault(work, {})[system] = row
     return table
 
 
 def print_table(table: dict[str, dict[str, dict[str, float]]]) -> None:
-    """A Markdown table; the ratio is TRL's seconds a step over ours."""
+    """A Markdown table; the ratio is a system's seconds a step over ours."""
     print("| work | system | s a step | generating | training | tokens | of GEMM peak (gen, train) | ratio |")
     print("|---|---|---:|---:|---:|---:|---:|---:|")
     for work, systems in table.items():
         for system, r in systems.items():
-            ratio = f"{r['step_s'] / systems['ours']['step_s']:.2f}"
+            ratio = f"{r['step_s'] / systems['ours']['step_s']:.2f}" if "ours" in systems else ""
             shares = f"{r['generate_share']:.0%}, {r['train_share']:.0%}"
             print(
                 f"| {work} | {system} | {r['step_s']:.2f} | {r['generate_s']:.2f} | {r['train_s']:.2f} "

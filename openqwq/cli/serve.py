@@ -117,7 +117,12 @@ def _load(args: argparse.Namespace, settings: ServeSettings) -> Server:
     else:
         place = _newest(folder) if is_run else args.model
         places = {args.served_model_name or folder.resolve().name or args.model: place}
-    options = {"max_model_len": args.max_model_len, "max_num_seqs": args.max_num_seqs, **engine_options(args)}
+    options = {
+        "max_model_len": args.max_model_len,
+        "max_num_seqs": args.max_num_seqs,
+        "quantization": args.quantization,
+    }
+    options |= engine_options(args)
     models = {name: load_served_model(place, name, seed=args.seed, **options) for name, place in places.items()}
     return Server(models, settings, experiment=RunExperiment(folder) if is_run else None)
 

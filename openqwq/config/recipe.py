@@ -254,15 +254,15 @@ class RLStage(Stage):
     updates_per_batch: int = 1
     """Mini-batches of whole groups, one optimiser update each, that a batch is split into; 1 is fully on-policy."""
     max_staleness: int = 0
-    """Steps by which a token's weights may be older than those it trains; 0: sampling and training take turns, above:
-    they overlap, and `correction` must be on. From 2 on, long rollouts go on under newer weights (AReaL)."""
+    """Steps by which a token's weights may be older than those it trains; above 0 sampling and training overlap."""
     max_completion_tokens: int = 128
     """Longest completion that is sampled."""
+    thinking_budget: int = 0
+    """Tokens after which a thinking is closed and the answer asked for, by text that is not trained; 0: never."""
     temperature: float = 1.0
     """Sampling temperature of rollouts; top-p and top-k are off so that log-probs are the policy's own."""
     batch_invariant: Literal["off", "auto", "on"] = "off"
-    """Compute so that sampler and trainer agree to the last bit, whatever runs together; needs a CPU, float32 and a C
-    compiler. "auto": where that is to be had, else the log says why not."""
+    """Sampler and trainer agree to the last bit: a CPU, float32 and a C compiler; "auto": where they are to be had."""
     advantage: Literal["group", "rloo", "reinforce", "gae"] = "group"
     """Minus the group's mean, the others' mean (RLOO), nothing (REINFORCE++), or a value model's guess (PPO)."""
     advantage_scale: Literal["none", "std", "batch", "source"] = "none"

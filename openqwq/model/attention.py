@@ -74,6 +74,21 @@ class PackedAttention:
         return x if self._gather is None else _Pad.apply(x, self._gather, self._inverse)
 
 
+class SharedRows:
+    """Documents that begin alike, their common tokens computed once: only attention sees them spread out.
+
+    documents: mixes the spread tokens. rows: [E] the row of each spread token. firsts: [N] a spread place of each row.
+    """
+
+    def __init__(self, documents: AttentionContext, rows: Tensor, firsts: Tensor):
+        self.positions = documents.positions[firsts]
+        self._documents, self._rows, self._firsts = documents, rows, firsts
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        spread = (x.index_select(0, self._rows) for x in (q, k, v))
+        return self._documents.attend(layer, *spread).index_select(0, self._firsts)
+
+
 class PrefillAttention(PackedAttention):
     """Prompts end to end, written to the given cache slots from position 0 on."""
 

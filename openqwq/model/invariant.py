@@ -6,7 +6,7 @@ layer, and the log-prob at the end, is computed by kernels whose order of sums i
 by the very kernel that decodes (native.c) over blocks of the same size: both see the same bits, whatever the batch,
 chunks, packing or prefix caching.
 
-Only forward passes are invariant; gradients come from them by the usual operators.
+Only forward passes are invariant; gradients are what they are elsewhere, up to rounding.
 
 Public: set_batch_invariant, linear, rms_norm, swiglu, token_logprobs, InvariantAttention.
 Letters: N tokens, M rows, I inputs, O outputs, V vocabulary, H heads, K kv heads, D head dim.
@@ -60,18 +60,17 @@ def _obstacle(model: nn.Module) -> str:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., I] weight^T [O, I] + bias [O]: [..., O]."""
-    return _Linear.apply(x, weight, bias)
+    return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else _linear_rows(x, weight, bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight of rows [..., I]."""
-    plain = partial(_plain_norm, eps=eps)
-    return _Recomputed.apply(partial(_norm_rows, eps=eps), plain, x, weight)
+    return _exact(partial(_norm_rows, eps=eps), partial(_plain_norm, eps=eps), x, weight)
 
 
 def swiglu(gate: Tensor, up: Tensor, beta: float) -> Tensor:
     """gate * sigmoid(beta * gate) * up of rows [..., I]."""
-    return _Recomputed.apply(partial(_swiglu_rows, beta=beta), partial(_plain_swiglu, beta=beta), gate, up)
+    return _SwiGLU.apply(gate, up, beta) if torch.is_grad_enabled() else _swiglu_rows(gate, up, beta)
 
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +100,7 @@ class InvariantAttention:
         self._tables = torch.from_numpy(np.repeat(tables, sizes, 0))  # [N, W]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return _Recomputed.apply(self._mix, partial(self._plain.attend, layer), q, k, v)
+        return _exact(self._mix, partial(self._plain.attend, layer), q, k, v)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         shape = (self._num_blocks, k.shape[1], INVARIANT_BLOCK, k.shape[2])
@@ -137,9 +136,32 @@ class _Linear(torch.autograd.Function):
         rows = grad.flatten(0, -2)
         return (
             _linear_rows(grad, weight.T.contiguous()) if needs_x else None,
-            rows.T @ x.flatten(0, -2) if needs_weight else None,
+            _outer_rows(rows, x.flatten(0, -2)) if needs_weight else None,
             rows.sum(0) if needs_bias else None,
         )
+
+
+class _SwiGLU(torch.autograd.Function):
+    """The kernel's product, and its slopes in one pass."""
+
+    @staticmethod
+    def forward(ctx, gate: Tensor, up: Tensor, beta: float) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        ctx.beta = beta
+        return _swiglu_rows(gate, up, beta)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        gate, up, grad = (x.contiguous() for x in (*ctx.saved_tensors, grad))
+        gate_grad, up_grad = torch.empty_like(gate), torch.empty_like(up)
+        pointers = _pointers(gate, up, grad, gate_grad, up_grad)
+        _kernels().swiglu_slopes(*pointers, *_rows_of(gate), ctx.beta, torch.get_num_threads())
+        return gate_grad, up_grad, None
+
+
+def _exact(exact: Callable[..., Tensor], plain: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """exact(*tensors), with the gradient of plain(*tensors) where one is wanted."""
+    return _Recomputed.apply(exact, plain, *tensors) if torch.is_grad_enabled() else exact(*tensors)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -170,6 +192,14 @@ def _linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     return out
 
 
+def _outer_rows(grad: Tensor, x: Tensor) -> Tensor:
+    """grad [M, O]^T x [M, I]."""
+    grad, x = grad.contiguous(), x.contiguous()
+    out = x.new_zeros(grad.shape[1], x.shape[1])
+    _kernels().outer_rows(*_pointers(grad, x, out), len(x), x.shape[1], grad.shape[1], torch.get_num_threads())
+    return out
+
+
 def _norm_rows(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)
@@ -186,10 +216,6 @@ def _swiglu_rows(gate: Tensor, up: Tensor, beta: float) -> Tensor:
 
 def _plain_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, weight.shape, weight, eps)
-
-
-def _plain_swiglu(gate: Tensor, up: Tensor, beta: float) -> Tensor:
-    return (F.silu(gate) if beta == 1 else gate * torch.sigmoid(beta * gate)) * up
 
 
 def _rows_of(x: Tensor) -> tuple[int, int]:

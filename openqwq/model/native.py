@@ -72,8 +72,11 @@ def invariant_kernels() -> ctypes.CDLL | None:
         kernels.linear_rows.argtypes = [pointer] * 4 + [size] * 3 + [threads]
         kernels.rms_norm_rows.argtypes = [pointer] * 3 + [size] * 2 + [real, threads]
         kernels.swiglu_rows.argtypes = [pointer] * 3 + [size] * 2 + [real, threads]
+        kernels.swiglu_slopes.argtypes = [pointer] * 5 + [size] * 2 + [real, threads]
+        kernels.outer_rows.argtypes = [pointer] * 3 + [size] * 3 + [threads]
         kernels.logprob_rows.argtypes = [pointer] * 4 + [size] * 2 + [threads]
-        for name in ("linear_rows", "rms_norm_rows", "swiglu_rows", "logprob_rows"):
+        names = ("linear_rows", "rms_norm_rows", "swiglu_rows", "swiglu_slopes", "outer_rows", "logprob_rows")
+        for name in names:
             getattr(kernels, name).restype = None
     return kernels
 

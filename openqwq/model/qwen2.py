@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import AttentionContext, PackedAttention
+from .attention import AttentionContext, PackedAttention, SharedRows
 from .config import Qwen2Config
 from .invariant import InvariantAttention, linear, rms_norm, swiglu
 from .rope import RotaryEmbedding, rotate, rotate_exactly
@@ -202,15 +202,17 @@ class Qwen2ForCausalLM(nn.Module):
         input_ids: Tensor,
         *,
         lengths: Sequence[int] | None = None,
+        shared: tuple[Tensor, Tensor] | None = None,
         context: AttentionContext | None = None,
     ) -> Tensor:
         """Final hidden states [N, C] of flat tokens [N]; `lm_head_logits` of the wanted rows gives their logits.
 
-        Exactly one of `lengths` (documents end to end) and `context` must be given.
+        Exactly one of `lengths` (documents end to end) and `context` must be given. shared: documents that begin
+        alike share rows of input_ids: the row of each of their tokens, and the first token of each row (`SharedRows`).
         """
         if lengths is not None and context is None:
             kind = InvariantAttention if self.batch_invariant else partial(PackedAttention, device=input_ids.device)
-            context = kind(lengths)
+            context = kind(lengths) if shared is None else SharedRows(kind(lengths), *shared)
         elif context is None or lengths is not None:
             raise ValueError("flat input_ids need either `lengths` or `context`")
         if len(context.positions) != len(input_ids):

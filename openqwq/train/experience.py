@@ -157,6 +157,7 @@ class Collector:
             top_p=1.0,
             top_k=0,
             max_tokens=self.stage.max_completion_tokens,
+            thinking_budget=self.stage.thinking_budget or None,
             seed=self.ctx.seed_for("sampling", *place),
         )
 

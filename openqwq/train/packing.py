@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,10 @@ from openqwq.types import Rollout
 
 STREAMS = ("rollout_logprobs", "advantages", "old_logprobs", "ref_logprobs", "values", "returns")
 """Fields of `Sample` that are numbers of each trained token in `PackedBatch`."""
+
+
+SHARED_BELOW = 0.9
+"""Prompts are shared where that leaves at most this share of the tokens to compute: gathering rows costs a little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,7 @@ class PackedBatch:
 
     input_ids:  [N]; lengths: of the S sequences that lie end to end in it.
     positions:  [M] places in input_ids of the trained tokens; each is predicted from the place before.
+    shared:     where prompts come more than once: [N] the row that computes each token, [R] each row's first token.
     targets:    [M] the trained tokens. sequences: [M] which of the S sequences each belongs to.
     The others: [M] numbers of each trained token; zeros where the samples do not bear them, but for
     old_logprobs, which then are the rollout_logprobs.
@@ -76,6 +82,7 @@ class PackedBatch:
     ref_logprobs: Tensor
     values: Tensor
     returns: Tensor
+    shared: tuple[Tensor, Tensor] | None = None
 
 
 def document_sample(token_ids: Sequence[int]) -> Sample:
@@ -155,8 +162,32 @@ def pack_one(samples: Sequence[tuple[Sample, float]], device: torch.device | str
         targets=input_ids[positions].to(device),
         sequences=torch.arange(len(samples)).repeat_interleave(trained).to(device),
         weights=torch.tensor([w for _, w in samples]).repeat_interleave(trained).to(device),
+        shared=_shared_rows([s for s, _ in samples], device),
         **streams,
     )
+
+
+def _shared_rows(samples: Sequence[Sample], device: torch.device | str) -> tuple[Tensor, Tensor] | None:
+    """Rows in which each prompt is computed once, for `PackedBatch.shared`; None where that would not pay."""
+    known: dict[tuple[int, ...], int] = {}
+    pieces, count = [], 0
+    for sample in samples:
+        length = len(sample.token_ids)
+        untrained = next((place for place, trained in enumerate(sample.loss_mask) if trained), length)
+        prompt = tuple(sample.token_ids[:untrained])
+        first = known.setdefault(prompt, count)
+        if first == count:
+            pieces.append(np.arange(count, count + length))
+            count += length
+        else:
+            own = length - len(prompt)
+            pieces += [np.arange(first, first + len(prompt)), np.arange(count, count + own)]
+            count += own
+    rows = np.concatenate(pieces)
+    if count > SHARED_BELOW * len(rows):
+        return None
+    firsts = np.unique(rows, return_index=True)[1]
+    return torch.from_numpy(rows).to(device), torch.from_numpy(firsts).to(device)
 
 
 def spread(values: Sequence[float], loss_mask: Sequence[int]) -> list[float]:

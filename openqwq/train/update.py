@@ -59,8 +59,12 @@ def policy_logprobs(
 
     Only positions that predict a trained token reach the output head. entropy_gradient: the entropies bear one too.
     """
-    hidden = model.hidden_states(batch.input_ids, lengths=batch.lengths)  # [N, H]
-    predictors = hidden[batch.positions - 1]  # [M, H]
+    input_ids, before = batch.input_ids, batch.positions - 1
+    if batch.shared is not None:
+        rows, firsts = batch.shared
+        input_ids, before = input_ids[firsts], rows[before]
+    hidden = model.hidden_states(input_ids, lengths=batch.lengths, shared=batch.shared)  # [R, H]
+    predictors = hidden.index_select(0, before)  # [M, H]
     head = model.model.embed_tokens if model.lm_head is None else model.lm_head
     return chunked_logprobs(
         predictors,

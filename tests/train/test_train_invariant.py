@@ -1,24 +1,34 @@
 """The batch-invariant mode: the sampler's log-probs are the trainer's, bit for bit, whatever runs together."""
 
+import copy
 import random
 from pathlib import Path
 
 import pytest
 import torch
 
-from openqwq.config import LoRAConfig, RLStage
+from openqwq.config import CorrectionConfig, LoRAConfig, RLStage
 from openqwq.errors import UserError
 from openqwq.inference import Engine, Speculation
-from openqwq.model import create_model, load_model, native_kernels, quantize_weights, set_batch_invariant
+from openqwq.model import (
+    create_model,
+    load_model,
+    native_kernels,
+    quantize_weights,
+    set_batch_invariant,
+    weight_checksum,
+)
 from openqwq.model.invariant import linear, rms_norm, swiglu, token_logprobs
+from openqwq.rollout import make_rollout
 from openqwq.tokenizer import Tokenizer
-from openqwq.train.packing import Sample, pack
+from openqwq.train.packing import Sample, pack, rollout_sample
 from openqwq.train.rl import invariance
 from openqwq.train.update import policy_logprobs
-from openqwq.types import Message, Prompt, SamplingParams
+from openqwq.types import Message, Problem, Prompt, SamplingParams
 
 pytestmark = pytest.mark.skipif(native_kernels() is None, reason="needs a C compiler")
 BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"
+PROBLEM = Problem(id="p", source="s", kind="math", messages=(Message("user", "1"),), verifier="same_digit")
 TEXTS = ("12 + 34 + 5", "What is 13 * 27?", "gcd of 24 and 36", "Write a function that adds two numbers")
 
 
@@ -76,6 +86,43 @@ def test_sampler_and_trainer_agree_to_the_last_bit(base, options):
     assert largest_mismatch(model, samples, temperature=1.2, tokens_per_microbatch=512) == 0.0
 
 
+@pytest.mark.skipif(not BASE.is_dir(), reason="the base model is not in this checkout")
+def test_a_thinking_budget_masks_the_text_that_it_puts_in_and_the_rest_agrees(base):
+    model, tokenizer, prompts = base
+    engine = Engine(model, tokenizer, closing_text="\n</think>\n\n")
+    params = SamplingParams(n=8, temperature=1.0, top_p=1.0, top_k=0, max_tokens=24, seed=3, thinking_budget=7)
+    samples, masked = [], 0
+    for prompt, completions in zip(prompts, engine.generate(prompts, params), strict=True):
+        for completion in completions:
+            rollout = make_rollout(PROBLEM, prompt, completion)
+            put_in = [place for start, end in completion.inserted for place in range(start, end)]
+            assert [place for place, trained in enumerate(rollout.loss_mask) if not trained] == put_in
+            masked += len(put_in)
+            samples.append(rollout_sample(rollout, 1.0))
+    assert masked > 20
+    assert largest_mismatch(model, samples, temperature=1.0) == 0.0
+
+
+def test_rollouts_of_rounded_weights_are_corrected_and_the_ratios_begin_at_one(world, tmp_path):
+    class Rounded(Engine):
+        """Samples from an int8 copy of the trainer's weights, made anew at every update."""
+
+        def load_weights(self, source, *, version=None):
+            copied = copy.deepcopy(source)
+            quantize_weights(copied)
+            super().load_weights(copied, version=version)
+            self.weight_checksums[self.version] = weight_checksum(source)
+
+    model = world.model()
+    rounded = copy.deepcopy(model)
+    quantize_weights(rounded)
+    stage = world.stage(learning_rate=1e-2, reward="random", correction=CorrectionConfig(mode="truncate"))
+    world.train_rl(tmp_path, stage, model=model, engine=Rounded(rounded, world.HexTokenizer(), max_num_seqs=64))
+    rows = [row for row in world.rows(tmp_path) if row["updates"]]
+    assert rows and all(row["mismatch_max"] > 1e-4 for row in rows)
+    assert all(row["clip_share"] == 0 and abs(row["importance_mean"] - 1) < 0.05 for row in rows)
+
+
 def test_gradients_are_those_of_the_plain_mode(world):
     samples = [
         Sample(token_ids=[i % 16 for i in range(k, 3 * k)], loss_mask=[0] + [1] * (2 * k - 1)) for k in range(3, 14)
@@ -119,6 +166,23 @@ def test_kernels_compute_what_their_names_say_and_no_row_depends_on_others(size)
         for start, end in ((0, 1), (3, 5), (7, 20), (40, 41), (1, 41)):
             rows = slice(start, end)
             assert torch.equal(function(x[rows], up[rows], targets[rows]), whole[rows]), name
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(3, 5, 7), (300, 77, 37), (41, 192, 24)])
+def test_slopes_of_the_kernels_are_those_of_the_operators(rows, inputs, outputs):
+    draw = torch.Generator().manual_seed(rows)
+    shapes = ((rows, inputs), (rows, inputs), (outputs, inputs), (outputs,), (rows, outputs))
+    x, up, weight, bias, grad = (torch.randn(shape, generator=draw) for shape in shapes)
+
+    def slopes(function, *tensors):
+        inputs = [t.clone().requires_grad_() for t in tensors]
+        return torch.autograd.grad((function(*inputs) * grad.to(tensors[0])).sum(), inputs)
+
+    exact = [t.double() for t in (x, up, weight, bias)]
+    ours = slopes(lambda a, b, w, c: linear(swiglu(a, b, 1.7), w, c), x, up, weight, bias)
+    plain = slopes(lambda a, b, w, c: (a * (1.7 * a).sigmoid() * b) @ w.T + c, *exact)
+    for mine, theirs in zip(ours, plain, strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-4)
 
 
 def test_what_cannot_be_invariant_is_refused_with_the_reason(world):

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from openqwq.config import CorrectionConfig, KLConfig, RLStage
+from openqwq.model import native_kernels, set_batch_invariant
+from openqwq.train import packing
 from openqwq.train.losses import sample_weights
 from openqwq.train.objective import policy_objective
 from openqwq.train.packing import Sample, completion_sample, document_sample, pack, rollout_sample, split_microbatches
@@ -153,3 +155,36 @@ def test_entropy_of_an_untrained_model_is_near_that_of_the_uniform_distribution(
     samples = [document_sample([1, 2, 3, 4])]
     _, entropies = policy_logprobs(world.model(), pack(samples, [1.0], tokens_per_microbatch=10)[0])
     assert entropies.tolist() == pytest.approx([math.log(16)] * 3, abs=0.05)
+
+
+@pytest.mark.parametrize("invariant", [False, True])
+def test_a_shared_prompt_computed_once_gives_the_same_log_probs_and_gradient(world, monkeypatch, invariant):
+    rng = random.Random(4)
+    prompts = [[rng.randrange(16) for _ in range(length)] for length in (17, 5, 30)]
+    samples = [
+        completion_sample(prompts[k % 3], [rng.randrange(16) for _ in range(rng.randrange(1, 20))]) for k in range(12)
+    ]
+    model = world.model()
+    if invariant and native_kernels() is None:
+        pytest.skip("needs a C compiler")
+    set_batch_invariant(model, invariant)
+    results = []
+    for bound in (0.9, 0.0):
+        monkeypatch.setattr(packing, "SHARED_BELOW", bound)
+        (batch,) = pack(samples, [1.0] * 12, tokens_per_microbatch=10_000)
+        model.zero_grad()
+        logprobs, _ = policy_logprobs(model, batch)
+        (logprobs * torch.linspace(-1, 1, len(logprobs))).sum().backward()
+        results.append((batch, logprobs.detach(), {n: p.grad.clone() for n, p in model.named_parameters()}))
+    (shared, ours, grads), (whole, theirs, plain_grads) = results
+    assert whole.shared is None and shared.shared is not None
+    computed, total = len(shared.shared[1]), len(shared.input_ids)
+    assert total - computed == 3 * sum(map(len, prompts))  # four samples of each prompt
+    assert float((ours - theirs).abs().max()) <= (0 if invariant else 2e-6)
+    assert max(float((grads[n] - plain_grads[n]).abs().max()) for n in grads) < 1e-5
+
+
+def test_prompts_are_not_shared_where_there_is_little_to_gain():
+    samples = [completion_sample([1], list(range(2, 15))) for _ in range(3)]
+    (batch,) = pack(samples, [1.0] * 3, tokens_per_microbatch=100)
+    assert batch.shared is None
