@@ -120,3 +120,19 @@ def test_bench_prints_rates(capsys):
     assert all(row["prompt_tokens_per_s"] > 0 and row["sampled_tokens_per_s"] > 0 for row in rows)
     assert main(["bench", "tiny", "--batch", "0"]) == 2
     assert "--batch" in capsys.readouterr().err
+
+
+def test_engine_options_are_vllms_and_checked(capsys):
+    bench = ["bench", "tiny", "--random-weights", "--batch", "1", "--prompt", "4", "--new", "40"]
+    guess = '{"method": "ngram", "num_speculative_tokens": 3}'
+    assert main([*bench, "--kv-cache-dtype", "int8", "--speculative-config", guess]) == 0
+    assert "accepted" in capsys.readouterr().out
+    for option, value, message in [
+        ("--speculative-config", "{", "is not JSON"),
+        ("--speculative-config", "3", "is not a JSON object"),
+        ("--speculative-config", '{"method": "eagle", "num_speculative_tokens": 3}', "'ngram' or 'draft_model'"),
+        ("--speculative-config", '{"model": "tiny", "num_speculative_tokens": 3}', "needs a tokenizer"),
+        ("--rope-scaling", '{"rope_type": "yarn"}', "no trained window"),
+    ]:
+        assert main([*bench, option, value]) == 2
+        assert message in capsys.readouterr().err

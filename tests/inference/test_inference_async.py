@@ -1,8 +1,9 @@
 """`AsyncEngine`: what coroutines stream is what the engine samples."""
 
 import asyncio
+import itertools
 import math
-import time
+import threading
 
 import pytest
 import torch
@@ -94,22 +95,26 @@ def test_a_reader_that_leaves_frees_the_engine(front):
     assert front.stats().running == front.stats().kv_blocks_used == 0
 
 
-def test_weights_change_between_steps(model, tokenizer, monkeypatch):
-    engine = Engine(model, tokenizer, max_num_seqs=4)
+def test_weights_change_between_steps(front, monkeypatch):
+    engine, asked, num_steps = front._engine, threading.Event(), itertools.count(1)
     step = engine.step
-    # until the new weights are there, steps are slow, so that they come before the last token
-    monkeypatch.setattr(engine, "step", lambda: (time.sleep(0.05 if engine.version == 0 else 0), step())[1])
 
-    front = AsyncEngine(engine)
+    def wait_to_be_asked():
+        assert next(num_steps) < 3 or asked.wait(60)
+        return step()
+
+    monkeypatch.setattr(engine, "step", wait_to_be_asked)
 
     async def main():
-        stream = front.generate([3], FREE.replace(ignore_eos=True, max_tokens=100))
+        stream = front.generate([3], FREE.replace(ignore_eos=True))
         deltas = [await anext(stream)]
-        await front.call(lambda engine: engine.load_weights(engine.model, version=7))
+        change = asyncio.create_task(front.call(lambda engine: engine.load_weights(engine.model, version=7)))
+        await asyncio.sleep(0)
+        asked.set()
+        await change
         return deltas + [delta async for delta in stream]
 
     versions = asyncio.run(main())[-1].completion.policy_versions
-    front.close()
     assert versions[0] == 0 and versions[-1] == 7
 
 
