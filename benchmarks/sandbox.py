@@ -1,6 +1,6 @@
 """Programs and mathematical answers judged per second, with isolation and without.
 
-    python benchmarks/sandbox.py [--seconds 20]
+    python benchmarks/sandbox.py [--seconds 20]      about three minutes
 
 Small Python programs in function mode: a jail for each, warm jails, and the HTTP service with a client on the
 same machine; the latency of each judgement with twice as many callers as workers; how long an honest program
@@ -97,7 +97,7 @@ def judge(sandbox: BaseSandbox) -> float:
     return time.monotonic() - start
 
 
-def after_hostile(sandbox: BaseSandbox, rounds: int = 5) -> dict[str, float]:
+def after_hostile(sandbox: BaseSandbox, rounds: int = 3) -> dict[str, float]:
     """Milliseconds of an honest program, ordinarily and right after each kind of hostile one (medians)."""
     limits = Limits(wall_s=0.5, cpu_s=1, memory_mib=64, processes=16, tmp_mib=4, output_bytes=100_000)
     times = {"another honest program": median(judge(sandbox) for _ in range(4 * rounds)) * 1e3}

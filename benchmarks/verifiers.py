@@ -19,11 +19,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from machine import ROOT, describe_machine
 
+from openqwq.sandbox import Limits, default_sandbox
 from openqwq.types import Message, Problem
 from openqwq.verifiers import Verifier, get_verifier
 from openqwq.verifiers.math_rules import same_answer
@@ -52,7 +54,7 @@ def make_problem(verifier: str, answer: Any) -> Problem:
     return Problem(id="p", source="s", kind="k", messages=(Message("user", "q"),), verifier=verifier, answer=answer)
 
 
-def read_lines(file: Path, sample: int) -> list[dict[str, Any]]:
+def read_lines(file: Path, sample: int) -> list[Any]:
     """The rows of a file, a fixed sample of them, or none where it is not at hand."""
     if not file.exists():
         print(f"{file} is not at hand", file=sys.stderr)
@@ -123,7 +125,14 @@ def math_tables(data: Path, sample: int) -> dict[str, Any]:
             if name == "AIME24":  # the official evaluation computes sums that the answer leaves to the reader
                 lenient = [(kind, right or kind == "left to add", *rest) for kind, right, *rest in cases]
                 found |= tabulate(f"{name}, protocol qwq", get_verifier("math", protocol="qwq"), lenient)
-    return found
+    lines = read_lines(ROOT / "tests" / "verifiers" / "qwq_official.jsonl", sample)
+    recorded: list[Case] = [
+        ("official: correct" if right else "official: wrong", bool(right), make_problem("math", gold), text)
+        for gold, text, right in lines
+    ]
+    return found | tabulate(
+        "protocol qwq, the official code's judgements", get_verifier("math", protocol="qwq"), recorded
+    )
 
 
 def mutate(code: str) -> str:
@@ -154,8 +163,73 @@ def code_tables(data: Path, sample: int) -> dict[str, Any]:
             cases.append(("mutated", False, problem, f"Hm.\n</think>\n\n```python\n{mutate(code)}\n```"))
             cases.append(("empty", False, problem, "Hm.\n</think>\n\n```python\n\n```"))
         if cases:
-            found |= tabulate(name, get_verifier("code", wall_s=20.0), cases)
+            found |= tabulate(name, get_verifier("code", wall_s=30.0), cases)
+            found |= compare_mutants(name, rows)
     return found
+
+
+SWAPS = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.Mod: ast.Mult, ast.FloorDiv: ast.Div,
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn, ast.And: ast.Or, ast.Or: ast.And,
+}  # fmt: skip
+
+
+def change_once(code: str, rng: random.Random) -> str | None:
+    """The program with one operator or whole number of a function's body changed; None where it has none."""
+    tree = ast.parse(code)
+    bodies = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    places = [node for body in bodies for node in ast.walk(body) if _is_changeable(node)]
+    if not places:
+        return None
+    node: Any = rng.choice(places)
+    if isinstance(node, ast.Constant):
+        node.value += 1
+    elif isinstance(node, ast.Compare):
+        node.ops[0] = SWAPS[type(node.ops[0])]()
+    else:
+        node.op = SWAPS[type(node.op)]()
+    return ast.unparse(tree)
+
+
+def _is_changeable(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        return type(node.value) is int
+    operator = node.ops[0] if isinstance(node, ast.Compare) else getattr(node, "op", None)
+    return type(operator) in SWAPS and not isinstance(node, ast.AugAssign)
+
+
+def compare_mutants(name: str, rows: list[tuple[dict[str, Any], str]]) -> dict[str, Any]:
+    """One change a program: our verdict beside a plain run of program and tests in one interpreter.
+
+    A mutant that both pass is equivalent, or the set's own tests do not look at what changed.
+    """
+    rng = random.Random(2)
+    mutants = [(row, text) for row, code in rows if (text := change_once(code, rng)) is not None]
+    pairs = [(make_problem("code", row), f"</think>\n```python\n{text}\n```") for row, text in mutants]
+    ours = [verdict.status for verdict in get_verifier("code", wall_s=10.0).verify_many(pairs)]
+    limits = Limits(wall_s=10, cpu_s=40)
+    with ThreadPoolExecutor(4) as pool:
+        results = pool.map(lambda case: default_sandbox().run(plain_script(*case), limits=limits), mutants)
+        plain = ["correct" if result.status == "ok" else "wrong" for result in results]
+    for (row, _), mine, theirs in zip(mutants, ours, plain, strict=True):
+        if mine != theirs:
+            print(f"  one change ({row['task_id']}): {mine}, and {theirs} by plain execution", file=sys.stderr)
+    survivors = [row["task_id"] for (row, _), mine in zip(mutants, ours, strict=True) if mine == "correct"]
+    misjudged = sum(mine != theirs for mine, theirs in zip(ours, plain, strict=True))
+    print(
+        f"  one change a program: {ours.count('wrong')} of {len(mutants)} mutants fail, {len(survivors)} pass; ", end=""
+    )
+    print(f"plain execution says otherwise of {misjudged}")
+    row = {"mutants": len(mutants), "wrong": ours.count("wrong"), "passing": survivors, "misjudged": misjudged}
+    return {f"{name}, one change": {"mutants": row}}
+
+
+def plain_script(row: dict[str, Any], program: str) -> str:
+    """The program with its tests behind it, as their authors run them."""
+    if "test_list" in row:
+        return "\n".join([*row["test_imports"], program, *row["test_list"]])
+    return f"{program}\n{row['test']}\ncheck({row['entry_point']})\n"
 
 
 def tool_call_tables(data: Path, sample: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Options that several verbs share, so that they read and behave alike.
 
-Public: add_recipe_arguments, add_engine_arguments, engine_options, add_json_argument, print_json.
+Public: add_recipe_arguments, add_quantization_argument, add_engine_arguments, engine_options, add_json_argument,
+print_json.
 """
 
 from __future__ import annotations
@@ -25,8 +26,19 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_quantization_argument(parser: argparse.ArgumentParser) -> None:
+    """`--quantization`: weights rounded as they are read."""
+    parser.add_argument(
+        "--quantization",
+        choices=("bf16", "int8", "int4"),
+        help="round the weights as they are read: a half, a quarter, an eighth of float32's memory "
+        "(default: as the folder holds them)",
+    )
+
+
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """How a model runs, with vLLM's names; read them with `engine_options(args)`."""
+    add_quantization_argument(parser)
     parser.add_argument(
         "--speculative-config",
         metavar="JSON",
@@ -49,7 +61,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """Options of `LLM` that were given. Raises UserError for a configuration that is none."""
-    options: dict[str, Any] = {"kv_cache_dtype": args.kv_cache_dtype}
+    options: dict[str, Any] = {"kv_cache_dtype": args.kv_cache_dtype, "quantization": args.quantization}
     for name in ("speculative_config", "rope_scaling"):
         if getattr(args, name) is not None:
             options[name] = _read_object(f"--{name.replace('_', '-')}", getattr(args, name))

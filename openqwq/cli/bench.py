@@ -74,7 +74,7 @@ def load_engine(
         return LLM(model, **options).engine
     import torch
 
-    from openqwq.model import create_model, preset
+    from openqwq.model import create_model, preset, quantize_weights
 
     if options.pop("rope_scaling", None) is not None:
         raise UserError("`--rope-scaling` needs a model folder: random weights have no trained window")
@@ -85,7 +85,10 @@ def load_engine(
         options["speculation"] = Speculation(num_tokens=speculative.num_tokens)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    return Engine(create_model(preset(model), seed=0, device=device, dtype=dtype), **options)
+    network = create_model(preset(model), seed=0, device=device, dtype=dtype)
+    if (kind := options.pop("quantization", None)) is not None:
+        quantize_weights(network, kind)
+    return Engine(network, **options)
 
 
 def measure(engine: Engine, batch: int, num_prompt: int, num_new: int, rounds: int) -> dict[str, float]:

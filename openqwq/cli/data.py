@@ -1,9 +1,11 @@
-"""Build a cold start's reasoning chains, or show the problems of a source.
+"""Build a cold start's reasoning chains; show the problems of a source, or write them to a file.
 
 `chains` writes the chains of a supervised stage as JSON lines and prints the manifest: how many were kept by category,
 how many dropped by reason. Without a teacher's URL the programmatic teachers of the tiny families make them. With one,
 answers are kept beside the output (NAME.attempts.jsonl): the same command goes on where it was cut short.
-`show` prints the first training problems (or texts) of a source.
+`show` prints the first training problems (or texts) of a source. `problems` writes them as JSON lines, each text once,
+for `openqwq filter`, `openqwq verify --admit` or another recipe; those that share --ngram words in a row with a file of
+--avoid are left out.
 """
 
 from __future__ import annotations
@@ -14,22 +16,38 @@ import os
 import tempfile
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openqwq.errors import UserError
 
 from ._options import add_json_argument, add_recipe_arguments, print_json
 
+if TYPE_CHECKING:
+    from openqwq.config import Recipe, SourceConfig
+    from openqwq.types import Problem
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Two actions, each with its own options."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="chains|show")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="chains|show|problems")
     _add_chains_arguments(actions.add_parser("chains", help="write the chains of a supervised stage"))
     show = actions.add_parser("show", help="print problems of a source")
     add_recipe_arguments(show)
     show.add_argument("source", metavar="SOURCE", help="the name of a [source.NAME] table")
     show.add_argument("-n", "--count", type=int, default=3, help="how many (default: %(default)s)")
     add_json_argument(show)
+    _add_problems_arguments(actions.add_parser("problems", help="write problems of a source to a file"))
+
+
+def _add_problems_arguments(parser: argparse.ArgumentParser) -> None:
+    add_recipe_arguments(parser)
+    parser.add_argument("source", metavar="SOURCE", help="the name of a [source.NAME] table")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="where the problems go")
+    parser.add_argument("-n", "--count", type=int, default=0, help="how many; needed where the source has no end")
+    parser.add_argument("--split", default="train", choices=("train", "held_out", "gate"), help="default: %(default)s")
+    parser.add_argument("--avoid", type=Path, nargs="*", default=[], metavar="FILE", help="evaluation sets")
+    parser.add_argument("--ngram", type=int, default=13, metavar="N", help="words in common (default: %(default)s)")
+    add_json_argument(parser)
 
 
 def _add_chains_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +67,7 @@ def _add_chains_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do the action; 0 when it is done."""
-    return _chains(args) if args.action == "chains" else _show(args)
+    return {"chains": _chains, "show": _show, "problems": _problems}[args.action](args)
 
 
 def _chains(args: argparse.Namespace) -> int:
@@ -105,14 +123,11 @@ def _server_teacher(args: argparse.Namespace) -> Any:
 
 def _show(args: argparse.Namespace) -> int:
     from openqwq.config import TEXT_TYPES, load_recipe
-    from openqwq.config.build import suggest
     from openqwq.data import build_documents, build_source, build_sources
     from openqwq.data.keys import item_key
 
     recipe = load_recipe(args.recipe, args.overrides)
-    if args.source not in recipe.source:
-        raise UserError(f"{args.recipe} has no source `{args.source}`", hint=suggest(args.source, recipe.source))
-    config = recipe.source[args.source]
+    config = _source_config(args, recipe)
     if config.type in TEXT_TYPES:
         problems = build_sources(recipe.source)
         texts = build_documents(recipe.source, {args.source: 1.0}, problems, seed=recipe.seed)
@@ -129,6 +144,56 @@ def _show(args: argparse.Namespace) -> int:
     else:
         print("\n\n".join(blocks))
     return 0
+
+
+def _problems(args: argparse.Namespace) -> int:
+    from openqwq.config import load_recipe
+    from openqwq.data.decontaminate import NgramIndex
+    from openqwq.log import write_text_atomic
+    from openqwq.pipeline.materials import Materials
+    from openqwq.pipeline.pass_rates import texts_to_avoid
+
+    if args.count < 0 or args.ngram < 1:
+        raise UserError(f"`--count` is {args.count} and `--ngram` {args.ngram}", hint="0 or more, and 1 or more")
+    recipe = load_recipe(args.recipe, args.overrides)
+    found = _distinct_problems(args, _source_config(args, recipe))
+    unseen = Materials(recipe, Path()).unseen if args.split == "train" else frozenset()
+    trainable = [problem for problem in found if problem.prompt not in unseen]
+    index = NgramIndex(texts_to_avoid(args.avoid), ngram=args.ngram)
+    kept = [problem for problem in trainable if not index.overlap(problem.prompt)]
+    lines = (json.dumps(problem.to_dict(), ensure_ascii=False) for problem in kept)
+    write_text_atomic(args.output, "".join(f"{line}\n" for line in lines))
+    held_out, overlap = len(found) - len(trainable), len(trainable) - len(kept)
+    counted = {"kept": len(kept), "dropped, held out": held_out, "dropped, overlap": overlap}
+    if args.json:
+        print_json(counted)
+    else:
+        print("\n".join(f"{name + ':':<20} {count}" for name, count in counted.items()))
+    return 0
+
+
+def _distinct_problems(args: argparse.Namespace, config: SourceConfig) -> list[Problem]:
+    """Problems of the asked split, each text once: all or the first ones of a finite source, `--count` of another."""
+    from openqwq.data import build_source, held_out
+    from openqwq.data.finite import FiniteSource
+
+    source = build_source(args.source, config)
+    if isinstance(source, FiniteSource):
+        texts: dict[str, Problem] = {}
+        for problem in source.part(args.split):
+            texts.setdefault(problem.prompt, problem)
+        return list(texts.values())[: args.count or None]
+    if not args.count:
+        raise UserError(f"source `{args.source}` makes problems without end", hint="say how many: `--count 1000`")
+    return held_out(source, args.count, split=args.split)
+
+
+def _source_config(args: argparse.Namespace, recipe: Recipe) -> SourceConfig:
+    from openqwq.config.build import suggest
+
+    if args.source not in recipe.source:
+        raise UserError(f"{args.recipe} has no source `{args.source}`", hint=suggest(args.source, recipe.source))
+    return recipe.source[args.source]
 
 
 def _gold(answer: Any) -> str:

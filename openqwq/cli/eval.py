@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 
-from ._options import add_json_argument, print_json
+from ._options import add_json_argument, add_quantization_argument, print_json
 
 NEVER_GREEDY = "0 is greedy decoding, which QwQ's authors advise against"
 
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt-suffix", default="", metavar="TEXT", help="appended to each plain question, e.g. a word on \\boxed{}"
     )
+    add_quantization_argument(parser)
     add_json_argument(parser)
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from openqwq.errors import UserError
 
+from ._options import add_engine_arguments, engine_options
+
 if TYPE_CHECKING:
     from openqwq.serve import Server, ServeSettings
 
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-model-len", type=int, metavar="N", help="prompt and completion, in tokens")
     parser.add_argument("--max-num-seqs", type=int, default=64, metavar="N", help="samples at once (64)")
     parser.add_argument("--seed", type=int, default=0, help="of requests that bring none (default: %(default)s)")
+    add_engine_arguments(parser)
     access = parser.add_argument_group("who may do what")
     access.add_argument("--api-key", action="append", default=[], metavar="KEY", help="let this key in; repeatable")
     access.add_argument("--api-key-file", type=Path, metavar="FILE", help="let these keys in, one a line")
@@ -114,12 +117,13 @@ def _load(args: argparse.Namespace, settings: ServeSettings) -> Server:
     else:
         place = _newest(folder) if is_run else args.model
         places = {args.served_model_name or folder.resolve().name or args.model: place}
-    models = {
-        name: load_served_model(
-            place, name, max_model_len=args.max_model_len, max_num_seqs=args.max_num_seqs, seed=args.seed
-        )
-        for name, place in places.items()
+    options = {
+        "max_model_len": args.max_model_len,
+        "max_num_seqs": args.max_num_seqs,
+        "quantization": args.quantization,
     }
+    options |= engine_options(args)
+    models = {name: load_served_model(place, name, seed=args.seed, **options) for name, place in places.items()}
     return Server(models, settings, experiment=RunExperiment(folder) if is_run else None)
 
 

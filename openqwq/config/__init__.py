@@ -1,5 +1,6 @@
 """Recipes: one frozen, keyword-only dataclass tree, read from TOML."""
 
+from .algorithm import check_algorithm
 from .build import recipe_from_dict, recipe_to_dict
 from .load import load_recipe
 from .recipe import (
@@ -44,6 +45,7 @@ __all__ = [
     "TargetConfig",
     "TokenizerConfig",
     "ValueConfig",
+    "check_algorithm",
     "load_recipe",
     "recipe_from_dict",
     "recipe_to_dict",

@@ -9,6 +9,11 @@ from .recipe import RLStage
 
 def check_algorithm(stage: RLStage, where: str) -> None:
     """Raise UserError for the first combination that would train something else than its names say."""
+    if stage.samples_per_prompt < 2 and stage.advantage in ("group", "rloo") and stage.reward != "none":
+        raise UserError(
+            f"`samples_per_prompt` is {stage.samples_per_prompt} in {where}, but group advantages need at least 2",
+            hint='set `samples_per_prompt = 8`, or `advantage = "reinforce"`',
+        )
     for is_wrong, message, hint in _rules(stage):
         if is_wrong:
             raise UserError(f"{message} in {where}", hint=hint)

@@ -183,11 +183,6 @@ def _check_replay(recipe: Recipe, stage: SFTStage, where: str) -> None:
 
 def _check_rl(recipe: Recipe, name: str, stage: RLStage, where: str) -> None:
     _check_ranges(stage, {"samples_per_prompt": AT_LEAST_1}, where)
-    if stage.samples_per_prompt < 2 and stage.advantage in ("group", "rloo"):
-        raise UserError(
-            f"`samples_per_prompt` is {stage.samples_per_prompt} in {where}, but group advantages need at least 2",
-            hint='set `samples_per_prompt = 8`, or `advantage = "reinforce"`',
-        )
     if stage.updates_per_batch > stage.prompts_per_step:
         raise UserError(
             f"`updates_per_batch` is {stage.updates_per_batch} in {where}, but a batch has only "

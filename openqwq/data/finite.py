@@ -18,9 +18,13 @@ class FiniteSource:
         self.name, self.kind, self.verifier = name, kind, verifier
         self._parts = parts
 
+    def part(self, split: str) -> Sequence[Problem]:
+        """All problems of the split's part, in their order."""
+        return self._parts[split if split in self._parts else "train"]
+
     def problem(self, split: str, key: int) -> Problem:
         """A problem of the split's part."""
-        part = self._parts[split if split in self._parts else "train"]
+        part = self.part(split)
         return part[key % len(part)]
 
 

@@ -194,7 +194,7 @@ def _read_parquet(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise UserError(f"{where} is a Parquet file, which needs pyarrow", hint="pip install pyarrow") from error
+        raise UserError(f"{where} is a Parquet file, which needs pyarrow", hint="pip install 'openqwq[hub]'") from error
     try:
         for batch in parquet.ParquetFile(path).iter_batches():
             yield from batch.to_pylist()

@@ -50,6 +50,7 @@ class CompletionDelta:
     token_ids:     new tokens, the end token included; `logprobs` has one for each, `top_logprobs` if asked for.
     finish_reason: None until the sample's last delta, which also carries the whole `completion`.
     error:         why a sample ended with "abort", when nobody asked for it.
+    num_cached_tokens: prompt tokens of the request that were found in the cache.
     """
 
     request_id: str
@@ -61,6 +62,7 @@ class CompletionDelta:
     finish_reason: FinishReason | None = None
     error: str = ""
     completion: Completion | None = None
+    num_cached_tokens: int = 0
 
 
 class _Listener:
@@ -88,9 +90,10 @@ class _Listener:
             token_ids=new,
             logprobs=tuple(sample.logprobs[start:]),
             top_logprobs=tuple(sample.top_logprobs[start:]),
+            num_cached_tokens=sample.num_cached,
         )
 
-    def ended(self, index: int, completion: Completion) -> CompletionDelta:
+    def ended(self, index: int, completion: Completion, num_cached: int = 0) -> CompletionDelta:
         """The last delta of a sample."""
         start, self.done[index] = self.num_sent[index], True
         return CompletionDelta(
@@ -103,6 +106,7 @@ class _Listener:
             finish_reason=completion.finish_reason,
             error=completion.error,
             completion=completion,
+            num_cached_tokens=num_cached,
         )
 
 
@@ -210,13 +214,14 @@ class AsyncEngine:
         deltas = []
         for output in finished:
             listener = self._listeners.pop(output.request_id, None)
-            deltas += self._last(listener, output.outputs) if listener else []
+            deltas += self._last(listener, output.outputs, output.num_cached_tokens) if listener else []
         for request_id, listener in self._listeners.items():
             for sample in self._engine.samples(request_id):
                 if listener.done[sample.index]:
                     continue
                 if sample.finish_reason:
-                    deltas.append((listener, listener.ended(sample.index, self._engine.completion(sample))))
+                    completion = self._engine.completion(sample)
+                    deltas.append((listener, listener.ended(sample.index, completion, sample.num_cached)))
                 elif delta := listener.grown(sample):
                     deltas.append((listener, delta))
         self._publish(deltas)
@@ -240,9 +245,11 @@ class AsyncEngine:
         self._listeners.clear()
 
     @staticmethod
-    def _last(listener: _Listener, completions: Iterable[Completion]) -> list[tuple[_Listener, CompletionDelta]]:
+    def _last(
+        listener: _Listener, completions: Iterable[Completion], num_cached: int = 0
+    ) -> list[tuple[_Listener, CompletionDelta]]:
         """The last deltas of all samples that have not ended before."""
-        return [(listener, listener.ended(i, c)) for i, c in enumerate(completions) if not listener.done[i]]
+        return [(listener, listener.ended(i, c, num_cached)) for i, c in enumerate(completions) if not listener.done[i]]
 
     @staticmethod
     def _publish(deltas: Iterable[tuple[_Listener, CompletionDelta]]) -> None:

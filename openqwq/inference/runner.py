@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from openqwq.errors import UserError
-from openqwq.model import KVCache, PagedAttention, Qwen2ForCausalLM
+from openqwq.model import DecodeKernel, KVCache, PagedAttention, Qwen2ForCausalLM
+from openqwq.model.decode import MAX_ROWS
 
 from .rules import Lines, LogitRules
 from .sampling import Guesses, SamplingTable, sample
@@ -84,13 +85,17 @@ class Runner:
             ]
             self.cache = caches[0]
             if speculation is not None and speculation.model is not None:
-                self.draft_model = DraftModel(speculation, caches[1], model.config.vocab_size)
+                self.draft_model = DraftModel(
+                    speculation, caches[1], model.config.vocab_size, both_settings=yarn_per_request
+                )
             self.table = SamplingTable(max_num_seqs, model.config.vocab_size, device)
             self.rules = LogitRules(max_num_seqs, model.config.vocab_size, device)
             self.tokens = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
             self.positions = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
             self.tables = torch.zeros((max_num_seqs, width), dtype=torch.int32, device=device)
             self.scaled = torch.zeros(max_num_seqs, dtype=torch.bool, device=device) if yarn_per_request else None
+            self._kernel = DecodeKernel.of(model, self.cache, both_settings=yarn_per_request)
+        self._few_rows: DecodeKernel | None = None
         self.num_rows = 0
         self.longest = 0
         self._wanted: dict[int, int] = {}
@@ -111,6 +116,9 @@ class Runner:
             self.longest = max((s.num_tokens for s in plan.running), default=1) - 1
             self.table.focus(self.num_rows)
             self.rules.focus(plan.running)
+            self._few_rows = self._kernel if self._kernel is not None and self._kernel.look() else None
+            if self.draft_model is not None:
+                self.draft_model.look()
             self._wanted = {
                 s.row: s.request.params.logprobs for s in plan.running if s.request.params.logprobs is not None
             }
@@ -120,20 +128,17 @@ class Runner:
             before_last = [s.known_ids(max(s.num_tokens - 2, 0), max(s.num_tokens - 1, 1))[0] for s in plan.running]
             plan.drafts, probs = self.draft_model.propose(self, plan.rooms, before_last, chunks)
         lines = self._lines(plan.drafts) if plan.drafts else None
-        hidden = self._forward(chunks, lines)
-        num_lines = self.num_rows if lines is None else len(lines.row)
-        self._score_prompts(chunks, hidden[num_lines:])
-        return self._sample(hidden[:num_lines], lines, plan.drafts, probs) if self.num_rows else Sampled()
+        logits = self._forward(chunks, lines)
+        return self._sample(logits, lines, plan.drafts, probs) if self.num_rows else Sampled()
 
     @property
     def _caches(self) -> list[KVCache]:
         return [self.cache] if self.draft_model is None else [self.cache, self.draft_model.cache]
 
     def _sample(
-        self, hidden: Tensor, lines: Lines | None, drafts: dict[int, list[int]], probs: Tensor | None
+        self, logits: Tensor, lines: Lines | None, drafts: dict[int, list[int]], probs: Tensor | None
     ) -> Sampled:
         rows = slice(self.num_rows)
-        logits = self.model.lm_head_logits(hidden).float()
         places = _line_numbers(self._wanted, drafts, self.num_rows) if self._wanted else {}
         raw = {row: logits[numbers].log_softmax(-1) for row, numbers in places.items()}
         if not self.rules.idle:
@@ -234,7 +239,7 @@ class Runner:
             self.tables[rows, columns] = blocks.to(torch.int32)
 
     def _forward(self, chunks: list[Chunk], lines: Lines | None) -> Tensor:
-        """Final hidden states of every line's token, then of the chunks' tokens: chunks from 0 on come first."""
+        """Logits behind every line's token. Chunks, those from position 0 on first, are computed beside them."""
         rows: slice | Tensor = slice(self.num_rows)
         tokens, positions, longest = self.tokens[rows], self.positions[rows], self.longest + 1
         if lines is not None:
@@ -246,16 +251,15 @@ class Runner:
         if known:
             tokens = torch.cat((tokens, torch.tensor(known, device=tokens.device)))
         scaled = None if self.scaled is None else self.scaled[rows]
+        invariant, tables = self.model.batch_invariant, self.tables[rows]
+        if self._few_rows is not None and not invariant and not chunks and 0 < len(positions) <= MAX_ROWS:
+            return self._few_rows(tokens, positions, tables, longest, scaled)
         context = PagedAttention(
-            self.cache,
-            self.tables[rows],
-            positions,
-            longest=longest,
-            chunks=paged,
-            scaled=scaled,
-            invariant=self.model.batch_invariant,
+            self.cache, tables, positions, longest=longest, chunks=paged, scaled=scaled, invariant=invariant
         )
-        return self.model.hidden_states(tokens, context=context)
+        hidden = self.model.hidden_states(tokens, context=context)
+        self._score_prompts(chunks, hidden[len(positions) :])
+        return self.model.lm_head_logits(hidden[: len(positions)]).float()
 
 
 def _line_numbers(rows: Iterable[int], drafts: dict[int, list[int]], num_rows: int) -> dict[int, list[int]]:

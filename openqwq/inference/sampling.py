@@ -26,7 +26,8 @@ from .sequence import Sequence
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
-
+_ALL_BITS = (1 << 64) - 1
+FEW_ROWS = 8
 
 # Noise of its own for what a draft model guesses and for which guesses stay: any constants.
 GUESS_STREAM = 0x2545F4914F6CDD1D
@@ -108,11 +109,22 @@ class Guesses:
 
 def draw_uniform(keys: Tensor, positions: Tensor) -> Tensor:
     """Numbers [R] in [0, 1) with 24 random bits: SplitMix64's output number `position` of stream `key`."""
+    if len(keys) <= FEW_ROWS and keys.device.type == "cpu":  # sixteen operators take longer
+        numbers = [_mix(*pair) for pair in zip(keys.tolist(), positions.tolist(), strict=True)]
+        return torch.tensor(numbers, dtype=torch.float32)
     z = keys + (positions + 1) * _GOLDEN
     z = (z ^ _shift_right(z, 30)) * _MIX_1
     z = (z ^ _shift_right(z, 27)) * _MIX_2
     z = z ^ _shift_right(z, 31)
     return _shift_right(z, 40).to(torch.float32) * 2.0**-24
+
+
+def _mix(key: int, position: int) -> float:
+    """`draw_uniform` for one row."""
+    z = (key + (position + 1) * _GOLDEN) & _ALL_BITS
+    z = ((z ^ z >> 30) * _MIX_1) & _ALL_BITS
+    z = ((z ^ z >> 27) * _MIX_2) & _ALL_BITS
+    return ((z ^ z >> 31) >> 40) * 2.0**-24
 
 
 def _shift_right(z: Tensor, bits: int) -> Tensor:

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from openqwq.errors import UserError
-from openqwq.model import KVCache, PagedAttention, PagedChunk, Qwen2ForCausalLM
+from openqwq.model import DecodeKernel, KVCache, PagedAttention, PagedChunk, Qwen2ForCausalLM
+from openqwq.model.decode import MAX_ROWS
 
 from .rules import Lines, LogitRules
 from .sampling import GUESS_STREAM, SamplingTable, sample_guess
@@ -88,14 +89,21 @@ def read_speculation(config: Mapping[str, Any]) -> SpeculativeConfig:
 class DraftModel:
     """The draft model's side of a runner.
 
-    cache:      the draft model's, with as many blocks as the target's.
-    vocab_size: the target's; ids beyond it are never guessed, ids unknown to the draft model never either.
+    cache:         the draft model's, with as many blocks as the target's.
+    vocab_size:    the target's; ids beyond it are never guessed, ids unknown to the draft model never either.
+    both_settings: rows come with YaRN and without.
     """
 
-    def __init__(self, speculation: Speculation, cache: KVCache, vocab_size: int):
+    def __init__(self, speculation: Speculation, cache: KVCache, vocab_size: int, *, both_settings: bool = False):
         assert speculation.model is not None
         self.model, self.rejection = speculation.model, speculation.rejection
         self.cache, self.vocab_size = cache, vocab_size
+        self._kernel = DecodeKernel.of(self.model, cache, both_settings=both_settings)
+        self._few_rows: DecodeKernel | None = None
+
+    def look(self) -> None:
+        """Note which weights there are: other rows run from now on."""
+        self._few_rows = self._kernel if self._kernel is not None and self._kernel.look() else None
 
     def propose(
         self, runner: Runner, rooms: Mapping[int, int], before_last: Sequence[int], chunks: Sequence[Chunk]
@@ -105,8 +113,8 @@ class DraftModel:
         rooms:       how many tokens to guess for some rows; the others' caches are kept up all the same.
         before_last: the token before the last one of every row: it may not be in the cache yet.
         """
-        hidden = self._catch_up(runner, before_last, chunks)
-        device = hidden.device
+        logits = self._catch_up(runner, before_last, chunks)
+        device = logits.device
         size = torch.zeros(runner.num_rows, dtype=torch.int64)
         for row, room in rooms.items():
             size[row] = room
@@ -115,8 +123,8 @@ class DraftModel:
         probs = []
         for step in range(most):
             rows = (size > step).nonzero()[:, 0].to(device)
-            hidden = hidden[rows] if step == 0 else self._next(runner, rows, guessed, step)
-            tokens, distribution = self._sample(hidden, runner.table, runner.rules, rows, guessed, step)
+            logits = logits[rows] if step == 0 else self._next(runner, rows, guessed, step)
+            tokens, distribution = self._sample(logits, runner.table, runner.rules, rows, guessed, step)
             guessed[rows, step] = tokens
             if self.rejection == "standard":
                 whole = distribution.new_zeros(runner.num_rows, self.vocab_size)
@@ -129,42 +137,45 @@ class DraftModel:
         return drafts, torch.stack(probs)[list(steps), list(rows_of)]
 
     def _catch_up(self, runner: Runner, before_last: Sequence[int], chunks: Sequence[Chunk]) -> Tensor:
-        """Compute what the cache lacks: chunks, and the last two tokens of every row; hidden states behind the rows."""
+        """Compute what the cache lacks, chunks and the last two tokens of every row; logits behind each row's last."""
         rows = slice(runner.num_rows)
         last, positions = runner.tokens[rows], runner.positions[rows]
         earlier = torch.tensor(before_last, dtype=torch.int64, device=last.device)
-        known, paged = chunk_inputs(chunks)
-        tokens = torch.cat((earlier, last, torch.tensor(known, dtype=torch.int64, device=last.device)))
         places = torch.cat(((positions - 1).clamp(min=0), positions))
         twice = torch.arange(runner.num_rows, device=last.device).repeat(2)
-        hidden = self._forward(runner, twice, tokens, places, runner.longest + 1, paged)
-        return hidden[runner.num_rows : 2 * runner.num_rows]
+        logits = self._logits(runner, twice, torch.cat((earlier, last)), places, runner.longest + 1, chunks)
+        return logits[runner.num_rows :]
 
     def _next(self, runner: Runner, rows: Tensor, guessed: Tensor, step: int) -> Tensor:
-        """Hidden states behind the last guess of some rows."""
+        """Logits behind the last guess of some rows."""
         tokens, places = guessed[rows, step - 1], runner.positions[rows] + step
-        return self._forward(runner, rows, tokens, places, runner.longest + 1 + step)
+        return self._logits(runner, rows, tokens, places, runner.longest + 1 + step)
 
-    def _forward(
+    def _logits(
         self,
         runner: Runner,
         rows: Tensor,
         tokens: Tensor,
         positions: Tensor,
         longest: int,
-        chunks: Sequence[PagedChunk] = (),
+        chunks: Sequence[Chunk] = (),
     ) -> Tensor:
-        known = tokens.clamp(max=self.model.config.vocab_size - 1)
-        scaled = None if runner.scaled is None else runner.scaled[rows]
-        context = PagedAttention(
-            self.cache, runner.tables[rows], positions, longest=longest, chunks=chunks, scaled=scaled
-        )
-        return self.model.hidden_states(known, context=context)
+        """Logits behind tokens of some rows, valid until the next call; chunks are computed beside them."""
+        tables, scaled = runner.tables[rows], None if runner.scaled is None else runner.scaled[rows]
+        known_ids = self.model.config.vocab_size - 1
+        tokens = tokens.clamp(max=known_ids)
+        if self._few_rows is not None and not chunks and 0 < len(rows) <= MAX_ROWS:
+            return self._few_rows(tokens, positions, tables, longest, scaled)
+        known, paged = chunk_inputs(chunks)
+        tokens = torch.cat((tokens, torch.tensor(known, dtype=torch.int64, device=tokens.device).clamp(max=known_ids)))
+        context = PagedAttention(self.cache, tables, positions, longest=longest, chunks=paged, scaled=scaled)
+        hidden = self.model.hidden_states(tokens, context=context)
+        return self.model.lm_head_logits(hidden[: len(rows)])
 
     def _sample(
-        self, hidden: Tensor, table: SamplingTable, rules: LogitRules, rows: Tensor, guessed: Tensor, step: int
+        self, logits: Tensor, table: SamplingTable, rules: LogitRules, rows: Tensor, guessed: Tensor, step: int
     ) -> tuple[Tensor, Tensor]:
-        logits = self.model.lm_head_logits(hidden).float()[:, : self.vocab_size]
+        logits = logits.float()[:, : self.vocab_size]
         if logits.shape[1] < self.vocab_size:
             logits = torch.nn.functional.pad(logits, (0, self.vocab_size - logits.shape[1]), value=float("-inf"))
         offsets = torch.full_like(rows, step)

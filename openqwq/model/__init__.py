@@ -3,6 +3,7 @@
 from .attention import AttentionContext, DecodeAttention, ExtendAttention, PackedAttention, PrefillAttention
 from .checksum import weight_checksum
 from .config import Qwen2Config, YarnScaling
+from .decode import DecodeKernel
 from .invariant import set_batch_invariant
 from .kv_cache import KVCache
 from .load import create_model, init_weights, load_model, load_weights, read_config, resolve_folder
@@ -17,6 +18,7 @@ __all__ = [
     "PRESETS",
     "AttentionContext",
     "DecodeAttention",
+    "DecodeKernel",
     "ExtendAttention",
     "KVCache",
     "PackedAttention",

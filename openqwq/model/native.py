@@ -1,7 +1,7 @@
 """The C kernels of this folder, compiled once by the system's compiler and kept in the user's cache folder.
 
-Public: `native_kernels`, `rounded_kernels`, `invariant_kernels`. Without a compiler, and for shapes that the kernels
-are not made for, callers take PyTorch's operators: the same numbers up to rounding, more slowly.
+Public: `native_kernels`, `rounded_kernels`, `decode_kernels`, `invariant_kernels`. Without a compiler, and for shapes
+that the kernels are not made for, callers take PyTorch's operators: the same numbers up to rounding, more slowly.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..log import logger
 
 SOURCE = Path(__file__).with_name("native.c")
 ROUNDED_SOURCE = Path(__file__).with_name("rounded.c")
+DECODE_SOURCE = Path(__file__).with_name("decode.c")
 INVARIANT_SOURCE = Path(__file__).with_name("invariant.c")
 # Sums may be reordered. Never -ffast-math: linked with it, a library turns off subnormal numbers in the whole process.
 MATHS = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
@@ -49,6 +50,16 @@ def rounded_kernels() -> ctypes.CDLL | None:
     if kernels is not None:
         kernels.attend_rounded.restype = None
         kernels.attend_rounded.argtypes = [ctypes.c_void_p] * 10 + [ctypes.c_int64] * 2 + [ctypes.c_int] * 5
+    return kernels
+
+
+@lru_cache(maxsize=1)
+def decode_kernels() -> ctypes.CDLL | None:
+    """The kernel that is a whole decoder; None, and one line in the log, where it cannot be had."""
+    kernels = _load(DECODE_SOURCE, FLAGS, "decoding runs on PyTorch's operators, which is slower")
+    if kernels is not None:
+        kernels.decode_rows.restype = None
+        kernels.decode_rows.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 2 + [ctypes.c_int]
     return kernels
 
 

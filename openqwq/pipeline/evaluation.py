@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from openqwq.config import load_recipe
 from openqwq.data.jsonl import read_problem_file
 from openqwq.errors import UserError
@@ -17,7 +19,7 @@ from openqwq.eval.families import FamilyResult, ScoredCompletion, summarise
 from openqwq.eval.judging import Judge
 from openqwq.inference import Engine
 from openqwq.log import append_jsonl, logger, read_jsonl, write_text_atomic
-from openqwq.model import load_model, resolve_folder
+from openqwq.model import Quantization, load_model, resolve_folder
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import Problem, SamplingParams
 
@@ -47,6 +49,7 @@ class EvaluationPlan:
     top_k: int = 40
     max_tokens: int | None = None
     seed: int = 0
+    quantization: Quantization | None = None
 
 
 def evaluate_model(plan: EvaluationPlan) -> dict[str, FamilyResult]:
@@ -130,7 +133,10 @@ def _sample(
 ) -> list[ScoredCompletion]:
     """Rows of the waiting problems, written round by round, a problem's samples together."""
     folder = resolve_folder(plan.model)
-    model, tokenizer = load_model(folder, device=choose_device()), Tokenizer.load(folder)
+    device = choose_device()
+    dtype = torch.float32 if device.type == "cpu" else None
+    model = load_model(folder, device=device, dtype=dtype, quantization=plan.quantization or "stored")
+    tokenizer = Tokenizer.load(folder)
     engine = Engine(model, tokenizer)
     params = SamplingParams(temperature=plan.temperature, top_p=plan.top_p, top_k=plan.top_k, max_tokens=longest)
     rows: list[ScoredCompletion] = []

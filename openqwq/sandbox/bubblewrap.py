@@ -7,10 +7,12 @@ the arguments travel on a descriptor, so that no path of the host shows.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +20,17 @@ from pathlib import Path
 from openqwq.errors import UserError
 
 NOBODY = 65534
-INSIDE = ("archive.py", "codec.py", "confine.py", "driver.py", "zygote.py")
+INSIDE = ("archive", "codec", "confine", "driver", "zygote")
+ZYGOTE = "from openqwq.sandbox.zygote import main; main()"  # `-m` would load runpy, a twentieth of the start
 FILTER = "/jail/filter"  # the system-call filter for every job
 DEVICES = ("null", "zero", "full", "random", "urandom")
+COMPILE = """
+import os, py_compile, sys
+folder, *names = sys.argv[1:]
+for name in names:
+    module = os.path.join(folder, name + ".py")
+    py_compile.compile(module, cfile=name + ".pyc", dfile="/jail/openqwq/sandbox/" + name + ".py", doraise=True)
+"""
 INTERPRETER_CHECK = "import sys, ctypes, json, socket; assert sys.version_info >= (3, 10)"
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
@@ -56,6 +66,18 @@ def find_interpreter() -> Interpreter:
             return Interpreter(system, "")
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return Interpreter(str(Path(sys.base_prefix) / "bin" / name), sys.base_prefix)
+
+
+@functools.cache
+def modules_inside(interpreter: Interpreter) -> dict[str, bytes]:
+    """Our files that run inside, by their paths there, compiled once: compiling them is a fifth of a jail's start.
+
+    Raises OSError or CalledProcessError where the interpreter cannot.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [interpreter.path, "-I", "-S", "-c", COMPILE, str(Path(__file__).parent), *INSIDE]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        return {f"/jail/openqwq/sandbox/{name}.pyc": Path(folder, f"{name}.pyc").read_bytes() for name in INSIDE}
 
 
 def find_bubblewrap() -> str:

@@ -63,6 +63,19 @@ class ControlGroup:
         except OSError:
             return 0.0
 
+    def waited_s(self) -> float:
+        """Seconds that the group's only thread was ready to run and had no processor.
+
+        0 where there are several, which may keep each other waiting, and where the kernel does not say.
+        """
+        try:
+            processes = (self._folders["memory"] / "cgroup.procs").read_text().split()
+            if len(processes) != 1 or len(os.listdir(f"/proc/{processes[0]}/task")) != 1:
+                return 0.0
+            return int(Path(f"/proc/{processes[0]}/schedstat").read_text().split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):  # it has ended meanwhile, or the kernel keeps no such account
+            return 0.0
+
     def close(self) -> None:
         """Remove the group, once its last processes are gone; what does not go is left for the next start."""
         for fd in self.fds:

@@ -172,7 +172,7 @@ class Sandbox(BaseSandbox):
         answers_out, answers_in = os.pipe2(os.O_CLOEXEC)
         over = Ticket()
         program = replace(program, links=(calls_out, answers_in), cancel=over.fd)
-        tests = replace(tests, links=(answers_out, calls_in), cancel=ticket.fd)
+        tests = replace(tests, links=(answers_out, calls_in), cancel=ticket.fd, asks=jail)
         patient = replace(limits, wall_s=limits.wall_s * (tests.frames + 1))
         outcomes: list[Outcome | JailError] = []
 

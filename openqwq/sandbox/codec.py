@@ -8,10 +8,12 @@ so it is refused. The module runs on both sides of the wall and imports nothing 
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, OrderedDict, defaultdict, deque
-from decimal import Decimal
-from fractions import Fraction
-from typing import Any
+
+TYPE_CHECKING = False  # importing `typing` for it would be a tenth of a jail's start
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_DEPTH = 60  # far below the recursion limit, far above any honest result
 MAX_NODES = 400_000  # values in one encoded result
@@ -53,9 +55,9 @@ def _encode(value: Any, depth: int, left: list[int]) -> Any:
         return [_SEQUENCES[kind], [_encode(item, depth + 1, left) for item in value]]
     if kind is complex:
         return ["c", [value.real, value.imag]]
-    if kind is Fraction:
+    if kind is _loaded("fractions", "Fraction"):
         return ["r", [hex(value.numerator), hex(value.denominator)]]
-    if kind is Decimal:
+    if kind is _loaded("decimal", "Decimal"):
         return ["m", str(value)]
     raise CodecError(f"a value of type {kind.__name__} is not plain data")
 
@@ -95,10 +97,29 @@ def _default_dict(items: dict) -> defaultdict:
 
 
 _BUILDERS: dict[str, Any] = {tag: kind for kind, tag in (_SEQUENCES | _MAPPINGS).items()} | {"D": _default_dict}
+
+
+def _loaded(module: str, name: str) -> Any:
+    """A class of a module that whoever made a value has loaded; loading it here would slow every jail's start."""
+    return getattr(sys.modules.get(module), name, None)
+
+
+def _fraction(body: Any) -> Any:
+    from fractions import Fraction
+
+    return Fraction(int(body[0], 16), int(body[1], 16))
+
+
+def _decimal(body: Any) -> Any:
+    from decimal import Decimal
+
+    return Decimal(body)
+
+
 _READERS: dict[str, Any] = {
     "i": lambda body: int(body, 16),
     "b": bytes.fromhex,
     "c": lambda body: complex(*body),
-    "r": lambda body: Fraction(int(body[0], 16), int(body[1], 16)),
-    "m": Decimal,
+    "r": _fraction,
+    "m": _decimal,
 }

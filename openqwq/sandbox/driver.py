@@ -14,9 +14,12 @@ import os
 import sys
 import traceback
 import types
-from typing import Any, BinaryIO
 
 from openqwq.sandbox.codec import CodecError, CodecSizeError, decode, encode
+
+TYPE_CHECKING = False  # importing `typing` for it would be a tenth of a jail's start
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO
 
 FILE_NAME = "program.py"
 STREAMS = (

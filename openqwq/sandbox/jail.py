@@ -26,12 +26,13 @@ from typing import Any, Literal
 from openqwq.sandbox.bubblewrap import (
     ENVIRONMENT,
     FILTER,
-    INSIDE,
     NOBODY,
+    ZYGOTE,
     Bind,
     Interpreter,
     find_bubblewrap,
     jail_arguments,
+    modules_inside,
 )
 from openqwq.sandbox.cgroup import ControlGroup
 from openqwq.sandbox.seccomp import build_filter
@@ -42,10 +43,12 @@ START_S = 30.0  # a jail that is not up by then is broken
 KILL_S = 5.0  # the kernel needs milliseconds to end a killed tree
 BASE_MIB = 64  # address space of a bare interpreter
 READ_BYTES = 1 << 16
+PATIENCE = 60  # times its limit that a job may wait for a processor before the machine is called too busy
+LEAST_WAIT_S = 0.01  # a shorter wait for a processor is no reason to go on
 
 FOLDER = "/tmp"  # where a job works
 
-End = Literal["exit", "timeout", "output_limit", "lost", "cancelled"]
+End = Literal["exit", "timeout", "starved", "output_limit", "lost", "cancelled"]
 
 
 class JailError(RuntimeError):
@@ -82,6 +85,7 @@ class Job:
     links:    descriptors from and to the other job of a pair; closed here once they are inside.
     cancel:   descriptor that is readable once nobody waits for the job any more, or None.
     collect:  bytes that may be taken out of the job's folder `out` after its end.
+    asks:     the jail whose job answers this one.
     native:   the work is a program of its own rather than Python: it has a /proc, and may reserve address space.
     """
 
@@ -91,6 +95,7 @@ class Job:
     links: Sequence[int] = ()
     cancel: int | None = None
     collect: int = 0
+    asks: Jail | None = None
     native: bool = False
 
 
@@ -98,7 +103,8 @@ class Job:
 class Outcome:
     """How a job ended: its output, and what the supervisor outside its reach reports.
 
-    end:         "lost" means that the jail died under the job, "cancelled" that nobody waits for it.
+    end:         "lost" means that the jail died under the job, "cancelled" that nobody waits for it, "starved" that
+                 the machine gave it no processor for too long.
     frame_times: seconds from the start at which each line of `out` was complete.
     """
 
@@ -131,7 +137,7 @@ class Jail:
         self._control, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._process = self._start(inside, tmp_mib, binds, warm)
-        except OSError as error:
+        except (OSError, subprocess.CalledProcessError) as error:
             self._release()
             raise JailError(f"cannot start a jail: {error}") from error
         finally:
@@ -144,12 +150,12 @@ class Jail:
 
     def _start(self, inside: socket.socket, tmp_mib: int, binds: Sequence[Bind], warm: bool) -> subprocess.Popen:
         options = self.options
-        zygote = ["-s", "-S", "-B", "-m", "openqwq.sandbox.zygote", str(inside.fileno())]
+        zygote = ["-s", "-S", "-B", "-c", ZYGOTE, str(inside.fileno())]
         zygote += ["nested" if options.nested else "flat", "many" if warm else "once"]
         environment: dict[str, str] = {}
         fds: list[int] = []
         if options.bubblewrap:
-            files = {f"/jail/openqwq/sandbox/{name}": (Path(__file__).parent / name).read_bytes() for name in INSIDE}
+            files = dict(modules_inside(options.interpreter))
             inner, outer = build_filter(inner=True), build_filter(inner=not options.nested)
             command, fds = self._jailed([options.interpreter.path, *zygote], files, inner, outer, tmp_mib, binds)
         else:
@@ -247,9 +253,13 @@ class Jail:
         return rlimits
 
     def _watch(self, outcome: Outcome, out: int, err: int, job: Job, limits: Limits) -> None:
-        """Collect output until the job's end is reported; kill it past its deadline or cap, or when cancelled."""
+        """Collect output until the job's end is reported; kill it past its deadline or cap, or when cancelled.
+
+        Time in which it waited for a processor does not count: a verdict must not depend on how busy the machine is.
+        """
         start = time.monotonic()
         deadline = start + limits.wall_s
+        waited_s = 0.0
         poller = select.poll()
         for fd in (out, err, self._control.fileno(), job.cancel):
             if fd is not None:
@@ -258,8 +268,13 @@ class Jail:
         while report is None and self.alive:
             wait = deadline - time.monotonic()
             ready = [fd for fd, _ in poller.poll(max(0.0, wait) * 1000)] if wait > 0 else []
+            if not ready and (more_s := self._waited_s(job, since=start) - waited_s) > LEAST_WAIT_S:
+                deadline, waited_s = deadline + more_s, waited_s + more_s
+                if waited_s <= PATIENCE * limits.wall_s:
+                    continue
             if not ready or job.cancel in ready:
-                outcome.end = "cancelled" if ready else "timeout"
+                starved = waited_s > PATIENCE * limits.wall_s
+                outcome.end = "cancelled" if ready else "starved" if starved else "timeout"
                 report = self._stop_job(outcome)
             for fd, buffer in ((out, outcome.out), (err, outcome.err)):
                 if fd in ready and not _drain(fd, buffer, limits.output_bytes):
@@ -276,6 +291,11 @@ class Jail:
                 report = self._stop_job(outcome)
         outcome.wall_s = time.monotonic() - start
         self._finish(outcome, report, out, err, limits)
+
+    def _waited_s(self, job: Job, *, since: float) -> float:
+        """Seconds since then in which the job, or the one that answers it, was kept from running by others."""
+        groups = (self._group, job.asks._group if job.asks else None)
+        return min(time.monotonic() - since, sum(group.waited_s() for group in groups if group))
 
     def _finish(self, outcome: Outcome, report: dict[str, Any] | None, out: int, err: int, limits: Limits) -> None:
         for fd, buffer in ((out, outcome.out), (err, outcome.err)):

@@ -49,6 +49,8 @@ def read_outcome(outcome: Outcome, limits: Limits, fault: str = "") -> RunResult
 def _status(outcome: Outcome, limits: Limits) -> tuple[RunStatus, str]:
     if outcome.end == "lost":
         return "infra_error", "the jail died under the program"
+    if outcome.end == "starved":
+        return "infra_error", "the machine was too busy to give the program a processor"
     if outcome.end == "timeout":
         return "timeout", f"no end within {limits.wall_s:g} s"
     if outcome.end == "output_limit":

@@ -23,7 +23,7 @@ from openqwq.log import logger
 
 from . import chat, completions, messages, responses
 from .errors import error_body, from_validation, wrong
-from .fields import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from .fields import Body, ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from .generation import Plan, Run
 from .guard import Guard
 from .messages import CountBody, MessagesBody
@@ -152,10 +152,29 @@ def _one(plan: Any, answer: Any, stream: Any) -> Form:
     return Form(lambda server, body: [plan(server, body)], lambda runs, body: answer(runs[0], body), stream)
 
 
-CHAT = _one(chat.plan_chat, chat.answer_chat, chat.stream_chat)
-RESPONSES = _one(responses.plan_response, responses.answer_response, responses.stream_response)
-MESSAGES = _one(messages.plan_messages, messages.answer_messages, messages.stream_messages)
-COMPLETIONS = Form(completions.plan_completions, completions.answer_completions, completions.stream_completions)
+# Path: the name of its operation, what its body is read as, and how it is answered.
+FORMS: dict[str, tuple[str, type[Body], Form]] = {
+    "/v1/chat/completions": (
+        "create_chat_completion",
+        ChatBody,
+        _one(chat.plan_chat, chat.answer_chat, chat.stream_chat),
+    ),
+    "/v1/completions": (
+        "create_completion",
+        CompletionBody,
+        Form(completions.plan_completions, completions.answer_completions, completions.stream_completions),
+    ),
+    "/v1/responses": (
+        "create_response",
+        ResponsesBody,
+        _one(responses.plan_response, responses.answer_response, responses.stream_response),
+    ),
+    "/v1/messages": (
+        "create_message",
+        MessagesBody,
+        _one(messages.plan_messages, messages.answer_messages, messages.stream_messages),
+    ),
+}
 
 
 async def respond(server: Server, request: Request, body: Any, form: Form) -> Response:
@@ -182,22 +201,17 @@ async def _start(runs: Sequence[Run]) -> None:
             raise outcome
 
 
+def _endpoint(server: Server, body_type: type[Body], form: Form) -> Callable[..., Any]:
+    async def endpoint(body: Any, request: Request) -> Response:
+        return await respond(server, request, body, form)
+
+    endpoint.__annotations__["body"] = body_type  # FastAPI reads from it how the body is checked
+    return endpoint
+
+
 def _add_samplers(app: FastAPI, server: Server) -> None:
-    @app.post("/v1/chat/completions")
-    async def create_chat_completion(body: ChatBody, request: Request) -> Response:
-        return await respond(server, request, body, CHAT)
-
-    @app.post("/v1/completions")
-    async def create_completion(body: CompletionBody, request: Request) -> Response:
-        return await respond(server, request, body, COMPLETIONS)
-
-    @app.post("/v1/responses")
-    async def create_response(body: ResponsesBody, request: Request) -> Response:
-        return await respond(server, request, body, RESPONSES)
-
-    @app.post("/v1/messages")
-    async def create_message(body: MessagesBody, request: Request) -> Response:
-        return await respond(server, request, body, MESSAGES)
+    for path, (name, body_type, form) in FORMS.items():
+        app.post(path, name=name)(_endpoint(server, body_type, form))
 
     @app.post("/v1/messages/count_tokens")
     async def count_message_tokens(body: CountBody) -> Response:

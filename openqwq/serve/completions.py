@@ -105,6 +105,7 @@ async def answer_completions(runs: Sequence[Run], body: CompletionBody) -> dict[
             )
         usage.prompt_tokens += run.usage.prompt_tokens
         usage.completion_tokens += run.usage.completion_tokens
+        usage.cached_tokens += run.usage.cached_tokens
     return _envelope(runs[0], choices=choices, usage=usage.to_dict(), warned=[w for r in runs for w in r.plan.warnings])
 
 

@@ -1,6 +1,6 @@
 """What a client did wrong, in OpenAI's form: message, type, the field, a code.
 
-Public: ApiError, error_body, field_path, not_found, from_validation.
+Public: ApiError, error_body, field_path, from_validation.
 """
 
 from __future__ import annotations

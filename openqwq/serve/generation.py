@@ -49,11 +49,16 @@ class Plan:
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of a request; `reasoning_tokens` are among the `completion_tokens`."""
+    """Tokens of a request.
+
+    reasoning_tokens: of the `completion_tokens`.
+    cached_tokens:    of the `prompt_tokens`: those that were not computed again.
+    """
 
     prompt_tokens: int
     completion_tokens: int = 0
     reasoning_tokens: int = 0
+    cached_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """In the form of chat completions."""
@@ -61,6 +66,7 @@ class Usage:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
             "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
         }
 
@@ -220,6 +226,8 @@ class Run:
         delta = self._first
         while delta is not None:
             sample = self._samples[delta.index]
+            if delta.index == 0:  # the others share the first one's prompt
+                self.usage.cached_tokens = max(self.usage.cached_tokens, delta.num_cached_tokens)
             if delta.index == 0:
                 first_texts.append(delta.text)
             if delta.finish_reason == "abort" and not sample.ended:

@@ -20,14 +20,21 @@ SAMPLING_NAMES = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"
 
 
 def load_served_model(
-    source: str | Path, name: str, *, max_model_len: int | None = None, max_num_seqs: int = 64, seed: int = 0
+    source: str | Path,
+    name: str,
+    *,
+    max_model_len: int | None = None,
+    max_num_seqs: int = 64,
+    seed: int = 0,
+    **options: Any,
 ) -> ServedModel:
     """The model of a folder, a hub name or a preset, in an engine of its own.
 
     max_model_len: None: the model's context.
+    options:       further ones of `LLM`, e.g. `kv_cache_dtype`.
     """
     folder = resolve_folder(source)
-    llm = LLM(folder, max_model_len=max_model_len, max_num_seqs=max_num_seqs, seed=seed)
+    llm = LLM(folder, max_model_len=max_model_len, max_num_seqs=max_num_seqs, seed=seed, **options)
     return ServedModel(
         name=name,
         engine=AsyncEngine(llm.engine),

@@ -44,35 +44,29 @@ USAGE = _object(
     prompt_tokens=COUNT,
     completion_tokens=COUNT,
     total_tokens=COUNT,
+    prompt_tokens_details=_object(cached_tokens=COUNT),
     completion_tokens_details=_object(reasoning_tokens=COUNT),
 )
 MESSAGE = _object(role={"const": "assistant"}, content=_or_null(TEXT))
 MESSAGE["properties"] |= {"reasoning_content": TEXT, "reasoning": TEXT, "tool_calls": _list({"type": "object"})}
+
+
+def _choices(kind: str, **choice: Any) -> dict[str, Any]:
+    choices = _list(_object(index=COUNT, finish_reason=TEXT, **choice))
+    return _object(id=TEXT, object={"const": kind}, created=COUNT, model=TEXT, choices=choices, usage=USAGE)
+
+
 MODEL = _object(id=TEXT, object={"const": "model"}, created=COUNT, owned_by=TEXT, max_model_len=COUNT)
 
 # Path: what it does, and its answer.
 ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
     "/v1/chat/completions": (
         "Answer a conversation, with the thinking apart (OpenAI's form)",
-        _object(
-            id=TEXT,
-            object={"const": "chat.completion"},
-            created=COUNT,
-            model=TEXT,
-            choices=_list(_object(index=COUNT, message=MESSAGE, finish_reason=TEXT)),
-            usage=USAGE,
-        ),
+        _choices("chat.completion", message=MESSAGE),
     ),
     "/v1/completions": (
         "Continue texts or token ids as they stand (OpenAI's form)",
-        _object(
-            id=TEXT,
-            object={"const": "text_completion"},
-            created=COUNT,
-            model=TEXT,
-            choices=_list(_object(index=COUNT, text=TEXT, finish_reason=TEXT)),
-            usage=USAGE,
-        ),
+        _choices("text_completion", text=TEXT),
     ),
     "/v1/responses": (
         "Answer a conversation in items (OpenAI's newer form); nothing is stored",

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from openqwq.config import RLStage
+from openqwq.config import RLStage, check_algorithm
 from openqwq.data.curriculum import DifficultyPool, draw_pool
 from openqwq.errors import UserError
 from openqwq.log import logger
@@ -31,7 +31,7 @@ from openqwq.model.lora import add_lora, merge_lora, save_lora
 from openqwq.rollout import GroupStream, SteppedPolicy
 from openqwq.verifiers import Verifier
 
-from .experience import Collector, Collects, Experience, ProblemMixture, needs_spread
+from .experience import Collector, Collects, Experience, ProblemMixture
 from .freshness import Freshness
 from .gate import GateEvaluate, RegressionGate
 from .learner import Learned, Learner
@@ -232,16 +232,6 @@ def _metrics_row(
 
 
 def _check_stage(stage: RLStage, ctx: StageContext) -> None:
-    if needs_spread(stage) and stage.samples_per_prompt < 2:
-        raise UserError(
-            f"`samples_per_prompt` is {stage.samples_per_prompt} in stage `{ctx.name}`, "
-            "but group advantages need at least 2",
-            hint="set `samples_per_prompt = 8`",
-        )
-    if stage.max_staleness and stage.correction.mode == "none":
-        raise UserError(
-            f"`max_staleness` is {stage.max_staleness} in stage `{ctx.name}`, but nothing mends older weights",
-            hint='set `correction.mode = "truncate"`, or `max_staleness = 0`',
-        )
+    check_algorithm(stage, f"stage `{ctx.name}`")
     if stage.temperature <= 0:
         raise UserError(f"`temperature` is {stage.temperature} in stage `{ctx.name}`, but rollouts must be sampled")

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from openqwq.config import RLStage
+from openqwq.verifiers.behaviours import BEHAVIOURS
 
 from .experience import Attempt, Experience
 from .learner import Learned
@@ -91,10 +92,19 @@ def seconds_metrics(timeline: Timeline, *, overlapped: bool) -> dict[str, float]
 
 
 def sample_rows(experience: Experience, step: int, ctx: StageContext) -> list[Mapping[str, Any]]:
-    """A few of the step's rollouts, drawn at random, with verdict and reason."""
+    """A few of the step's rollouts with verdict and reason: drawn at random, and one for each behaviour missing there.
+
+    Those behaviours are so rare that a draw would hardly ever show one; `drawn` tells which is which.
+    """
     attempts = experience.attempts
     chosen = Random(ctx.seed_for("log", step)).sample(range(len(attempts)), min(_LOGGED_ROLLOUTS, len(attempts)))
-    return [_sample_row(attempts[i], step, ctx.name) for i in sorted(chosen)]
+    drawn = dict.fromkeys(sorted(chosen), "at random")
+    for name, behaviour in BEHAVIOURS.items():
+        if not any(behaviour.shows(attempts[i].rollout.text) for i in drawn):
+            first = next((i for i, a in enumerate(attempts) if behaviour.shows(a.rollout.text)), None)
+            if first is not None:
+                drawn[first] = name
+    return [{**_sample_row(attempts[i], step, ctx.name), "drawn": how} for i, how in drawn.items()]
 
 
 def _sample_row(attempt: Attempt, step: int, stage: str) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +35,7 @@ class Trackers:
         self._trackers = dict(trackers)
 
     def log(self, row: Mapping[str, Any], step: int) -> None:
-        numbers = flat_numbers(row)
+        numbers = {name: value for name, value in flat_numbers(row).items() if name != "step"}
         for name, tracker in list(self._trackers.items()):
             self._keep_on(name, lambda own=tracker: own.log(numbers, step))  # type: ignore[misc]
 
@@ -43,7 +45,8 @@ class Trackers:
 
     def _keep_on(self, name: str, call: Callable[[], None]) -> None:
         try:
-            call()
+            with redirect_stdout(sys.stderr):  # what they print is no data of ours
+                call()
         except Exception as error:  # a stranger's code, its network and its disk: none of them is worth the run
             logger.warning("the tracker %s failed and is left out from here on: %s", name, error)
             del self._trackers[name]
@@ -87,19 +90,24 @@ def _open(name: str, place: Path, run: str, stage: str, config: Mapping[str, Any
         return _TensorBoard(package.SummaryWriter(str(place / "tensorboard" / stage), purge_step=first_step))
     place.mkdir(parents=True, exist_ok=True)
     try:
-        if name == "wandb":
-            # one id a folder and stage, so that a resumed stage goes on in the run that it began
-            identity = hashlib.blake2b(f"{place.resolve()}/{stage}".encode(), digest_size=8).hexdigest()
-            settings = {"id": identity, "resume": "allow", "dir": str(place)}
-            own = package.init(project="openqwq", name=run, config=dict(config), **settings)
-            return _Online(own.log, own.finish)
-        package.init(project="openqwq", name=run, config=dict(config), resume="allow")
-        return _Online(package.log, package.finish)
+        with redirect_stdout(sys.stderr):
+            return _open_online(package, name, place, run, stage, config)
     except Exception as error:
         raise UserError(
             f"the tracker {name!r} could not start: {error}",
             hint="log in to it, set WANDB_MODE=offline, or take it out of `trackers`",
         ) from error
+
+
+def _open_online(package: Any, name: str, place: Path, run: str, stage: str, config: Mapping[str, Any]) -> Tracker:
+    if name == "wandb":
+        # one id a folder and stage, so that a resumed stage goes on in the run that it began
+        identity = hashlib.blake2b(f"{place.resolve()}/{stage}".encode(), digest_size=8).hexdigest()
+        settings = {"id": identity, "resume": "allow", "dir": str(place)}
+        own = package.init(project="openqwq", name=run, config=dict(config), **settings)
+        return _Online(own.log, own.finish)
+    package.init(project="openqwq", name=run, config=dict(config), resume="allow")
+    return _Online(package.log, package.finish)
 
 
 class _TensorBoard:

@@ -60,6 +60,7 @@ class CodeVerifier(Verifier):
     """
 
     name: ClassVar[str] = "code"
+    version: ClassVar[str] = "2"
 
     def __init__(
         self,

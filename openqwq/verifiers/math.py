@@ -28,6 +28,7 @@ class MathVerifier(WorkerVerifier):
     """
 
     name: ClassVar[str] = "math"
+    version: ClassVar[str] = "2"
 
     def __init__(
         self,

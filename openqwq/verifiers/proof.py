@@ -48,6 +48,7 @@ class ProofVerifier(WorkerVerifier):
     """
 
     name: ClassVar[str] = "proof"
+    version: ClassVar[str] = "2"
     worker = "openqwq.verifiers.metamath_worker:judge"
 
     def __init__(

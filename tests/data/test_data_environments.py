@@ -92,7 +92,7 @@ def test_rewards_are_verdicts_and_faults_of_the_environment_are_no_ones(environm
     written = json.loads(json.dumps(environment().problem("train", 0).to_dict()))
     problem = Problem.from_dict(written)
     assert problem.prompt == "2 + 1?"
-    verifier = get_verifier("environment", deadline_s=1.0)
+    verifier = get_verifier("environment", deadline_s=3.0)
     answers = ["think</think>\n\n3", "</think>4", "</think>it is 3", "</think>crash", "</think>hang", "3"]
     verdicts = verifier.verify_many([(problem, answer) for answer in answers])
     assert [v.status for v in verdicts] == ["correct", "wrong", "wrong", "unjudged", "wrong", "wrong"]

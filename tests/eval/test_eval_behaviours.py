@@ -117,6 +117,25 @@ def test_phases_are_shares_of_the_steps_and_gaps_in_one_step_are_idle(folder):
     assert "3.75 seconds" in stage.step_svg
 
 
+def test_sampling_beside_the_training_is_shown_but_no_part_of_the_step(folder):
+    rows = read_jsonl(folder / "metrics.jsonl")
+    (folder / "metrics.jsonl").unlink()
+    for row in rows:
+        append_jsonl(folder / "metrics.jsonl", {**row, "seconds_wait": 0.5})
+    [stage] = stage_phases(read_run_folder(folder))
+    shares = {share.phase: share.percent for share in stage.shares}
+    assert shares == {
+        "generate": None,
+        "verify": None,
+        "wait": pytest.approx(25, rel=1e-4),
+        "train": pytest.approx(50, rel=1e-4),
+        "idle": pytest.approx(25, rel=1e-4),
+    }
+    assert "p-generate" not in stage.steps_svg and "p-wait" in stage.steps_svg
+    page, text = (path.read_text() for path in write_report(folder))
+    assert "generate beside, 2 s a step" in page and "| generate | 2 s | beside |" in text
+
+
 def test_a_run_without_rl_has_neither_behaviours_in_training_nor_phases(tmp_path):
     run = read_run_folder(make_run_folder(tmp_path / "run", problems=2, stages=("pretrain",)))
     assert stage_phases(run) == []

@@ -61,6 +61,8 @@ def test_uniform_numbers_are_splitmix64():
         drawn = draw_uniform(torch.tensor(keys), torch.full((len(keys),), position))
         expected = [(splitmix64(key, position) >> 40) / 2**24 for key in keys]
         assert drawn.tolist() == expected
+        many = draw_uniform(torch.tensor(keys * 5), torch.full((5 * len(keys),), position))
+        assert many.tolist() == expected * 5
 
 
 def test_uniform_numbers_are_uniform_and_streams_are_not_correlated():

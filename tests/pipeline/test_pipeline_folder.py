@@ -2,7 +2,7 @@
 
 import json
 import re
-import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,29 +70,34 @@ def test_differing_keys_are_dotted_and_see_additions():
     assert differing_keys({"a": {"b": 1, "c": [1]}}, {"a": {"b": 2, "c": [1]}, "d": None, "e": 1}) == ["a.b", "e"]
 
 
-def test_the_clock_goes_on_where_an_earlier_process_stopped(tmp_path):
+def test_the_clock_goes_on_where_an_earlier_process_stopped(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("openqwq.pipeline.folder.time", SimpleNamespace(monotonic=lambda: now[0]))
     first = StageClock(tmp_path)
     first.start("sft")
-    time.sleep(0.05)
+    now[0] += 2.5
     first.tick(write=True)
-    before = first.seconds["sft"]
+    now[0] += 1000.0
     second = StageClock(tmp_path)
-    assert second.seconds["sft"] == pytest.approx(before)
+    assert second.seconds == {"sft": 2.5}
+    now[0] += 10.0
     second.start("sft")
+    now[0] += 0.25
     second.tick(write=True)
-    assert before <= second.seconds["sft"] < before + 0.05
+    assert StageClock(tmp_path).seconds == {"sft": 2.75}
 
 
 def test_json_has_null_for_what_was_not_measured():
     assert json_value({"a": (float("nan"), 1.0), "b": [float("inf")]}) == {"a": [None, 1.0], "b": [None]}
 
 
-def test_time_left_is_a_rate_times_the_steps_left():
+def test_time_left_is_a_rate_times_the_steps_left(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("openqwq.pipeline.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
     countdown = Countdown()
-    time.sleep(0.1)
-    left = countdown.left(5, 10)
+    now[0] += 3.0
     # the first call sees step 5 as the first one timed: five more take five times as long
-    assert left == pytest.approx(0.5, rel=0.3)
+    assert countdown.left(5, 10) == pytest.approx(15.0)
     assert countdown.left(10, 10) == 0
 
 

@@ -27,6 +27,7 @@ class FakeDelta:
     finish_reason: str | None = None
     error: str = ""
     top_logprobs: tuple = ()
+    num_cached_tokens: int = 0
 
 
 @dataclass

@@ -72,6 +72,17 @@ def test_completions_continue_texts_and_ids_and_stop_where_told(client, real):
     assert (cut.choices[0].text, cut.choices[0].finish_reason) == (text[: text.index(stop)], "stop")
 
 
+def test_usage_counts_what_was_found_in_the_cache(client):
+    history = [{"role": "user", "content": "Add the numbers, one after the other: " + "1+2+3+4+5, " * 20}]
+    options = {"model": "tiny", "messages": history, "max_tokens": 1}
+    first, second = (client.chat.completions.create(**options).usage for _ in range(2))
+    assert first.prompt_tokens == second.prompt_tokens
+    assert first.prompt_tokens_details.cached_tokens < 16 < second.prompt_tokens_details.cached_tokens
+    assert second.prompt_tokens - second.prompt_tokens_details.cached_tokens <= 16
+    answer = client.responses.create(model="tiny", input=history, max_output_tokens=3)
+    assert answer.usage.input_tokens_details.cached_tokens == second.prompt_tokens_details.cached_tokens
+
+
 def test_tokenize_and_back(real):
     answer = real.web.post("/tokenize", json={"prompt": "1+1=2 é", "return_token_strs": True}).json()
     assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"])
@@ -92,7 +103,13 @@ def raw_request(real, body):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_is_aborted_and_its_cache_is_free(real, stream):
+def test_a_client_that_leaves_is_aborted_within_a_step_and_its_cache_is_free(real, stream, monkeypatch):
+    front = real.server.models["tiny"].engine
+    step, enqueue, abort = front._engine.step, front._enqueue, front._engine.abort
+    steps, asked, aborted = [], [], []  # engine steps done, in all and when something was asked for or aborted
+    monkeypatch.setattr(front._engine, "step", lambda: steps.append(1) or step())
+    monkeypatch.setattr(front, "_enqueue", lambda work: asked.append(len(steps)) or enqueue(work))
+    monkeypatch.setattr(front._engine, "abort", lambda request_id: aborted.append(len(steps)) or abort(request_id))
     body = {"messages": USER, "extra": 1, "ignore_eos": True, "n": 3, "stream": stream, "temperature": 1.0}
     body.pop("extra")
     sock = raw_request(real, body)
@@ -104,6 +121,7 @@ def test_a_client_that_leaves_is_aborted_and_its_cache_is_free(real, stream):
     assert stats(real).kv_blocks_used == 0
     wait_for(lambda: real.server.admission.under_way == 0)
     assert real.server.metrics.requests_running == 0
+    assert len(aborted) == 1 and aborted[0] - asked[-1] <= 1 < len(steps)
 
 
 def test_clients_share_the_engine_and_a_bad_request_fails_alone(real, client):

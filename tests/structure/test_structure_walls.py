@@ -135,7 +135,7 @@ def inside_the_jail() -> set[str]:
     """The sandbox's files that are copied into the jail and are no modules of ours there."""
     from openqwq.sandbox.bubblewrap import INSIDE
 
-    return {f"openqwq.sandbox.{file.removesuffix('.py')}" for file in INSIDE}
+    return {f"openqwq.sandbox.{name}" for name in INSIDE}
 
 
 def test_no_module_has_a_name_that_says_nothing():

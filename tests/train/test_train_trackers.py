@@ -13,10 +13,12 @@ def test_rows_become_flat_numbers():
     assert flat_numbers(ROW) == {"step": 3.0, "reward": 0.5, "sources/low/reward": 0.25}
 
 
-def test_wandb_and_trackio_are_given_every_row(tmp_path, monkeypatch):
+def test_wandb_and_trackio_are_given_every_row(tmp_path, monkeypatch, capsys):
     seen = []
 
     def log(row, step):
+        assert "step" not in row
+        print("logged")
         seen.append((step, row["reward"]))
 
     def init(**settings):
@@ -31,6 +33,7 @@ def test_wandb_and_trackio_are_given_every_row(tmp_path, monkeypatch):
     trackers.log(ROW, 3)
     trackers.close()
     assert seen == [("run-rl", {"steps": 4})] * 2 + [(3, 0.5)] * 2 + ["finished"] * 2
+    assert capsys.readouterr().out == ""
 
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):

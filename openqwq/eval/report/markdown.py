@@ -115,7 +115,10 @@ def _behaviour_examples(page: BehaviourPage) -> list[str]:
 
 
 def _phases(stage: StagePhases) -> str:
-    rows = [(s.phase, content.short_time(s.a_step), f"{content.rate(s.percent)}%") for s in stage.shares]
+    rows = [
+        (s.phase, content.short_time(s.a_step), "beside" if s.percent is None else f"{content.rate(s.percent)}%")
+        for s in stage.shares
+    ]
     return f"### {plain(stage.stage)}\n\n" + table(("phase", "a step", "share"), rows, left=1)
 
 

@@ -31,7 +31,7 @@ from openqwq.eval.report.charts import (
 
 NUM_STYLES = 8
 """Curve styles of the page's style sheet: further curves begin anew."""
-PHASES = ("generate", "verify", "train", "sync", "gate", "idle")
+PHASES = ("generate", "verify", "wait", "train", "sync", "gate", "idle")
 """Phases of a step in the order in which they are stacked; each has its colour in the style sheet."""
 MAX_COLUMNS = 90
 """Columns of a chart of phases: more steps are averaged."""
