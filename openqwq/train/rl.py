@@ -99,7 +99,7 @@ def run_rl(
         optimizer = build_optimizer(model, stage)
         with StageRun(ctx, stage, model, optimizer, steps=stage.steps) as run:
             freshness = Freshness(run, None if replay else stage.max_staleness)
-            policy.load_weights(model, version=run.values.setdefault("policy_version", policy.version))
+            policy.load_weights(model, version=run.values.setdefault("policy_version", 0))
             if run.step == 0:
                 freshness.publish(policy.version, weight_checksum(model))
             if pool and "curriculum" in run.values:

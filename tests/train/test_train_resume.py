@@ -220,3 +220,13 @@ def test_a_disk_that_fails_within_a_run_leaves_a_checkpoint_to_resume_from(world
         weights = run_stage(world, folder, "sft", Events(), patch, resume=True)
     assert world.same_weights(weights, whole.weights)
     assert world.rows(folder) == whole.rows
+
+
+def test_a_stage_counts_its_policy_versions_from_0_whatever_the_engine_did_before(world, tmp_path):
+    stage = world.stage()
+    world.train_rl(tmp_path / "fresh", stage)
+    model = world.model()
+    engine = world.engine(model)
+    engine.load_weights(model, version=3)
+    world.train_rl(tmp_path / "used", stage, model=model, engine=engine)
+    assert world.rows(tmp_path / "used") == world.rows(tmp_path / "fresh")
