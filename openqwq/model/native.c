@@ -21,25 +21,11 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "exponential.h"
+
 #define MAX_GROUP 32
 #define MAX_HEAD_DIM 256
 #define MAX_BLOCK 64
-
-/* e^x for x <= 0 to 2e-7 relative, without branches or calls, so that loops over it become vector code. */
-static inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    const float whole = rintf(x * 1.44269504f);
-    const float rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    float sum = 1.9875691500e-4f;
-    sum = sum * rest + 1.3981999507e-3f;
-    sum = sum * rest + 8.3334519073e-3f;
-    sum = sum * rest + 4.1665795894e-2f;
-    sum = sum * rest + 1.6666665459e-1f;
-    sum = sum * rest + 5.0000001201e-1f;
-    sum = sum * rest * rest + rest + 1.0f;
-    union { int32_t bits; float value; } scale = {((int32_t)whole + 127) << 23};
-    return sum * scale.value;
-}
 
 static inline __attribute__((always_inline)) void attend(const float *restrict q, const float *keys, const float *values, const int32_t *table,
                    int64_t last, float *restrict out, int group, int dim, int block_size, int64_t stride,

@@ -96,7 +96,9 @@ def _load(source: Path, flags: tuple[str, ...], without: str) -> ctypes.CDLL | N
 
 def _compiled(source: Path, flags: tuple[str, ...], compiler: str) -> Path:
     """The shared library for this source, compiler and processor; written whole or not at all."""
-    what = (source.read_bytes(), compiler.encode(), " ".join(flags).encode(), _processor().encode())
+    headers = sorted(source.parent.glob("*.h"))
+    sources = b"/".join(file.read_bytes() for file in (source, *headers))
+    what = (sources, compiler.encode(), " ".join(flags).encode(), _processor().encode())
     name = f"{source.stem}-{hashlib.blake2b(b'/'.join(what), digest_size=8).hexdigest()}.so"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openqwq"
     library = folder / name
