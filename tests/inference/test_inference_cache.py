@@ -4,13 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inference_runs import V, ids, run
 
 from openqwq.inference import Engine, Speculation
 from openqwq.model import KVCache, PagedAttention, PagedChunk, create_model, native_kernels, paged, preset
 from openqwq.types import Prompt, SamplingParams
 
 FREE = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_tokens=12)
-V = 97
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +23,6 @@ def make_engine(model, *, num_blocks=None, **options):
     block_bytes = 16 * KVCache.bytes_per_token(model.config)
     memory = None if num_blocks is None else num_blocks * block_bytes
     return Engine(model, **{"eos_token_ids": (), "max_model_len": 96, "kv_cache_memory": memory, **options})
-
-
-def ids(length, seed=0):
-    return tuple(torch.randint(V, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
-
-
-def run(engine, requests):
-    results = engine.generate([Prompt(p) for p, _ in requests], [own for _, own in requests])
-    assert engine.pool.num_free == engine.pool.num_blocks
-    return results
 
 
 def token_ids(results):

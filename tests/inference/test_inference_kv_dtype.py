@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from inference_runs import V, ids, run
 
 from openqwq.errors import UserError
 from openqwq.inference import Engine, Speculation
@@ -10,7 +11,6 @@ from openqwq.model.kv_cache import round_to_int8
 from openqwq.types import Prompt, SamplingParams
 
 FREE = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_tokens=14)
-V = 97
 
 
 @pytest.fixture(scope="module")
@@ -21,16 +21,6 @@ def model():
 
 def make_engine(model, **options):
     return Engine(model, **{"eos_token_ids": (), "max_model_len": 96, "max_num_seqs": 6, **options})
-
-
-def ids(length, seed=0):
-    return tuple(torch.randint(V, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
-
-
-def run(engine, requests):
-    results = engine.generate([Prompt(p) for p, _ in requests], [own for _, own in requests])
-    assert engine.pool.num_free == engine.pool.num_blocks
-    return results
 
 
 def flat(results):

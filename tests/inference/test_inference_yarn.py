@@ -1,9 +1,9 @@
 """YaRN for each request: what fits the trained window is computed plainly, the rest as the static setting does."""
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inference_runs import V, ids
 
 from openqwq.errors import UserError
 from openqwq.inference import LLM, Engine, Speculation
@@ -12,7 +12,6 @@ from openqwq.types import Prompt, SamplingParams
 
 WINDOW = 48
 FREE = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_tokens=12, seed=0)
-V = 97
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +25,6 @@ def models():
 
 def make_engine(model, **options):
     return Engine(model, **{"eos_token_ids": (), "max_model_len": 4 * WINDOW, "max_num_seqs": 4, **options})
-
-
-def ids(length, seed=0):
-    return tuple(torch.randint(V, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
 
 
 def run(engine, requests):
