@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from openqwq.errors import UserError
-from openqwq.model import DecodeKernel, KVCache, PagedAttention, Qwen2ForCausalLM
+from openqwq.model import DecodeKernel, KVCache, PagedAttention, PagedChunk, Qwen2ForCausalLM
 from openqwq.model.decode import MAX_ROWS
+from openqwq.model.paged import as_rows
 
 from .rules import Lines, LogitRules
 from .sampling import Guesses, SamplingTable, kept_ids, sample
+from .sampling_kernel import SamplingKernel
 from .scheduler import Chunk, Plan
 from .sequence import Sequence
 from .speculation import DraftModel, Speculation, chunk_inputs
@@ -95,7 +97,8 @@ class Runner:
             self.tables = torch.zeros((max_num_seqs, width), dtype=torch.int32, device=device)
             self.scaled = torch.zeros(max_num_seqs, dtype=torch.bool, device=device) if yarn_per_request else None
             self._kernel = DecodeKernel.of(model, self.cache, both_settings=yarn_per_request)
-        self._few_rows: DecodeKernel | None = None
+            self._sampler = SamplingKernel.of(self.table)
+        self._decoder: DecodeKernel | None = None
         self.num_rows = 0
         self.longest = 0
         self._wanted: dict[int, int] = {}
@@ -117,7 +120,7 @@ class Runner:
             self.longest = max((s.num_tokens for s in plan.running), default=1) - 1
             self.table.focus(self.num_rows)
             self.rules.focus(plan.running)
-            self._few_rows = self._kernel if self._kernel is not None and self._kernel.look() else None
+            self._decoder = self._kernel if self._kernel is not None and self._kernel.look() else None
             if self.draft_model is not None:
                 self.draft_model.look()
             self._wanted = {
@@ -145,6 +148,12 @@ class Runner:
         raw = {row: logits[numbers].log_softmax(-1) for row, numbers in places.items()}
         if not self.rules.idle:
             self.rules.apply(logits, self.table.positions[rows], lines)
+        by_torch = self.model.batch_invariant or self._keeping  # the kernel leaves no trace of what its cuts took
+        if lines is None and self._sampler is not None and self._sampler.fits and not by_torch:
+            tokens, logprobs = self._sampler(logits, self.tokens, self.positions)
+            self.rules.count(tokens)
+            self.longest += 1
+            return self._with_top(Sampled(tokens.tolist(), logprobs.tolist()), raw)
         if lines is None:
             tokens, logprobs = sample(logits, self.table, invariant=self.model.batch_invariant)
             result = Sampled(tokens.tolist(), logprobs.tolist())
@@ -161,14 +170,18 @@ class Runner:
             count = torch.tensor([len(run) for run in runs], device=tokens.device)
             flat = torch.tensor([token for run in runs for token in run], device=tokens.device)
             self.rules.count(flat, torch.arange(len(runs), device=count.device).repeat_interleave(count))
-        for row, number in self._wanted.items():
-            result.top[row] = [_top(p, number, t) for p, (t, _) in zip(raw[row], result.run_of(row), strict=False)]
         if self._keeping:
             self._note_kept(logits, drafts, result)
         self.tokens[rows] = last
         self.positions[rows] += count
         self.table.positions[rows] += count
         self.longest += 1 + max(map(len, result.more.values()), default=0)
+        return self._with_top(result, raw)
+
+    def _with_top(self, result: Sampled, raw: dict[int, Tensor]) -> Sampled:
+        """What was sampled, with the likeliest tokens of the rows that asked, from the raw log-probs of their lines."""
+        for row, number in self._wanted.items():
+            result.top[row] = [_top(p, number, t) for p, (t, _) in zip(raw[row], result.run_of(row), strict=False)]
         return result
 
     def _note_kept(self, drawn: Tensor, drafts: dict[int, list[int]], result: Sampled) -> None:
@@ -264,14 +277,39 @@ class Runner:
             tokens = torch.cat((tokens, torch.tensor(known, device=tokens.device)))
         scaled = None if self.scaled is None else self.scaled[rows]
         invariant, tables = self.model.batch_invariant, self.tables[rows]
-        if self._few_rows is not None and not invariant and not chunks and 0 < len(positions) <= MAX_ROWS:
-            return self._few_rows(tokens, positions, tables, longest, scaled)
+        if self._decoder is not None and not invariant and not any(_wants_prompt_logprobs(c) for c in chunks):
+            return self._decode(self._decoder, tokens, positions, tables, longest, scaled, paged)
         context = PagedAttention(
             self.cache, tables, positions, longest=longest, chunks=paged, scaled=scaled, invariant=invariant
         )
         hidden = self.model.hidden_states(tokens, context=context)
         self._score_prompts(chunks, hidden[len(positions) :])
         return self.model.lm_head_logits(hidden[: len(positions)]).float()
+
+    def _decode(
+        self,
+        decoder: DecodeKernel,
+        tokens: Tensor,
+        positions: Tensor,
+        tables: Tensor,
+        longest: int,
+        scaled: Tensor | None,
+        chunks: list[PagedChunk],
+    ) -> Tensor:
+        """Logits of the rows by the C decoder. Tokens of chunks are rows before them, as many in a call as it takes."""
+        num_rows = len(positions)
+        tables, positions, scaled = as_rows(tables, positions, chunks, scaled)
+        longest = max([longest, *(chunk.start + chunk.length for chunk in chunks)])
+        for start in range(num_rows, len(tokens), MAX_ROWS):
+            part = slice(start, start + MAX_ROWS)
+            own = None if scaled is None else scaled[part]
+            decoder(tokens[part], positions[part], tables[part], longest, own, 0)
+        rows = slice(num_rows)
+        return decoder(tokens[rows], positions[rows], tables[rows], longest, None if scaled is None else scaled[rows])
+
+
+def _wants_prompt_logprobs(chunk: Chunk) -> bool:
+    return chunk.sequence.request.params.prompt_logprobs is not None
 
 
 def _line_numbers(rows: Iterable[int], drafts: dict[int, list[int]], num_rows: int) -> dict[int, list[int]]:
