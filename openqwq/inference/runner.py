@@ -18,7 +18,7 @@ from openqwq.model.decode import MAX_ROWS
 from openqwq.model.paged import as_rows
 
 from .rules import Lines, LogitRules
-from .sampling import Guesses, SamplingTable, sample
+from .sampling import Guesses, SamplingTable, kept_ids, sample
 from .sampling_kernel import SamplingKernel
 from .scheduler import Chunk, Plan
 from .sequence import Sequence
@@ -102,6 +102,7 @@ class Runner:
         self.num_rows = 0
         self.longest = 0
         self._wanted: dict[int, int] = {}
+        self._keeping: dict[int, Sequence] = {}
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> Sampled:
@@ -125,6 +126,7 @@ class Runner:
             self._wanted = {
                 s.row: s.request.params.logprobs for s in plan.running if s.request.params.logprobs is not None
             }
+            self._keeping = {s.row: s for s in plan.running if s.request.params.kept_ids}
         chunks = sorted(plan.chunks, key=lambda chunk: chunk.start > 0)  # those from position 0 on come first
         probs = None
         if self.draft_model is not None:
@@ -146,7 +148,8 @@ class Runner:
         raw = {row: logits[numbers].log_softmax(-1) for row, numbers in places.items()}
         if not self.rules.idle:
             self.rules.apply(logits, self.table.positions[rows], lines)
-        if lines is None and self._sampler is not None and self._sampler.fits and not self.model.batch_invariant:
+        by_torch = self.model.batch_invariant or self._keeping  # the kernel leaves no trace of what its cuts took
+        if lines is None and self._sampler is not None and self._sampler.fits and not by_torch:
             tokens, logprobs = self._sampler(logits, self.tokens, self.positions)
             self.rules.count(tokens)
             self.longest += 1
@@ -167,6 +170,8 @@ class Runner:
             count = torch.tensor([len(run) for run in runs], device=tokens.device)
             flat = torch.tensor([token for run in runs for token in run], device=tokens.device)
             self.rules.count(flat, torch.arange(len(runs), device=count.device).repeat_interleave(count))
+        if self._keeping:
+            self._note_kept(logits, drafts, result)
         self.tokens[rows] = last
         self.positions[rows] += count
         self.table.positions[rows] += count
@@ -178,6 +183,14 @@ class Runner:
         for row, number in self._wanted.items():
             result.top[row] = [_top(p, number, t) for p, (t, _) in zip(raw[row], result.run_of(row), strict=False)]
         return result
+
+    def _note_kept(self, drawn: Tensor, drafts: dict[int, list[int]], result: Sampled) -> None:
+        """Tell the samples that want to know what the cuts left at each of their new tokens."""
+        places = _line_numbers(self._keeping, drafts, self.num_rows)
+        lines = [(row, n) for row, own in places.items() for n, _ in zip(own, result.run_of(row), strict=False)]
+        found = kept_ids(drawn[[number for _, number in lines]], invariant=self.model.batch_invariant)
+        for (row, _), ids in zip(lines, found, strict=True):
+            self._keeping[row].kept_ids.append(ids)
 
     def _lines(self, drafts: dict[int, list[int]]) -> Lines:
         """One line a row, then one for each drafted token."""
