@@ -13,16 +13,28 @@ import torch
 from torch import Tensor
 
 from openqwq.errors import UserError
-from openqwq.model import DecodeKernel, KVCache, PagedAttention, PagedChunk, Qwen2ForCausalLM
+from openqwq.model import (
+    AttentionWindows,
+    DecodeKernel,
+    KVCache,
+    PagedAttention,
+    PagedChunk,
+    PageMap,
+    Qwen2ForCausalLM,
+    WindowedAttention,
+    bands_of,
+)
 from openqwq.model.decode import MAX_ROWS
 from openqwq.model.paged import as_rows
 
+from .block_manager import BlockPool
 from .rules import Lines, LogitRules
 from .sampling import Guesses, SamplingTable, kept_ids, sample
 from .sampling_kernel import SamplingKernel
 from .scheduler import Chunk, Plan
 from .sequence import Sequence
 from .speculation import DraftModel, Speculation, chunk_inputs
+from .windowed_pool import WindowedPool, fit_pages
 
 GIB = 2**30
 CPU_CACHE_BYTES = 2 * GIB
@@ -58,6 +70,7 @@ class Runner:
     tables:    the blocks of each row [S, W].
     scaled:    whether YaRN is for each row; None: as the model's config says.
     longest:   the largest position of the running rows.
+    pages:     with attention windows, where each band of layers keeps the blocks; None: all layers in the same place.
     """
 
     def __init__(
@@ -70,6 +83,7 @@ class Runner:
         kv_cache_dtype: str = "auto",
         speculation: Speculation | None = None,
         yarn_per_request: bool = False,
+        attention_windows: AttentionWindows | None = None,
     ):
         self.model = model
         device = model.device
@@ -77,13 +91,21 @@ class Runner:
         self.num_slots = max_num_seqs
         models = [model] if speculation is None or speculation.model is None else [model, speculation.model]
         kept = [storage_dtype(kv_cache_dtype, each.dtype) for each in models]
-        token_bytes = sum(KVCache.bytes_per_token(each.config, own) for each, own in zip(models, kept, strict=True))
-        self.num_blocks = _fit_blocks(token_bytes, max_num_seqs * width, max_model_len, kv_cache_memory)
+        shapes = [each.config for each in models]
+        bands = [] if attention_windows is None else bands_of(attention_windows, BLOCK_SIZE)
+        if bands:
+            shapes = [model.config.replace(num_hidden_layers=len(bands[0].layers))]
+        token_bytes = sum(KVCache.bytes_per_token(shape, own) for shape, own in zip(shapes, kept, strict=True))
+        if bands:
+            self.num_blocks = fit_pages(bands, width, max_num_seqs, token_bytes * BLOCK_SIZE, kv_cache_memory)
+        else:
+            self.num_blocks = _fit_blocks(token_bytes, max_num_seqs * width, max_model_len, kv_cache_memory)
+        self.pages = PageMap(bands, min(max_num_seqs * width, self.num_blocks + width), device) if bands else None
         self.draft_model: DraftModel | None = None
         with torch.inference_mode():
             caches = [
-                KVCache(each.config, self.num_blocks, BLOCK_SIZE, device=device, dtype=each.dtype, storage_dtype=own)
-                for each, own in zip(models, kept, strict=True)
+                KVCache(shape, self.num_blocks, BLOCK_SIZE, device=device, dtype=each.dtype, storage_dtype=own)
+                for shape, each, own in zip(shapes, models, kept, strict=True)
             ]
             self.cache = caches[0]
             if speculation is not None and speculation.model is not None:
@@ -96,13 +118,28 @@ class Runner:
             self.positions = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
             self.tables = torch.zeros((max_num_seqs, width), dtype=torch.int32, device=device)
             self.scaled = torch.zeros(max_num_seqs, dtype=torch.bool, device=device) if yarn_per_request else None
-            self._kernel = DecodeKernel.of(model, self.cache, both_settings=yarn_per_request)
+            whole = self.pages is None
+            self._kernel = DecodeKernel.of(model, self.cache, both_settings=yarn_per_request) if whole else None
             self._sampler = SamplingKernel.of(self.table)
         self._decoder: DecodeKernel | None = None
         self.num_rows = 0
         self.longest = 0
         self._wanted: dict[int, int] = {}
         self._keeping: dict[int, Sequence] = {}
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of the cache that one of `num_blocks` has."""
+        return sum(cache.num_bytes for cache in self._caches) // self.num_blocks
+
+    def make_pool(self, *, prefix_caching: bool) -> BlockPool:
+        """The blocks of this runner's cache."""
+        if self.pages is None:
+            return BlockPool(self.num_blocks, BLOCK_SIZE, prefix_caching=prefix_caching)
+        bands, number = self.pages.bands, self.pages.host.shape[1]
+        return WindowedPool(
+            bands, number, self.num_blocks, BLOCK_SIZE, self.pages.assignments, prefix_caching=prefix_caching
+        )
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> Sampled:
@@ -279,9 +316,16 @@ class Runner:
         invariant, tables = self.model.batch_invariant, self.tables[rows]
         if self._decoder is not None and not invariant and not any(_wants_prompt_logprobs(c) for c in chunks):
             return self._decode(self._decoder, tokens, positions, tables, longest, scaled, paged)
-        context = PagedAttention(
-            self.cache, tables, positions, longest=longest, chunks=paged, scaled=scaled, invariant=invariant
-        )
+        context: PagedAttention | WindowedAttention
+        if self.pages is None:
+            context = PagedAttention(
+                self.cache, tables, positions, longest=longest, chunks=paged, scaled=scaled, invariant=invariant
+            )
+        else:
+            self.pages.update()
+            context = WindowedAttention(
+                self.cache, self.pages, tables, positions, longest=longest, chunks=paged, scaled=scaled
+            )
         hidden = self.model.hidden_states(tokens, context=context)
         self._score_prompts(chunks, hidden[len(positions) :])
         return self.model.lm_head_logits(hidden[: len(positions)]).float()

@@ -68,7 +68,7 @@ class PagedAttention:
             self._parts.append(kernel(cache, tables, positions, longest))
         self._num_rows, self._places = len(positions), None
         if chunks:
-            self._parts += _chunk_parts(cache, chunks)
+            self._parts += self._chunk_parts(cache, chunks)
             chunk_positions, blocks = _chunk_places(chunks, cache.max_length, cache.keys[0].device)
             self.positions = torch.cat((positions, chunk_positions))
             if scaled is not None:
@@ -76,6 +76,9 @@ class PagedAttention:
                 lengths = torch.tensor([chunk.length for chunk in chunks], device=scaled.device)
                 self.scaled = torch.cat((scaled, own.repeat_interleave(lengths)))
             self._places = cache.row_index(blocks, chunk_positions % cache.max_length)
+
+    def _chunk_parts(self, cache: KVCache, chunks: Sequence[PagedChunk]) -> list[_Part]:
+        return _chunk_parts(cache, chunks)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self._places is not None:  # before any row reads them
