@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from openqwq.errors import UserError
-from openqwq.model import DecodeKernel, KVCache, PagedAttention, Qwen2ForCausalLM
-from openqwq.model.decode import MAX_ROWS
+from openqwq.model import KVCache, PagedAttention, Qwen2ForCausalLM, RowDecoder, row_decoder
 
+from .graphs import SampleGraphs
 from .rules import Lines, LogitRules
 from .sampling import Guesses, SamplingTable, sample
 from .scheduler import Chunk, Plan
@@ -86,7 +86,11 @@ class Runner:
             self.cache = caches[0]
             if speculation is not None and speculation.model is not None:
                 self.draft_model = DraftModel(
-                    speculation, caches[1], model.config.vocab_size, both_settings=yarn_per_request
+                    speculation,
+                    caches[1],
+                    model.config.vocab_size,
+                    both_settings=yarn_per_request,
+                    max_rows=max_num_seqs,
                 )
             self.table = SamplingTable(max_num_seqs, model.config.vocab_size, device)
             self.rules = LogitRules(max_num_seqs, model.config.vocab_size, device)
@@ -94,8 +98,10 @@ class Runner:
             self.positions = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
             self.tables = torch.zeros((max_num_seqs, width), dtype=torch.int32, device=device)
             self.scaled = torch.zeros(max_num_seqs, dtype=torch.bool, device=device) if yarn_per_request else None
-            self._kernel = DecodeKernel.of(model, self.cache, both_settings=yarn_per_request)
-        self._few_rows: DecodeKernel | None = None
+            lines = max_num_seqs * (1 + (speculation.num_tokens if speculation else 0))
+            self._kernel = row_decoder(model, self.cache, both_settings=yarn_per_request, max_rows=lines)
+        self._few_rows: RowDecoder | None = None
+        self._sampler = SampleGraphs(self.table)
         self.num_rows = 0
         self.longest = 0
         self._wanted: dict[int, int] = {}
@@ -144,7 +150,7 @@ class Runner:
         if not self.rules.idle:
             self.rules.apply(logits, self.table.positions[rows], lines)
         if lines is None:
-            tokens, logprobs = sample(logits, self.table, invariant=self.model.batch_invariant)
+            tokens, logprobs = self._sampler(logits, invariant=self.model.batch_invariant)
             result = Sampled(tokens.tolist(), logprobs.tolist())
             last, count = tokens, torch.ones_like(tokens)
             self.rules.count(tokens)
@@ -252,8 +258,9 @@ class Runner:
             tokens = torch.cat((tokens, torch.tensor(known, device=tokens.device)))
         scaled = None if self.scaled is None else self.scaled[rows]
         invariant, tables = self.model.batch_invariant, self.tables[rows]
-        if self._few_rows is not None and not invariant and not chunks and 0 < len(positions) <= MAX_ROWS:
-            return self._few_rows(tokens, positions, tables, longest, scaled)
+        decoder = None if invariant or chunks else self._few_rows
+        if decoder is not None and 0 < len(positions) <= decoder.max_rows:
+            return decoder(tokens, positions, tables, longest, scaled)
         context = PagedAttention(
             self.cache, tables, positions, longest=longest, chunks=paged, scaled=scaled, invariant=invariant
         )

@@ -4,6 +4,7 @@ from .attention import AttentionContext, DecodeAttention, ExtendAttention, Packe
 from .checksum import weight_checksum
 from .config import Qwen2Config, YarnScaling
 from .decode import DecodeKernel
+from .decoders import RowDecoder, row_decoder
 from .invariant import set_batch_invariant
 from .kv_cache import KVCache
 from .load import create_model, init_weights, load_model, load_weights, read_config, resolve_folder
@@ -29,6 +30,7 @@ __all__ = [
     "Quantization",
     "Qwen2Config",
     "Qwen2ForCausalLM",
+    "RowDecoder",
     "YarnScaling",
     "convert_swish_beta",
     "create_model",
@@ -40,6 +42,7 @@ __all__ = [
     "quantize_weights",
     "read_config",
     "resolve_folder",
+    "row_decoder",
     "set_batch_invariant",
     "weight_checksum",
 ]
