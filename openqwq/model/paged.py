@@ -9,7 +9,7 @@ Letters: N tokens, R rows that decode, W blocks a table, P tokens a block, H hea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Protocol
@@ -69,7 +69,8 @@ class PagedAttention:
         self._cache, self._parts = cache, list[_Part]()
         on_gpu = triton and _runs_triton(cache)
         if len(positions):
-            kernel = _NativeRows if native and _runs_native(cache) else _triton_rows() if on_gpu else _GatheredRows
+            native = native and _runs_native(cache)
+            kernel: Callable[..., _Part] = _NativeRows if native else _triton_rows() if on_gpu else _GatheredRows
             self._parts.append(kernel(cache, tables, positions, longest))
         self._num_rows, self._places = len(positions), None
         if chunks:
@@ -244,7 +245,7 @@ def _runs_triton(cache: KVCache) -> bool:
     return cache.keys[0].device.type == "cuda" and find_spec("triton") is not None
 
 
-def _triton_rows() -> type[_Part]:
+def _triton_rows() -> Callable[..., _Part]:
     from .triton_attention import TritonRows  # Triton compiles for the GPU that is there: never loaded without one
 
     return TritonRows
