@@ -32,8 +32,10 @@
 #define MAX_RUN 8      /* tokens of one sequence that pass by the blocks together */
 #define MANY_TOKENS 64 /* fewer are taken one by one, so that threads share them evenly */
 
+/* The largest score so far, and the sum of the weights that it makes, lane by lane. */
 typedef struct {
-    float peak, total;
+    float peak;
+    vec total;
 } softmax;
 
 /* LANES tokens more, of which `size` count: out = out * shrink + values weighted by the scores. Where `ahead` is not 0,
@@ -54,12 +56,15 @@ INLINE void attend_lanes(const float *query, const float *keys, const float *val
     }
     const ints own = (ints){NUMBERS} < size;
     vec score = pick(own, sum_each(sum) * scale, (vec){0} - INFINITY);
-    float highest = largest_lane(score);
-    highest = highest > state->peak ? highest : state->peak;
-    const float shrink = exponential(state->peak - highest);
-    score = pick(own, exponential_below_0(score - highest), (vec){0});
-    state->total = state->total * shrink + sum_lanes(score);
-    state->peak = highest;
+    const float highest = largest_lane(score);
+    float shrink = 1;
+    if (highest > state->peak) { /* seldom: what comes after need not wait for it */
+        shrink = exponential(state->peak - highest);
+        state->total *= shrink;
+        state->peak = highest;
+    }
+    score = pick(own, exponential_below_0(score - state->peak), (vec){0});
+    state->total += score;
     float share[LANES];
     memcpy(share, &score, sizeof share);
     for (int first = 0; first < dim; first += 4 * LANES) {
@@ -109,7 +114,7 @@ static void attend_any(const float *restrict query, const float *keys, const flo
     state->peak = highest;
     for (int t = 0; t < size; t++) {
         const float weight = exponential(score[t] - highest);
-        state->total += weight;
+        state->total[0] += weight;
         for (int d = 0; d < dim; d++) out[d] += weight * values[t * dim + d];
     }
 }
@@ -128,7 +133,7 @@ static void attend(const float *q, const float *keys, const float *values, const
     int64_t longest = 0;
     for (int n = 0; n < num_tokens; n++) {
         longest = positions[n] > longest ? positions[n] : longest;
-        for (int g = 0; g < group; g++) state[n][g] = (softmax){-FLT_MAX, 0};
+        for (int g = 0; g < group; g++) state[n][g] = (softmax){-FLT_MAX, {0}};
         for (int i = 0; i < group * dim; i++) out[n * token_stride + i] = 0;
     }
     for (int64_t start = 0; start <= longest; start += block_size) {
@@ -146,8 +151,10 @@ static void attend(const float *q, const float *keys, const float *values, const
         }
     }
     for (int n = 0; n < num_tokens; n++)
-        for (int g = 0; g < group; g++)
-            for (int d = 0; d < dim; d++) out[n * token_stride + g * dim + d] /= state[n][g].total;
+        for (int g = 0; g < group; g++) {
+            const float total = sum_lanes(state[n][g].total);
+            for (int d = 0; d < dim; d++) out[n * token_stride + g * dim + d] /= total;
+        }
 }
 
 /* Token n's keys and values into its place. */
@@ -209,9 +216,6 @@ enum { BF16, INT8, INT4 };
 #define FEW_ROWS 2 /* as many as there are registers for */
 #else
 #define FEW_ROWS 1
-#endif
-#ifdef __AVX2__
-#include <immintrin.h>
 #endif
 #include "matmul.h"
 #define PARTS (BLOCK / LANES)
