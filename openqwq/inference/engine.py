@@ -21,8 +21,9 @@ from .block_manager import ROOT, SCALED_ROOT
 from .outputs import EngineStats, RequestOutput
 from .partial import restore
 from .reasoning import CLOSING_TEXT, Reasoning
-from .requests import Decoder, RequestMaker, check_invariant, check_windows, plain_window
-from .runner import Runner, Sampled, cache_memory
+from .requests import Decoder, RequestMaker, check_invariant, check_windows, common_length, plain_window
+from .runner import Runner, cache_memory
+from .sampled import Sampled
 from .scheduler import Plan, Scheduler
 from .sequence import NO_ROW, Request, failed_completion
 from .sequence import Sequence as Sample
@@ -139,6 +140,8 @@ class Engine:
         request = self.requests.make(request_id, tuple(prompt_ids), params, number=number, seed=seed)
         if so_far:
             restore(request, so_far, self.reasoning)
+        for ahead in tuple(self._ahead):
+            self.abort(ahead)
         self.scheduler.add(request)
         return request_id
 
@@ -149,18 +152,16 @@ class Engine:
         former_ids:  prompt and completion of the turn that has ended: what they hold beyond the common beginning,
                      the thoughts above all, makes room at once.
         max_tokens:  of the next request: with `yarn_per_request`, its length decides how it is computed.
-        The history is computed in the next steps, beside other requests; nothing comes out of it. It is left alone
-        where it is too long for the model. Does nothing without prefix caching.
+        The history is computed in the next steps where nothing else runs, until a request comes; nothing comes out of
+        it. It is left alone where it is too long for the model. Does nothing without prefix caching.
         """
-        common = next((i for i, (a, b) in enumerate(zip(history_ids, former_ids, strict=False)) if a != b), None)
-        keep = min(len(history_ids), len(former_ids)) if common is None else common
+        keep = common_length(history_ids, former_ids)
         freed = sum(self.pool.drop(former_ids, keep, root) for root in (ROOT, SCALED_ROOT))
-        if self.pool.prefix_caching and 0 < len(history_ids) < self.max_model_len:
-            number = self.num_requests
-            request_id = self.add_request(history_ids, SamplingParams(max_tokens=1), f"prepared turn {number}")
-            length = len(history_ids) + max_tokens
-            self.scheduler.requests[request_id].scaled = self.requests.is_scaled(length)
-            self._ahead.add(request_id)
+        idle = self.scheduler.requests.keys() <= self._ahead
+        if idle and self.pool.prefix_caching and 0 < len(history_ids) < self.max_model_len:
+            request = self.requests.make_ahead(tuple(history_ids), max_tokens)
+            self.scheduler.add(request)
+            self._ahead.add(request.id)
         return freed
 
     def step(self) -> list[RequestOutput]:
@@ -339,7 +340,7 @@ class Engine:
             sample.retract()
             self.num_generated -= 1
             return self._insert(sample, self.reasoning.prolonging_ids, num_computed)
-        if token == self.reasoning.end_id:
+        if self.reasoning.ends(sample):
             self.reasoning.note_end(sample)
             return False
         if token in sample.request.stop_token_ids:

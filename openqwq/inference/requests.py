@@ -1,11 +1,12 @@
 """From a prompt and parameters to a `Request`: everything is checked before the engine takes it in.
 
-Public: RequestMaker, Decoder, plain_window, check_invariant, check_windows.
+Public: RequestMaker, Decoder, plain_window, check_invariant, check_windows, common_length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from itertools import count
 from typing import Protocol
 
 import torch
@@ -23,6 +24,8 @@ from .reasoning import Reasoning, needs_reasoning
 from .scripts import forbidden_tokens
 from .sequence import Request
 from .speculation import Speculation
+
+LAST = 2**62  # numbers from here on come after those of all requests that were sent
 
 
 class Decoder(Protocol):
@@ -55,6 +58,7 @@ class RequestMaker:
         self.tokenizer, self.reasoning = tokenizer, reasoning
         self.eos_token_ids, self.vocab_size, self.max_model_len = eos_token_ids, vocab_size, max_model_len
         self.device, self.speculation, self.plain_window = device, speculation, plain_window
+        self._numbers_ahead = count(LAST)
         self._script_masks: dict[tuple[str, ...], Tensor] = {}
         self._grammars: GrammarMaker | None = None
 
@@ -88,6 +92,13 @@ class RequestMaker:
             sample.speculates = self.speculation is not None
             if sample.speculates and self.speculation and self.speculation.model is None:
                 sample.lookup = PromptLookup()
+        return request
+
+    def make_ahead(self, token_ids: tuple[int, ...], max_tokens: int) -> Request:
+        """A request that only fills the cache, behind all others, for one that begins alike and asks `max_tokens`."""
+        number = next(self._numbers_ahead)
+        request = self.make(f"ahead {number}", token_ids, SamplingParams(max_tokens=1), number=number, seed=0)
+        request.scaled = self.is_scaled(len(token_ids) + max_tokens)
         return request
 
     def is_scaled(self, num_tokens: int) -> bool:
@@ -141,6 +152,11 @@ class RequestMaker:
 def _bad_word_ids(tokenizer: Tokenizer, words: Seq[str]) -> list[tuple[int, ...]]:
     """Each word as it is written at the start of a text and behind a space."""
     return [tuple(tokenizer.encode(text)) for word in words for text in dict.fromkeys((word, " " + word.lstrip()))]
+
+
+def common_length(a: Seq[int], b: Seq[int]) -> int:
+    """How many tokens two lists begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def plain_window(config: Qwen2Config) -> int:

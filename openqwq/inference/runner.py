@@ -6,9 +6,6 @@ a draft brings one more line for each token of it; its sampled tokens count up t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor
 
@@ -18,16 +15,20 @@ from openqwq.model import (
     DecodeKernel,
     KVCache,
     PagedAttention,
+    PagedChunk,
     PageMap,
     Qwen2ForCausalLM,
     WindowedAttention,
     bands_of,
 )
 from openqwq.model.decode import MAX_ROWS
+from openqwq.model.paged import as_rows
 
 from .block_manager import BlockPool
 from .rules import Lines, LogitRules
+from .sampled import Sampled, accept, line_numbers, top_logprobs
 from .sampling import Guesses, SamplingTable, sample
+from .sampling_kernel import SamplingKernel
 from .scheduler import Chunk, Plan
 from .sequence import Sequence
 from .speculation import DraftModel, Speculation, chunk_inputs
@@ -38,25 +39,6 @@ CPU_CACHE_BYTES = 2 * GIB
 GPU_CACHE_SHARE = 0.5  # of the memory that is free once the weights are loaded: a trainer may need the rest
 BLOCK_SIZE = 16
 KV_CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
-
-
-@dataclass(slots=True)
-class Sampled:
-    """What a step has sampled.
-
-    tokens, logprobs: one for each row; a log-prob of NaN where the logits were not finite.
-    more:             for rows with a draft, the tokens and log-probs behind the first.
-    top:              for rows that asked, raw log-probs by token id at each of the row's tokens.
-    """
-
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    more: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
-    top: dict[int, list[dict[int, float]]] = field(default_factory=dict)
-
-    def run_of(self, row: int) -> list[tuple[int, float]]:
-        """All tokens of a row with their log-probs."""
-        return [(self.tokens[row], self.logprobs[row]), *self.more.get(row, ())]
 
 
 class Runner:
@@ -117,7 +99,8 @@ class Runner:
             self.scaled = torch.zeros(max_num_seqs, dtype=torch.bool, device=device) if yarn_per_request else None
             whole = self.pages is None
             self._kernel = DecodeKernel.of(model, self.cache, both_settings=yarn_per_request) if whole else None
-        self._few_rows: DecodeKernel | None = None
+            self._sampler = SamplingKernel.of(self.table)
+        self._decoder: DecodeKernel | None = None
         self.num_rows = 0
         self.longest = 0
         self._wanted: dict[int, int] = {}
@@ -152,7 +135,7 @@ class Runner:
             self.longest = max((s.num_tokens for s in plan.running), default=1) - 1
             self.table.focus(self.num_rows)
             self.rules.focus(plan.running)
-            self._few_rows = self._kernel if self._kernel is not None and self._kernel.look() else None
+            self._decoder = self._kernel if self._kernel is not None and self._kernel.look() else None
             if self.draft_model is not None:
                 self.draft_model.look()
             self._wanted = {
@@ -175,10 +158,15 @@ class Runner:
         self, logits: Tensor, lines: Lines | None, drafts: dict[int, list[int]], probs: Tensor | None
     ) -> Sampled:
         rows = slice(self.num_rows)
-        places = _line_numbers(self._wanted, drafts, self.num_rows) if self._wanted else {}
+        places = line_numbers(self._wanted, drafts, self.num_rows) if self._wanted else {}
         raw = {row: logits[numbers].log_softmax(-1) for row, numbers in places.items()}
         if not self.rules.idle:
             self.rules.apply(logits, self.table.positions[rows], lines)
+        if lines is None and self._sampler is not None and self._sampler.fits and not self.model.batch_invariant:
+            tokens, logprobs = self._sampler(logits, self.tokens, self.positions)
+            self.rules.count(tokens)
+            self.longest += 1
+            return self._with_top(Sampled(tokens.tolist(), logprobs.tolist()), raw)
         if lines is None:
             tokens, logprobs = sample(logits, self.table, invariant=self.model.batch_invariant)
             result = Sampled(tokens.tolist(), logprobs.tolist())
@@ -189,18 +177,24 @@ class Runner:
             tokens, logprobs = sample(
                 logits, self.table, lines.row, lines.offset, guesses, invariant=self.model.batch_invariant
             )
-            result = _accept(tokens.tolist(), logprobs.tolist(), self.num_rows, drafts)
+            result = accept(tokens.tolist(), logprobs.tolist(), self.num_rows, drafts)
             runs = [[token for token, _ in result.run_of(row)] for row in range(self.num_rows)]
             last = torch.tensor([run[-1] for run in runs], device=tokens.device)
             count = torch.tensor([len(run) for run in runs], device=tokens.device)
             flat = torch.tensor([token for run in runs for token in run], device=tokens.device)
             self.rules.count(flat, torch.arange(len(runs), device=count.device).repeat_interleave(count))
-        for row, number in self._wanted.items():
-            result.top[row] = [_top(p, number, t) for p, (t, _) in zip(raw[row], result.run_of(row), strict=False)]
         self.tokens[rows] = last
         self.positions[rows] += count
         self.table.positions[rows] += count
         self.longest += 1 + max(map(len, result.more.values()), default=0)
+        return self._with_top(result, raw)
+
+    def _with_top(self, result: Sampled, raw: dict[int, Tensor]) -> Sampled:
+        """What was sampled, with the likeliest tokens of the rows that asked, from the raw log-probs of their lines."""
+        for row, number in self._wanted.items():
+            result.top[row] = [
+                top_logprobs(p, number, t) for p, (t, _) in zip(raw[row], result.run_of(row), strict=False)
+            ]
         return result
 
     def _lines(self, drafts: dict[int, list[int]]) -> Lines:
@@ -216,7 +210,7 @@ class Runner:
 
     def _guesses(self, drafts: dict[int, list[int]], probs: Tensor) -> Guesses:
         """Every guess, at the line whose token it is a guess at: the one before its own."""
-        numbers = _line_numbers(drafts, drafts, self.num_rows)
+        numbers = line_numbers(drafts, drafts, self.num_rows)
         lines = [line for row in drafts for line in numbers[row][:-1]]
         tokens = [token for draft in drafts.values() for token in draft]
         return Guesses(torch.tensor(lines, device=probs.device), torch.tensor(tokens, device=probs.device), probs)
@@ -231,7 +225,9 @@ class Runner:
                 table = self.model.lm_head_logits(hidden[start:end]).float().log_softmax(-1)
                 following = request.prompt_ids[chunk.start + 1 : chunk.end + 1]
                 number = request.params.prompt_logprobs
-                request.prompt_logprobs += [_top(row, number, t) for row, t in zip(table, following, strict=False)]
+                request.prompt_logprobs += [
+                    top_logprobs(row, number, t) for row, t in zip(table, following, strict=False)
+                ]
             start = end
 
     def clear(self, blocks: list[int]) -> None:
@@ -288,8 +284,8 @@ class Runner:
             tokens = torch.cat((tokens, torch.tensor(known, device=tokens.device)))
         scaled = None if self.scaled is None else self.scaled[rows]
         invariant, tables = self.model.batch_invariant, self.tables[rows]
-        if self._few_rows is not None and not invariant and not chunks and 0 < len(positions) <= MAX_ROWS:
-            return self._few_rows(tokens, positions, tables, longest, scaled)
+        if self._decoder is not None and not invariant and not any(_wants_prompt_logprobs(c) for c in chunks):
+            return self._decode(self._decoder, tokens, positions, tables, longest, scaled, paged)
         context: PagedAttention | WindowedAttention
         if self.pages is None:
             context = PagedAttention(
@@ -304,36 +300,30 @@ class Runner:
         self._score_prompts(chunks, hidden[len(positions) :])
         return self.model.lm_head_logits(hidden[: len(positions)]).float()
 
-
-def _line_numbers(rows: Iterable[int], drafts: dict[int, list[int]], num_rows: int) -> dict[int, list[int]]:
-    """The lines of some rows: the row's own, then those of its guesses."""
-    starts, line = {}, num_rows
-    for row, draft in drafts.items():
-        starts[row] = line
-        line += len(draft)
-    return {row: [row, *(starts[row] + i for i in range(len(drafts[row])))] if row in drafts else [row] for row in rows}
-
-
-def _accept(tokens: list[int], logprobs: list[float], num_rows: int, drafts: dict[int, list[int]]) -> Sampled:
-    """Each row's first token, and behind it what its draft got right and the one token after that."""
-    result = Sampled(tokens[:num_rows], logprobs[:num_rows])
-    line = num_rows
-    for row, draft in drafts.items():
-        accepted, last = [], tokens[row]
-        for i, guess in enumerate(draft):
-            if last != guess:
-                break
-            last = tokens[line + i]
-            accepted.append((last, logprobs[line + i]))
-        result.more[row] = accepted
-        line += len(draft)
-    return result
+    def _decode(
+        self,
+        decoder: DecodeKernel,
+        tokens: Tensor,
+        positions: Tensor,
+        tables: Tensor,
+        longest: int,
+        scaled: Tensor | None,
+        chunks: list[PagedChunk],
+    ) -> Tensor:
+        """Logits of the rows by the C decoder. Tokens of chunks are rows before them, as many in a call as it takes."""
+        num_rows = len(positions)
+        tables, positions, scaled = as_rows(tables, positions, chunks, scaled)
+        longest = max([longest, *(chunk.start + chunk.length for chunk in chunks)])
+        for start in range(num_rows, len(tokens), MAX_ROWS):
+            part = slice(start, start + MAX_ROWS)
+            own = None if scaled is None else scaled[part]
+            decoder(tokens[part], positions[part], tables[part], longest, own, 0)
+        rows = slice(num_rows)
+        return decoder(tokens[rows], positions[rows], tables[rows], longest, None if scaled is None else scaled[rows])
 
 
-def _top(logprobs: Tensor, number: int, token_id: int) -> dict[int, float]:
-    """The likeliest tokens' log-probs [V] by id, and the given token's."""
-    values, ids = logprobs.topk(number)
-    return dict(zip(ids.tolist(), values.tolist(), strict=True)) | {token_id: logprobs[token_id].item()}
+def _wants_prompt_logprobs(chunk: Chunk) -> bool:
+    return chunk.sequence.request.params.prompt_logprobs is not None
 
 
 def cache_memory(device: torch.device, gpu_memory_utilization: float | None) -> int:

@@ -94,8 +94,11 @@ class SamplingTable:
         self.any_late_temperature = bool((self.late_temperature[:num_rows] != 1).any())
         self.any_min_p = bool((self.min_p[:num_rows] > 0).any())
         self.any_top_p = bool((self.top_p[:num_rows] < 1).any())
-        self.any_top_k = bool((top_k < self.vocab_size).any())
+        counted = top_k < self.vocab_size
+        self.any_top_k = bool(counted.any())
         self.max_top_k = int(top_k.max()) if num_rows else 0
+        ranked = counted | (self.top_p[:num_rows] < 1)
+        self.max_ranked = int((top_k * ranked).max()) if num_rows else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,8 +75,8 @@ def check_length(model: ServedModel, prompt_ids: Sequence[int], param: str) -> i
     if left < 1:
         raise ApiError(
             400,
-            f"the prompt has {len(prompt_ids)} tokens, but this model's context is {model.max_model_len} tokens, "
-            "prompt and completion together",
+            f"the prompt is too long: it has {len(prompt_ids)} tokens, but this model's context is "
+            f"{model.max_model_len} tokens, prompt and completion together",
             param=param,
             code="context_length_exceeded",
         )

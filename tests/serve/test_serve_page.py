@@ -33,6 +33,7 @@ class FakeExperiment:
 
     def __init__(self):
         self.has_report = False
+        self.step = 1
 
     def draw(self, family):
         family = family or "sums"
@@ -46,7 +47,10 @@ class FakeExperiment:
     def report(self):
         if not self.has_report:
             raise UserError("nothing was evaluated yet")
-        return "<!doctype html><title>r</title><h1>Report of the run</h1>"
+        text = "<!doctype html><title>r</title><h1>Report of the run</h1>"
+        return (
+            f"{text}<p>step {self.step}</p><details><summary>a</summary>b</details><div style='height: 5000px'></div>"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +171,7 @@ def test_stop_ends_the_answer_on_the_server(page, engines):
             page.wait_for_timeout(25)
         assert last in engines[0].ended
         assert engines[0].told == [last]
+        assert page.locator("details.thinking summary").text_content().startswith("Thought for ")
     finally:
         engines[0].pause_s = 0.0
 
@@ -226,6 +231,22 @@ def test_the_run_view_says_what_is_missing_and_then_shows_the_report(page, site)
     report = page.frame_locator("#run iframe")
     report.locator("h1:has-text('Report of the run')").wait_for()
     assert report.locator("text=nothing was evaluated yet").count() == 0
+
+
+def test_the_run_view_follows_the_run_and_its_reader_stays_in_place(page, site):
+    run = site.server.experiment
+    run.has_report = True
+    page.clock.install()
+    page.click("#views >> text=Run")
+    report = page.frame_locator("#run iframe")
+    report.locator("text=step 1").wait_for()
+    root = report.locator("html")
+    root.evaluate("e => { e.querySelector('details').open = true; e.scrollTop = 700; }")
+    run.step = 2
+    page.clock.fast_forward(11_000)
+    report.locator("text=step 2").wait_for()
+    report.locator("details[open]").wait_for()
+    assert root.evaluate("e => e.scrollTop") == 700
 
 
 def test_the_map_tells_of_ideas_and_can_be_moved(page):

@@ -22,8 +22,9 @@ export class AnswerView {
     this.details.hidden = !message.thinking;
     if (message.thinking) {
       const length = message.usage ? `, ${count(message.usage.completion_tokens_details.reasoning_tokens, "token")}` : "";
-      const time = message.thinkingSeconds;
-      this.summary.textContent = time === undefined ? "Thinking…" : `Thought for ${seconds(time)}${length}`;
+      const time = message.thinkingSeconds ?? message.seconds ?? 0; // the latter while it thinks, or was stopped then
+      const thinks = running && message.thinkingSeconds === undefined;
+      this.summary.textContent = thinks ? `Thinking… ${seconds(time)}` : `Thought for ${seconds(time)}${length}`;
       const atEnd = this.thought.scrollTop + this.thought.clientHeight >= this.thought.scrollHeight - 8;
       if (this.thought.textContent !== message.thinking) this.thought.textContent = message.thinking;
       if (atEnd) this.thought.scrollTop = this.thought.scrollHeight;
