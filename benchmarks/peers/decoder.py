@@ -60,8 +60,8 @@ class Decoder(nn.Module):
             return y.view(batch, length, heads, self.head_size).transpose(1, 2)
 
         queries, keys = rotate(project("q", self.heads), cos, sin), rotate(project("k", self.kv_heads), cos, sin)
-        keys = torch.cat((past_keys, keys), 2)  # [B, K, S, D]
-        values = torch.cat((past_values, project("v", self.kv_heads)), 2)
+        keys = torch.cat((past_keys, keys), -2)  # [B, K, S, D]
+        values = torch.cat((past_values, project("v", self.kv_heads)), -2)
         wide = (repeat(tensor, self.heads // self.kv_heads) for tensor in (keys, values))
         y = F.scaled_dot_product_attention(queries, *wide, attn_mask=mask)
         y = y.transpose(1, 2).reshape(batch, length, self.heads * self.head_size)

@@ -6,6 +6,9 @@ Its engine of continuous batching needs an operator that exists for GPUs alone (
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from . import Run
@@ -15,11 +18,13 @@ NAMES = {"float32": "fp32", "int8": "int8", "int4": "int4"}
 
 
 def convert(folder: Path, kind: str, out: Path) -> None:
-    """The builder's graph; no id of its config may end a sequence."""
-    from onnxruntime_genai.models.builder import create_model, parse_extra_options
-
-    options = parse_extra_options("", str(folder), str(out), NAMES[kind], "cpu", str(out / "cache"), [])
-    create_model("", str(folder), str(out), NAMES[kind], "cpu", str(out / "cache"), **options)
+    """The graph of the model builder, which imports by names that this folder has too: in a process of its own."""
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", folder, "-o", out]
+    command += ["-p", NAMES[kind], "-e", "cpu", "-c", out / "cache"]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, env=env, cwd=out, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
     (out / "weight_bytes.json").write_text(json.dumps(weight_bytes(out / "model.onnx")))
 
 

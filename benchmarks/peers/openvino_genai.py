@@ -63,7 +63,22 @@ def trace(folder: Path):
         port.get_tensor().set_names({name})
     graph.validate_nodes_and_infer_types()
     apply_make_stateful_transformation(graph, dict(zip(past_names, present_names, strict=True)))
+    start_empty(graph, heads, size)
     return graph
+
+
+def start_empty(graph, heads: int, size: int) -> None:
+    """Let the state of every sequence begin with no tokens."""
+    from openvino import opset13 as ops
+
+    sizes = ops.shape_of(graph.input("input_ids"), output_type="i64")
+    batch = ops.gather(sizes, ops.constant([0]), ops.constant(0))
+    shape = ops.concat([batch, ops.constant([heads, 0, size])], 0)
+    empty = ops.broadcast(ops.constant(0.0, dtype="float32"), shape)
+    for node in graph.get_ops():
+        if node.get_type_name() == "ReadValue":
+            node.set_arguments([empty])
+    graph.validate_nodes_and_infer_types()
 
 
 def weight_bytes(graph) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from . import ENGINES, KINDS, OURS
 
 Report = dict[str, Any]
-WHOLE_AGREEMENT, NARROW_AGREEMENT = 0.95, 0.5
+WHOLE_AGREEMENT, NARROW_AGREEMENT = 0.95, 0.25
 
 
 def agreement(reference: list[list[int]], tokens: list[list[int]]) -> dict[str, float]:
@@ -83,7 +83,7 @@ def print_report(name: str, shape: Report) -> None:
         if "failed" in row:
             print(f"{engine}: failed at {row['failed']}")
         elif not ranked(engine, row):
-            print(f"{engine}: its tokens differ from {shape['reference']['engine']}'s; not ranked")
+            print(f"{engine}: its tokens differ from {shape['reference']}'s; not ranked")
     for form in dict.fromkeys(ENGINES[engine].form for engine in shape["engines"]):
         print(f"{form}: " + ", ".join(engine for engine in shape["engines"] if ENGINES[engine].form == form))
     for peer in shape["absent"]:

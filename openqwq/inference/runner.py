@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from openqwq.errors import UserError
 from openqwq.model import (
     AttentionWindows,
     DecodeKernel,
@@ -18,27 +17,24 @@ from openqwq.model import (
     PagedChunk,
     PageMap,
     Qwen2ForCausalLM,
+    RowDecoder,
     WindowedAttention,
     bands_of,
+    row_decoder,
 )
-from openqwq.model.decode import MAX_ROWS
 from openqwq.model.paged import as_rows
 
 from .block_manager import BlockPool
+from .graphs import SampleGraphs
+from .memory import BLOCK_SIZE, fit_blocks, storage_dtype
 from .rules import Lines, LogitRules
 from .sampled import Sampled, accept, line_numbers, top_logprobs
-from .sampling import Guesses, SamplingTable, sample
+from .sampling import Guesses, SamplingTable, kept_ids, sample
 from .sampling_kernel import SamplingKernel
 from .scheduler import Chunk, Plan
 from .sequence import Sequence
 from .speculation import DraftModel, Speculation, chunk_inputs
 from .windowed_pool import WindowedPool, fit_pages
-
-GIB = 2**30
-CPU_CACHE_BYTES = 2 * GIB
-GPU_CACHE_SHARE = 0.5  # of the memory that is free once the weights are loaded: a trainer may need the rest
-BLOCK_SIZE = 16
-KV_CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 class Runner:
@@ -78,7 +74,7 @@ class Runner:
         if bands:
             self.num_blocks = fit_pages(bands, width, max_num_seqs, token_bytes * BLOCK_SIZE, kv_cache_memory)
         else:
-            self.num_blocks = _fit_blocks(token_bytes, max_num_seqs * width, max_model_len, kv_cache_memory)
+            self.num_blocks = fit_blocks(token_bytes, max_num_seqs * width, max_model_len, kv_cache_memory)
         self.pages = PageMap(bands, min(max_num_seqs * width, self.num_blocks + width), device) if bands else None
         self.draft_model: DraftModel | None = None
         with torch.inference_mode():
@@ -89,7 +85,11 @@ class Runner:
             self.cache = caches[0]
             if speculation is not None and speculation.model is not None:
                 self.draft_model = DraftModel(
-                    speculation, caches[1], model.config.vocab_size, both_settings=yarn_per_request
+                    speculation,
+                    caches[1],
+                    model.config.vocab_size,
+                    both_settings=yarn_per_request,
+                    max_rows=max_num_seqs,
                 )
             self.table = SamplingTable(max_num_seqs, model.config.vocab_size, device)
             self.rules = LogitRules(max_num_seqs, model.config.vocab_size, device)
@@ -97,13 +97,17 @@ class Runner:
             self.positions = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
             self.tables = torch.zeros((max_num_seqs, width), dtype=torch.int32, device=device)
             self.scaled = torch.zeros(max_num_seqs, dtype=torch.bool, device=device) if yarn_per_request else None
+            lines = max_num_seqs * (1 + (speculation.num_tokens if speculation else 0))
             whole = self.pages is None
-            self._kernel = DecodeKernel.of(model, self.cache, both_settings=yarn_per_request) if whole else None
-            self._sampler = SamplingKernel.of(self.table)
-        self._decoder: DecodeKernel | None = None
+            self._kernel = (
+                row_decoder(model, self.cache, both_settings=yarn_per_request, max_rows=lines) if whole else None
+            )
+            self._sampler, self._graphs = SamplingKernel.of(self.table), SampleGraphs(self.table)
+        self._decoder: RowDecoder | None = None
         self.num_rows = 0
         self.longest = 0
         self._wanted: dict[int, int] = {}
+        self._keeping: dict[int, Sequence] = {}
 
     @property
     def block_bytes(self) -> int:
@@ -141,6 +145,7 @@ class Runner:
             self._wanted = {
                 s.row: s.request.params.logprobs for s in plan.running if s.request.params.logprobs is not None
             }
+            self._keeping = {s.row: s for s in plan.running if s.request.params.kept_ids}
         chunks = sorted(plan.chunks, key=lambda chunk: chunk.start > 0)  # those from position 0 on come first
         probs = None
         if self.draft_model is not None:
@@ -162,13 +167,14 @@ class Runner:
         raw = {row: logits[numbers].log_softmax(-1) for row, numbers in places.items()}
         if not self.rules.idle:
             self.rules.apply(logits, self.table.positions[rows], lines)
-        if lines is None and self._sampler is not None and self._sampler.fits and not self.model.batch_invariant:
+        by_torch = self.model.batch_invariant or self._keeping  # the kernel leaves no trace of what its cuts took
+        if lines is None and self._sampler is not None and self._sampler.fits and not by_torch:
             tokens, logprobs = self._sampler(logits, self.tokens, self.positions)
             self.rules.count(tokens)
             self.longest += 1
             return self._with_top(Sampled(tokens.tolist(), logprobs.tolist()), raw)
         if lines is None:
-            tokens, logprobs = sample(logits, self.table, invariant=self.model.batch_invariant)
+            tokens, logprobs = self._graphs(logits, invariant=self.model.batch_invariant)
             result = Sampled(tokens.tolist(), logprobs.tolist())
             last, count = tokens, torch.ones_like(tokens)
             self.rules.count(tokens)
@@ -183,6 +189,8 @@ class Runner:
             count = torch.tensor([len(run) for run in runs], device=tokens.device)
             flat = torch.tensor([token for run in runs for token in run], device=tokens.device)
             self.rules.count(flat, torch.arange(len(runs), device=count.device).repeat_interleave(count))
+        if self._keeping:
+            self._note_kept(logits, drafts, result)
         self.tokens[rows] = last
         self.positions[rows] += count
         self.table.positions[rows] += count
@@ -196,6 +204,14 @@ class Runner:
                 top_logprobs(p, number, t) for p, (t, _) in zip(raw[row], result.run_of(row), strict=False)
             ]
         return result
+
+    def _note_kept(self, drawn: Tensor, drafts: dict[int, list[int]], result: Sampled) -> None:
+        """Tell the samples that want to know what the cuts left at each of their new tokens."""
+        places = line_numbers(self._keeping, drafts, self.num_rows)
+        lines = [(row, n) for row, own in places.items() for n, _ in zip(own, result.run_of(row), strict=False)]
+        found = kept_ids(drawn[[number for _, number in lines]], invariant=self.model.batch_invariant)
+        for (row, _), ids in zip(lines, found, strict=True):
+            self._keeping[row].kept_ids.append(ids)
 
     def _lines(self, drafts: dict[int, list[int]]) -> Lines:
         """One line a row, then one for each drafted token."""
@@ -284,8 +300,11 @@ class Runner:
             tokens = torch.cat((tokens, torch.tensor(known, device=tokens.device)))
         scaled = None if self.scaled is None else self.scaled[rows]
         invariant, tables = self.model.batch_invariant, self.tables[rows]
-        if self._decoder is not None and not invariant and not any(_wants_prompt_logprobs(c) for c in chunks):
-            return self._decode(self._decoder, tokens, positions, tables, longest, scaled, paged)
+        decoder = None if invariant else self._decoder
+        if decoder is not None and not chunks and 0 < len(positions) <= decoder.max_rows:
+            return decoder(tokens, positions, tables, longest, scaled)
+        if isinstance(decoder, DecodeKernel) and not any(_wants_prompt_logprobs(c) for c in chunks):
+            return self._decode(decoder, tokens, positions, tables, longest, scaled, paged)
         context: PagedAttention | WindowedAttention
         if self.pages is None:
             context = PagedAttention(
@@ -314,8 +333,8 @@ class Runner:
         num_rows = len(positions)
         tables, positions, scaled = as_rows(tables, positions, chunks, scaled)
         longest = max([longest, *(chunk.start + chunk.length for chunk in chunks)])
-        for start in range(num_rows, len(tokens), MAX_ROWS):
-            part = slice(start, start + MAX_ROWS)
+        for start in range(num_rows, len(tokens), decoder.max_rows):
+            part = slice(start, start + decoder.max_rows)
             own = None if scaled is None else scaled[part]
             decoder(tokens[part], positions[part], tables[part], longest, own, 0)
         rows = slice(num_rows)
@@ -324,45 +343,3 @@ class Runner:
 
 def _wants_prompt_logprobs(chunk: Chunk) -> bool:
     return chunk.sequence.request.params.prompt_logprobs is not None
-
-
-def cache_memory(device: torch.device, gpu_memory_utilization: float | None) -> int:
-    """Bytes for the KV cache when the user names none.
-
-    gpu_memory_utilization: share of the GPU's whole memory that weights and cache may take together.
-    """
-    if device.type != "cuda":
-        return CPU_CACHE_BYTES
-    free, total = torch.cuda.mem_get_info(device)
-    if gpu_memory_utilization is None:
-        return int(free * GPU_CACHE_SHARE)
-    return max(int(total * gpu_memory_utilization) - (total - free), 0)
-
-
-def storage_dtype(kv_cache_dtype: str, dtype: torch.dtype) -> torch.dtype:
-    """What the keys and values of a model in `dtype` are kept in. Raises UserError for what saves nothing."""
-    if kv_cache_dtype == "auto":
-        return dtype
-    if kv_cache_dtype not in KV_CACHE_DTYPES:
-        names = ", ".join(map(repr, KV_CACHE_DTYPES))
-        raise UserError(f"`kv_cache_dtype` is {kv_cache_dtype!r}, but must be 'auto' or one of {names}")
-    kept = KV_CACHE_DTYPES[kv_cache_dtype]
-    if kept != dtype and kept.itemsize >= dtype.itemsize:
-        raise UserError(
-            f"`kv_cache_dtype` is {kv_cache_dtype!r}, which saves nothing: the model runs in {dtype}",
-            hint="use 'auto' or 'int8'",
-        )
-    return kept
-
-
-def _fit_blocks(token_bytes: int, most: int, max_model_len: int, memory: int) -> int:
-    """How many blocks the memory holds, at most as many as all rows can use; at least one sequence must fit."""
-    num_blocks = min(most, memory // (token_bytes * BLOCK_SIZE))
-    if num_blocks * BLOCK_SIZE < max_model_len:
-        needed = -(-max_model_len // BLOCK_SIZE) * BLOCK_SIZE * token_bytes
-        raise UserError(
-            f"one sequence of `max_model_len` {max_model_len} needs {needed / GIB:.2f} GiB of KV cache, "
-            f"but `kv_cache_memory` is {memory / GIB:.2f} GiB",
-            hint=f"lower `max_model_len` to {num_blocks * BLOCK_SIZE} or raise `kv_cache_memory`",
-        )
-    return num_blocks

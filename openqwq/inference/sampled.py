@@ -1,6 +1,6 @@
-"""What a step has sampled: a token for every row, and behind it those that its draft got right.
+"""What a step has sampled, put together from the lines that a row and its guesses have.
 
-Public: Sampled, accept, line_numbers, top_logprobs.
+Public: Sampled, line_numbers, accept, top_logprobs.
 """
 
 from __future__ import annotations

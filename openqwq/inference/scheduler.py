@@ -109,7 +109,7 @@ class Scheduler:
         ended = [s for s in self.table.rows if s is not None and s.finish_reason]
         for sequence in ended:
             if sequence.finish_reason != "abort":
-                self.pool.register(sequence.table, _all_ids(sequence), sequence.num_tokens - 1)
+                self.pool.register(sequence.table, _all_ids(sequence), sequence.num_filled)
             self.pool.release(sequence.table)
         self.table.free(ended)
         return self._complete(sequence.request for sequence in ended)

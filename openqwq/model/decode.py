@@ -64,6 +64,8 @@ class DecodeKernel:
     Make it by `of`, and call `look` whenever modules of the model may have been exchanged.
     """
 
+    max_rows = MAX_ROWS
+
     def __init__(self, model: Qwen2ForCausalLM, cache: KVCache, *, both_settings: bool):
         kernels = decode_kernels()
         assert kernels is not None
