@@ -28,7 +28,7 @@ from .block_manager import BlockPool
 from .graphs import SampleGraphs
 from .memory import BLOCK_SIZE, fit_blocks, storage_dtype
 from .rules import Lines, LogitRules
-from .sampled import Sampled, accept, line_numbers
+from .sampled import Sampled, accept, line_numbers, top_logprobs
 from .sampling import Guesses, SamplingTable, kept_ids, sample
 from .sampling_kernel import SamplingKernel
 from .scheduler import Chunk, Plan
