@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -53,7 +54,7 @@ def main() -> int:
         started = time.perf_counter()
         command = [sys.executable, __file__, "--measure", part, "--preset", args.preset, "--output", str(args.output)]
         try:
-            code = subprocess.run(command, timeout=args.limit_s, check=False, cwd=ROOT).returncode
+            code = subprocess.run(command, timeout=args.limit_s, check=False, cwd=ROOT, env=own_package()).returncode
         except subprocess.TimeoutExpired:
             code = f"longer than {args.limit_s:.0f} s"
         print(f"== {part}: {time.perf_counter() - started:.0f} s, exit {code}", flush=True)
@@ -63,6 +64,11 @@ def main() -> int:
     if failed:
         print("failed: " + ", ".join(failed), file=sys.stderr)
     return int(bool(failed))
+
+
+def own_package() -> dict[str, str]:
+    """This folder's package, installed or not; what is printed comes at once."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
 class Report:
@@ -136,6 +142,7 @@ def run_check(report: Report) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *TESTS, "-q", "-p", "no:cacheprovider", "-x", "--tb=short"],
         cwd=ROOT,
+        env=own_package(),
         capture_output=True,
         text=True,
         check=False,
