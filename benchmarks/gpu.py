@@ -77,9 +77,9 @@ class Report:
     def __init__(self, path: Path, preset_name: str, part: str):
         import torch
 
-        from openqwq.log import logger
+        from openqwq.log import setup_logging
 
-        logger.setLevel("INFO")
+        setup_logging()
         self.path, self.preset, self.part = path, preset_name, part
         self.device = torch.cuda.get_device_name()
 
@@ -237,6 +237,16 @@ def steps_of(engine, steps: int) -> tuple[float, int]:
     return time.perf_counter() - started, engine.num_generated - before
 
 
+def pass_seconds(engine) -> float:
+    """Seconds of the model's pass alone, without sampling and the host's part, over the rows that run."""
+    import torch
+
+    runner, rows = engine.runner, engine.runner.num_rows
+    inputs = runner.tokens[:rows], runner.positions[:rows], runner.tables[:rows]
+    with torch.inference_mode():
+        return timed(lambda: runner._decoder(*inputs, runner.longest + 1, None), 20)
+
+
 def run_single(report: Report, quantization: str | None) -> None:
     """Batch 1: greedy, sampled, and with guesses that all stay."""
     from openqwq.inference import Speculation
@@ -250,12 +260,18 @@ def run_single(report: Report, quantization: str | None) -> None:
         engine.add_request(random_prompt(128), params, name)
         steps_of(engine, 8)  # the prompt; tile sizes are measured, graphs captured
         seconds, tokens = steps_of(engine, 200)
+        kernels = pass_seconds(engine)
         engine.abort(name)
         kv = 2 * 64 * 250 * model.config.num_key_value_heads * model.config.head_dim * 2
         floor = (weight_bytes(model) + kv) / report.bandwidth
         share = floor * tokens / seconds
         report.add(
-            f"batch 1, {name}", tok_s=tokens / seconds, share_of_copy_bandwidth=share, gb=weight_bytes(model) / 1e9
+            f"batch 1, {name}",
+            tok_s=tokens / seconds,
+            share_of_copy_bandwidth=share,
+            pass_ms=kernels * 1e3,
+            share_of_the_pass_alone=floor / kernels,
+            gb=weight_bytes(model) / 1e9,
         )
     del engine
     same = greedy.replace(logit_bias={1234: 1e4})
