@@ -38,7 +38,7 @@ $(VENV)/.torch: pyproject.toml
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet -e .
+	$(BIN)/python -m pip install --quiet -e '.[serve]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.torch

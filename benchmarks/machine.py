@@ -1,13 +1,15 @@
-"""What every result file says of the machine it was made on."""
+"""What every result file says of the machine it was made on, and how fast that machine reads its memory."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+READ_FLOATS = 1 << 28
 
 
 def describe_machine() -> dict:
@@ -23,3 +25,16 @@ def describe_machine() -> dict:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "commit": commit,
     }
+
+
+def read_bandwidth() -> float:
+    """Bytes a second that torch's threads read: the best of some sums over a gigabyte."""
+    import torch
+
+    memory = torch.ones(READ_FLOATS)
+    best = 0.0
+    for _ in range(5):
+        started = time.perf_counter()
+        memory.sum()
+        best = max(best, memory.nbytes / (time.perf_counter() - started))
+    return best

@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from machine import ROOT, describe_machine
+from machine import ROOT, describe_machine, read_bandwidth
+from peers.ours import weight_bytes
 
 if TYPE_CHECKING:
     from openqwq.model import Qwen2ForCausalLM
 
 KINDS = ("float32", "bf16", "int8", "int4")
 PROMPT = 16
-READ_FLOATS = 1 << 28
 
 
 def main() -> int:
@@ -49,19 +48,6 @@ def main() -> int:
     for kind, row in table.items():
         print(f"| {kind} | {row['bytes'] / 1e9:.3f} | {row['tokens_per_s']:.1f} | {row['share']:.0%} |")
     return 0
-
-
-def read_bandwidth() -> float:
-    """Bytes a second, the best of some sums over a gigabyte."""
-    import torch
-
-    memory = torch.ones(READ_FLOATS)
-    best = 0.0
-    for _ in range(5):
-        started = time.perf_counter()
-        memory.sum()
-        best = max(best, memory.nbytes / (time.perf_counter() - started))
-    return best
 
 
 def measure_kind(args: argparse.Namespace, kind: str, bandwidth: float) -> dict[str, Any]:
@@ -109,13 +95,6 @@ def create(preset_name: str, kind: str) -> Qwen2ForCausalLM:
                 if isinstance(child, nn.Linear):
                     setattr(module, name, packed(child.weight, child.bias))
     return model
-
-
-def weight_bytes(model: Qwen2ForCausalLM) -> int:
-    """What a token reads: all but the embedding, which is read by row unless it is the head."""
-    tensors = [*model.parameters(), *model.buffers()]
-    skipped = model.model.embed_tokens.weight.nbytes if model.lm_head is not None else 0
-    return sum(tensor.nbytes for tensor in tensors) - skipped
 
 
 if __name__ == "__main__":

@@ -88,7 +88,8 @@ def _check_weights(examined: Examined) -> None:
         return
     absent = [name for name in shards if not (examined.folder / name).is_file()]
     if absent:
-        examined.note("weights", "fail", f"{len(absent)} of {len(shards)} shards are missing, first {absent[0]}")
+        text = f"{len(absent)} of {len(shards)} shards are missing, first {absent[0]}; download or copy them again"
+        examined.note("weights", "fail", text)
         return
     kinds: set[str] = set()
     for name in shards:
@@ -124,14 +125,14 @@ def _read_header(file: Path) -> set[str]:
 
 def _check_dtype(examined: Examined, kinds: set[str]) -> None:
     raw = examined.json(CONFIG) or {}
-    named = str(raw.get("torch_dtype") or raw.get("dtype") or "").removeprefix("torch.")
+    named = {key: str(raw[key]).removeprefix("torch.") for key in ("torch_dtype", "dtype") if raw.get(key)}
     stored = {DTYPES.get(kind, kind) for kind in kinds}
-    if len(stored) != 1 or named in stored:
+    if len(stored) != 1 or set(named.values()) == stored:
         return
     [real] = stored
-    said = f"says {named}" if named else "names no type"
+    said = f"says {' and '.join(dict.fromkeys(named.values()))}" if named else "names no type"
     examined.note("dtype", "warn", f"{CONFIG} {said}, but the weights are {real}: readers convert them silently")
-    examined.fix(CONFIG, {"torch_dtype": real})
+    examined.fix(CONFIG, dict.fromkeys(named or ("torch_dtype",), real))
 
 
 def _check_rope(examined: Examined) -> None:

@@ -74,7 +74,8 @@ def _settings(args: argparse.Namespace) -> ServeSettings:
         from openqwq.serve.state import MIB
     except ImportError as error:
         raise UserError(
-            f"serving needs a package that is not installed: {error.name}", hint="install `openqwq[serve]`"
+            f"serving needs a package that is not installed: {error.name}",
+            hint="install it with the extra `serve`, as in `pip install -e '.[serve]'`",
         ) from error
     keys = _read_keys(args)
     local = args.host in LOOPBACK

@@ -9,6 +9,7 @@ The signatures that servers build on:
     generate(prompt_token_ids, params, request_id=None) -> AsyncIterator[CompletionDelta]
     await abort(request_id) -> bool
     await close_thinking(request_id) -> bool
+    await prepare_turn(history_ids, former_ids, max_tokens) -> int
     await call(function)        run function(engine) between two steps, e.g. to load weights
     stats() -> EngineStats      running, waiting, kv_blocks_used, kv_blocks_total, ...
     close()                     stop the thread; what still runs ends with `finish_reason` "abort"
@@ -156,6 +157,10 @@ class AsyncEngine:
     async def close_thinking(self, request_id: str) -> bool:
         """Close a request's thinking now, so that its answer begins; False when it does not think."""
         return await self._submit(lambda: self._engine.close_thinking(request_id))
+
+    async def prepare_turn(self, history_ids: Seq[int], former_ids: Seq[int], max_tokens: int) -> int:
+        """Make the cache ready for a conversation's next turn; see `Engine.prepare_turn`."""
+        return await self._submit(lambda: self._engine.prepare_turn(history_ids, former_ids, max_tokens=max_tokens))
 
     async def call(self, function: Callable[[Engine], T]) -> T:
         """`function(engine)`, run on the engine's thread between two steps."""

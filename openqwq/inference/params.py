@@ -24,7 +24,7 @@ def check_params(params: SamplingParams) -> None:
         ("bad_words", all(params.bad_words), "strings that are not empty"),
         ("presence_penalty", -2 <= params.presence_penalty <= 2, "between -2 and 2"),
         ("frequency_penalty", -2 <= params.frequency_penalty <= 2, "between -2 and 2"),
-        ("repetition_penalty", 0 < params.repetition_penalty < float("inf"), "above 0"),
+        ("repetition_penalty", 1e-6 <= params.repetition_penalty <= 1e6, "between 1e-6 and 1e6"),
         ("logit_bias", all(value == value for value in params.logit_bias.values()), "numbers by token id"),
         ("min_tokens", 0 <= params.min_tokens <= params.max_tokens, "between 0 and `max_tokens`"),
         ("logprobs", params.logprobs is None or 0 <= params.logprobs <= MAX_LOGPROBS, counts),

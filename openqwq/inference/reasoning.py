@@ -3,6 +3,10 @@
 To close is to put a sentence and `</think>` behind the last token, in the same request: the model then answers from
 what it has. The sentence is the one of Qwen's documentation on thinking budgets. To prolong is to take back
 `</think>` or an end token and to put "Wait" in its place (s1, arXiv:2501.19393). Plain Python: no torch.
+
+A thinking ends where its text first holds `</think>`, as `tokenizer.ThinkingStream` reads it: at the token of that
+name, or at the last of several that spell it. What such a last token holds behind the tag is text of the answer, but
+stop strings and grammars begin behind the token.
 """
 
 from __future__ import annotations
@@ -37,7 +41,10 @@ class Reasoning:
         self.prolonging_ids = tokenizer.encode(PROLONGING_TEXT)
         if self.end_id not in self.closing_ids:
             raise UserError(f"the closing text {closing_text!r} does not hold {THINK_END}")
+        self._decode = tokenizer.decode
         self._ends_line = lru_cache(maxsize=None)(lambda token_id: b"\n" in tokenizer.token_bytes(token_id))
+        last = THINK_END[-1].encode()
+        self._may_end = lru_cache(maxsize=None)(lambda token_id: last in tokenizer.token_bytes(token_id))
 
     @classmethod
     def of(cls, tokenizer: object, closing_text: str = CLOSING_TEXT) -> Reasoning | None:
@@ -55,12 +62,19 @@ class Reasoning:
     def detector(self, params: SamplingParams) -> LoopDetector | None:
         return None if params.max_repeats is None else LoopDetector(params.max_repeats, self._ends_line)
 
+    def ends(self, sample: Sequence) -> bool:
+        """Whether the token just sampled ends the thinking: as `</think>`, or as the last of several that spell it."""
+        token_id = sample.token_ids[-1]
+        if token_id == self.end_id or not self._may_end(token_id):
+            return token_id == self.end_id
+        return THINK_END in self._decode(sample.token_ids[-len(THINK_END) :])  # every token has at least a byte
+
     def is_too_short(self, sample: Sequence) -> bool:
         """Whether the token just sampled would end a thinking that has to go on; that token does not count."""
         request = sample.request
         if len(sample.token_ids) > request.params.min_thinking_tokens:
             return False
-        return sample.token_ids[-1] == self.end_id or sample.token_ids[-1] in request.stop_token_ids
+        return self.ends(sample) or sample.token_ids[-1] in request.stop_token_ids
 
     def is_spent(self, sample: Sequence) -> bool:
         """Whether the thinking has reached its budget."""

@@ -13,14 +13,28 @@ import torch
 from torch import Tensor
 
 from openqwq.errors import UserError
-from openqwq.model import DecodeKernel, KVCache, PagedAttention, Qwen2ForCausalLM
+from openqwq.model import (
+    AttentionWindows,
+    DecodeKernel,
+    KVCache,
+    PagedAttention,
+    PagedChunk,
+    PageMap,
+    Qwen2ForCausalLM,
+    WindowedAttention,
+    bands_of,
+)
 from openqwq.model.decode import MAX_ROWS
+from openqwq.model.paged import as_rows
 
+from .block_manager import BlockPool
 from .rules import Lines, LogitRules
-from .sampling import Guesses, SamplingTable, sample
+from .sampling import Guesses, SamplingTable, kept_ids, sample
+from .sampling_kernel import SamplingKernel
 from .scheduler import Chunk, Plan
 from .sequence import Sequence
 from .speculation import DraftModel, Speculation, chunk_inputs
+from .windowed_pool import WindowedPool, fit_pages
 
 GIB = 2**30
 CPU_CACHE_BYTES = 2 * GIB
@@ -56,6 +70,7 @@ class Runner:
     tables:    the blocks of each row [S, W].
     scaled:    whether YaRN is for each row; None: as the model's config says.
     longest:   the largest position of the running rows.
+    pages:     with attention windows, where each band of layers keeps the blocks; None: all layers in the same place.
     """
 
     def __init__(
@@ -68,6 +83,7 @@ class Runner:
         kv_cache_dtype: str = "auto",
         speculation: Speculation | None = None,
         yarn_per_request: bool = False,
+        attention_windows: AttentionWindows | None = None,
     ):
         self.model = model
         device = model.device
@@ -75,13 +91,21 @@ class Runner:
         self.num_slots = max_num_seqs
         models = [model] if speculation is None or speculation.model is None else [model, speculation.model]
         kept = [storage_dtype(kv_cache_dtype, each.dtype) for each in models]
-        token_bytes = sum(KVCache.bytes_per_token(each.config, own) for each, own in zip(models, kept, strict=True))
-        self.num_blocks = _fit_blocks(token_bytes, max_num_seqs * width, max_model_len, kv_cache_memory)
+        shapes = [each.config for each in models]
+        bands = [] if attention_windows is None else bands_of(attention_windows, BLOCK_SIZE)
+        if bands:
+            shapes = [model.config.replace(num_hidden_layers=len(bands[0].layers))]
+        token_bytes = sum(KVCache.bytes_per_token(shape, own) for shape, own in zip(shapes, kept, strict=True))
+        if bands:
+            self.num_blocks = fit_pages(bands, width, max_num_seqs, token_bytes * BLOCK_SIZE, kv_cache_memory)
+        else:
+            self.num_blocks = _fit_blocks(token_bytes, max_num_seqs * width, max_model_len, kv_cache_memory)
+        self.pages = PageMap(bands, min(max_num_seqs * width, self.num_blocks + width), device) if bands else None
         self.draft_model: DraftModel | None = None
         with torch.inference_mode():
             caches = [
-                KVCache(each.config, self.num_blocks, BLOCK_SIZE, device=device, dtype=each.dtype, storage_dtype=own)
-                for each, own in zip(models, kept, strict=True)
+                KVCache(shape, self.num_blocks, BLOCK_SIZE, device=device, dtype=each.dtype, storage_dtype=own)
+                for shape, each, own in zip(shapes, models, kept, strict=True)
             ]
             self.cache = caches[0]
             if speculation is not None and speculation.model is not None:
@@ -94,11 +118,28 @@ class Runner:
             self.positions = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
             self.tables = torch.zeros((max_num_seqs, width), dtype=torch.int32, device=device)
             self.scaled = torch.zeros(max_num_seqs, dtype=torch.bool, device=device) if yarn_per_request else None
-            self._kernel = DecodeKernel.of(model, self.cache, both_settings=yarn_per_request)
-        self._few_rows: DecodeKernel | None = None
+            whole = self.pages is None
+            self._kernel = DecodeKernel.of(model, self.cache, both_settings=yarn_per_request) if whole else None
+            self._sampler = SamplingKernel.of(self.table)
+        self._decoder: DecodeKernel | None = None
         self.num_rows = 0
         self.longest = 0
         self._wanted: dict[int, int] = {}
+        self._keeping: dict[int, Sequence] = {}
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of the cache that one of `num_blocks` has."""
+        return sum(cache.num_bytes for cache in self._caches) // self.num_blocks
+
+    def make_pool(self, *, prefix_caching: bool) -> BlockPool:
+        """The blocks of this runner's cache."""
+        if self.pages is None:
+            return BlockPool(self.num_blocks, BLOCK_SIZE, prefix_caching=prefix_caching)
+        bands, number = self.pages.bands, self.pages.host.shape[1]
+        return WindowedPool(
+            bands, number, self.num_blocks, BLOCK_SIZE, self.pages.assignments, prefix_caching=prefix_caching
+        )
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> Sampled:
@@ -116,12 +157,13 @@ class Runner:
             self.longest = max((s.num_tokens for s in plan.running), default=1) - 1
             self.table.focus(self.num_rows)
             self.rules.focus(plan.running)
-            self._few_rows = self._kernel if self._kernel is not None and self._kernel.look() else None
+            self._decoder = self._kernel if self._kernel is not None and self._kernel.look() else None
             if self.draft_model is not None:
                 self.draft_model.look()
             self._wanted = {
                 s.row: s.request.params.logprobs for s in plan.running if s.request.params.logprobs is not None
             }
+            self._keeping = {s.row: s for s in plan.running if s.request.params.kept_ids}
         chunks = sorted(plan.chunks, key=lambda chunk: chunk.start > 0)  # those from position 0 on come first
         probs = None
         if self.draft_model is not None:
@@ -143,6 +185,12 @@ class Runner:
         raw = {row: logits[numbers].log_softmax(-1) for row, numbers in places.items()}
         if not self.rules.idle:
             self.rules.apply(logits, self.table.positions[rows], lines)
+        by_torch = self.model.batch_invariant or self._keeping  # the kernel leaves no trace of what its cuts took
+        if lines is None and self._sampler is not None and self._sampler.fits and not by_torch:
+            tokens, logprobs = self._sampler(logits, self.tokens, self.positions)
+            self.rules.count(tokens)
+            self.longest += 1
+            return self._with_top(Sampled(tokens.tolist(), logprobs.tolist()), raw)
         if lines is None:
             tokens, logprobs = sample(logits, self.table, invariant=self.model.batch_invariant)
             result = Sampled(tokens.tolist(), logprobs.tolist())
@@ -159,13 +207,27 @@ class Runner:
             count = torch.tensor([len(run) for run in runs], device=tokens.device)
             flat = torch.tensor([token for run in runs for token in run], device=tokens.device)
             self.rules.count(flat, torch.arange(len(runs), device=count.device).repeat_interleave(count))
-        for row, number in self._wanted.items():
-            result.top[row] = [_top(p, number, t) for p, (t, _) in zip(raw[row], result.run_of(row), strict=False)]
+        if self._keeping:
+            self._note_kept(logits, drafts, result)
         self.tokens[rows] = last
         self.positions[rows] += count
         self.table.positions[rows] += count
         self.longest += 1 + max(map(len, result.more.values()), default=0)
+        return self._with_top(result, raw)
+
+    def _with_top(self, result: Sampled, raw: dict[int, Tensor]) -> Sampled:
+        """What was sampled, with the likeliest tokens of the rows that asked, from the raw log-probs of their lines."""
+        for row, number in self._wanted.items():
+            result.top[row] = [_top(p, number, t) for p, (t, _) in zip(raw[row], result.run_of(row), strict=False)]
         return result
+
+    def _note_kept(self, drawn: Tensor, drafts: dict[int, list[int]], result: Sampled) -> None:
+        """Tell the samples that want to know what the cuts left at each of their new tokens."""
+        places = _line_numbers(self._keeping, drafts, self.num_rows)
+        lines = [(row, n) for row, own in places.items() for n, _ in zip(own, result.run_of(row), strict=False)]
+        found = kept_ids(drawn[[number for _, number in lines]], invariant=self.model.batch_invariant)
+        for (row, _), ids in zip(lines, found, strict=True):
+            self._keeping[row].kept_ids.append(ids)
 
     def _lines(self, drafts: dict[int, list[int]]) -> Lines:
         """One line a row, then one for each drafted token."""
@@ -252,14 +314,46 @@ class Runner:
             tokens = torch.cat((tokens, torch.tensor(known, device=tokens.device)))
         scaled = None if self.scaled is None else self.scaled[rows]
         invariant, tables = self.model.batch_invariant, self.tables[rows]
-        if self._few_rows is not None and not invariant and not chunks and 0 < len(positions) <= MAX_ROWS:
-            return self._few_rows(tokens, positions, tables, longest, scaled)
-        context = PagedAttention(
-            self.cache, tables, positions, longest=longest, chunks=paged, scaled=scaled, invariant=invariant
-        )
+        if self._decoder is not None and not invariant and not any(_wants_prompt_logprobs(c) for c in chunks):
+            return self._decode(self._decoder, tokens, positions, tables, longest, scaled, paged)
+        context: PagedAttention | WindowedAttention
+        if self.pages is None:
+            context = PagedAttention(
+                self.cache, tables, positions, longest=longest, chunks=paged, scaled=scaled, invariant=invariant
+            )
+        else:
+            self.pages.update()
+            context = WindowedAttention(
+                self.cache, self.pages, tables, positions, longest=longest, chunks=paged, scaled=scaled
+            )
         hidden = self.model.hidden_states(tokens, context=context)
         self._score_prompts(chunks, hidden[len(positions) :])
         return self.model.lm_head_logits(hidden[: len(positions)]).float()
+
+    def _decode(
+        self,
+        decoder: DecodeKernel,
+        tokens: Tensor,
+        positions: Tensor,
+        tables: Tensor,
+        longest: int,
+        scaled: Tensor | None,
+        chunks: list[PagedChunk],
+    ) -> Tensor:
+        """Logits of the rows by the C decoder. Tokens of chunks are rows before them, as many in a call as it takes."""
+        num_rows = len(positions)
+        tables, positions, scaled = as_rows(tables, positions, chunks, scaled)
+        longest = max([longest, *(chunk.start + chunk.length for chunk in chunks)])
+        for start in range(num_rows, len(tokens), MAX_ROWS):
+            part = slice(start, start + MAX_ROWS)
+            own = None if scaled is None else scaled[part]
+            decoder(tokens[part], positions[part], tables[part], longest, own, 0)
+        rows = slice(num_rows)
+        return decoder(tokens[rows], positions[rows], tables[rows], longest, None if scaled is None else scaled[rows])
+
+
+def _wants_prompt_logprobs(chunk: Chunk) -> bool:
+    return chunk.sequence.request.params.prompt_logprobs is not None
 
 
 def _line_numbers(rows: Iterable[int], drafts: dict[int, list[int]], num_rows: int) -> dict[int, list[int]]:

@@ -1,7 +1,7 @@
-"""The decoder for a few tokens at a time as one call of C, on a CPU in float32 (decode.c).
+"""The decoder for some tokens at a time as one call of C, on a CPU in float32 (decode.c).
 
-Decoding one stream of a small model through PyTorch's operators spends most of its time between them. Buffers are made
-once; the weights are read where they are, so a step of an optimiser in place needs nothing.
+Decoding a small model through PyTorch's operators spends most of its time between them. Buffers are made once; the
+weights are read where they are, so a step of an optimiser in place needs nothing.
 
 Public: DecodeKernel, MAX_ROWS.
 """
@@ -9,6 +9,7 @@ Public: DecodeKernel, MAX_ROWS.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,19 +17,42 @@ from torch import Tensor
 
 from .kv_cache import KVCache
 from .native import MAX_BLOCK, MAX_GROUP, MAX_HEAD_DIM, decode_kernels, native_kernels
+from .quantize import BLOCK, KINDS, PackedLinear
 from .qwen2 import Linear, Qwen2ForCausalLM
 
-MAX_ROWS = 8  # with more of them matrix products by PyTorch catch up
+MAX_ROWS = 1024  # tokens of a call: its buffers grow with them
 ANGLE_STEP = 1024  # positions whose angles are computed at a time
+PLAIN = -1  # decode.c's kind of a float32 matrix, beside the packed ones'
+
+
+class _Matrix(ctypes.Structure):
+    """`matrix` of decode.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "scales", "zeros")),
+        *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
+        *((name, ctypes.c_int32) for name in ("kind", "groups")),
+    )
+
+
+class _Layer(ctypes.Structure):
+    """`layer` of decode.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("input_norm", "post_norm")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values")),
+        *((name, _Matrix) for name in ("q", "k", "v", "o", "gate", "up", "down")),
+    )
 
 
 class _Decoder(ctypes.Structure):
     """`decoder` of decode.c."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("embedding", "layers", "norm", "head", "angles")),
-        *((name, ctypes.c_void_p) for name in ("attend", "scratch", "logits")),
-        *((name, ctypes.c_int64) for name in ("num_layers", "hidden", "intermediate", "vocab", "num_positions")),
+        *((name, ctypes.c_void_p) for name in ("embedding", "norm", "angles", "layers")),
+        ("head", _Matrix),
+        *((name, ctypes.c_void_p) for name in ("store", "attend", "panels", "scratch", "logits")),
+        *((name, ctypes.c_int64) for name in ("num_layers", "hidden", "intermediate", "num_positions")),
         *((name, ctypes.c_int32) for name in ("heads", "kv_heads", "dim", "block_size")),
         *((name, ctypes.c_float) for name in ("eps", "beta")),
     )
@@ -41,24 +65,19 @@ class DecodeKernel:
     """
 
     def __init__(self, model: Qwen2ForCausalLM, cache: KVCache, *, both_settings: bool):
-        kernels, attention = decode_kernels(), native_kernels()
-        assert kernels is not None and attention is not None
+        kernels = decode_kernels()
+        assert kernels is not None
         config = model.config
         self._model, self._cache, self._call, self._both = model, cache, kernels.decode_rows, both_settings
         q_size, kv_size = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-        inner = max(config.intermediate_size, q_size)
-        self._scratch = torch.empty(MAX_ROWS * (2 * config.hidden_size + q_size + 2 * kv_size + 2 * inner))
-        self.logits = torch.empty(MAX_ROWS, config.vocab_size)
+        self._row_floats = 2 * (config.hidden_size + kv_size + max(config.intermediate_size, q_size)) + q_size
         self._angles = torch.empty(0)
-        self._tensors: list[Tensor | None] = []
+        self._pointers: list[int | None] = []
         self._decoder = _Decoder(
-            attend=ctypes.cast(attention.attend_paged, ctypes.c_void_p),
-            scratch=self._scratch.data_ptr(),
-            logits=self.logits.data_ptr(),
+            **_functions(),
             num_layers=config.num_hidden_layers,
             hidden=config.hidden_size,
             intermediate=config.intermediate_size,
-            vocab=config.vocab_size,
             heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads,
             dim=config.head_dim,
@@ -66,6 +85,7 @@ class DecodeKernel:
             eps=config.rms_norm_eps,
             beta=config.swish_beta,
         )
+        self._make_room(8, 8)
 
     @classmethod
     def of(cls, model: Qwen2ForCausalLM, cache: KVCache, *, both_settings: bool = False) -> DecodeKernel | None:
@@ -81,26 +101,53 @@ class DecodeKernel:
         return cls(model, cache, both_settings=both_settings)
 
     def look(self) -> bool:
-        """Find the weights; False where some layers are not plain ones, so that the kernel must not be used."""
-        tensors = None if self._model.batch_invariant else _weights(self._model, self._cache)
-        self._tensors = tensors or []
-        if tensors is None:
-            return False
-        embedding, norm, head, *layers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
-        self._layers = (ctypes.c_void_p * len(layers))(*layers)
-        self._decoder.embedding, self._decoder.norm, self._decoder.head = embedding, norm, head
-        self._decoder.layers = ctypes.cast(self._layers, ctypes.c_void_p)
+        """Find the weights; False where some layers are neither plain nor packed, so that it must not be used."""
+        model = self._model.model
+        layers: Any = model.layers
+        head: Any = model.embed_tokens if self._model.lm_head is None else self._model.lm_head
+        own = [_linears(layer) for layer in layers]
+        norms = [norm for layer in layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
+        linears = [model.embed_tokens, head, *(linear for each in own for linear in each)]
+        pointers = [_pointer(tensor) for module in (*linears, *norms, model.norm) for tensor in _tensors(module)]
+        if self._model.batch_invariant or pointers != self._pointers:
+            self._pointers = []
+            if self._model.batch_invariant or not all(map(_is_readable, linears)):
+                return False
+            self._read(head, own)
+            self._pointers = pointers
         return True
 
+    def _read(self, head: Any, linears: list[list[Any]]) -> None:
+        """Tell decode.c where all weights are."""
+        model, cache = self._model.model, self._cache
+        modules: Any = model.layers
+        layers = []
+        for i, (layer, own) in enumerate(zip(modules, linears, strict=True)):
+            norms = (layer.input_layernorm.weight, layer.post_attention_layernorm.weight)
+            layers.append(_Layer(*map(_pointer, (*norms, cache.keys[i], cache.values[i])), *map(_matrix, own)))
+        self._layers = (_Layer * len(layers))(*layers)
+        self._decoder.layers = ctypes.addressof(self._layers)
+        self._decoder.embedding, self._decoder.norm = _pointer(model.embed_tokens.weight), _pointer(model.norm.weight)
+        self._decoder.head = _matrix(head)
+
     def __call__(
-        self, tokens: Tensor, positions: Tensor, tables: Tensor, longest: int, scaled: Tensor | None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        tables: Tensor,
+        longest: int,
+        scaled: Tensor | None,
+        num_logits: int | None = None,
     ) -> Tensor:
         """Logits [N, V] of N <= MAX_ROWS tokens [N], valid until the next call; keys and values go into the cache.
 
         positions [N], tables [N, W], scaled [N]: as `PagedAttention` takes them; longest: the largest position + 1.
+        num_logits: only the first tokens' are wanted.
         """
+        num_logits = len(tokens) if num_logits is None else num_logits
         if longest > self._decoder.num_positions:
             self._extend_angles(longest)
+        self._make_room(len(tokens), num_logits)
         tokens, positions, tables = tokens.contiguous(), positions.contiguous(), tables.contiguous()
         scaled = None if scaled is None else scaled.contiguous()
         self._call(
@@ -110,10 +157,20 @@ class DecodeKernel:
             tables.data_ptr(),
             None if scaled is None else scaled.data_ptr(),
             len(tokens),
+            num_logits,
             tables.shape[1],
             torch.get_num_threads(),
         )
-        return self.logits[: len(tokens)]
+        return self._logits[:num_logits]
+
+    def _make_room(self, num_rows: int, num_logits: int) -> None:
+        """Buffers for so many tokens; larger ones take the place of those that are too small."""
+        if not self._decoder.scratch or len(self._scratch) < num_rows * self._row_floats:
+            self._scratch = torch.empty(_round_up(num_rows) * self._row_floats)
+            self._decoder.scratch = self._scratch.data_ptr()
+        if not self._decoder.logits or len(self._logits) < num_logits:
+            self._logits = torch.empty(_round_up(num_logits), self._model.config.vocab_size)
+            self._decoder.logits = self._logits.data_ptr()
 
     def _extend_angles(self, longest: int) -> None:
         """Cosines and signed sines of more positions, without YaRN and with it where tokens of both kinds come."""
@@ -127,25 +184,50 @@ class DecodeKernel:
         self._decoder.angles, self._decoder.num_positions = self._angles.data_ptr(), len(positions)
 
 
-def _weights(model: Qwen2ForCausalLM, cache: KVCache) -> list[Tensor | None] | None:
-    """Embedding, last norm, head, each layer's weights and cache, in decode.c's order; None if a layer is not plain."""
-    decoder = model.model
-    layers: Any = decoder.layers
-    if model.lm_head is not None and type(model.lm_head) is not Linear:
-        return None
-    head = decoder.embed_tokens.weight if model.lm_head is None else model.lm_head.weight
-    tensors: list[Tensor | None] = [decoder.embed_tokens.weight, decoder.norm.weight, head]
-    for layer, keys, values in zip(layers, cache.keys, cache.values, strict=True):
-        attention, mlp = layer.self_attn, layer.mlp
-        inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
-        rest = (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-        if any(type(linear) is not Linear for linear in inputs + rest):
-            return None
-        tensors.append(layer.input_layernorm.weight)
-        tensors += [tensor for linear in inputs for tensor in (linear.weight, linear.bias)]
-        tensors += [attention.o_proj.weight, layer.post_attention_layernorm.weight]
-        tensors += [mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight, keys, values]
-    plain = all(
+def _functions() -> dict[str, int | None]:
+    """What decode.c calls in the other library."""
+    native = native_kernels()
+    assert native is not None
+    functions = {"store": native.store_row, "attend": native.attend_some, "panels": native.linear_panels}
+    return {name: ctypes.cast(function, ctypes.c_void_p).value for name, function in functions.items()}
+
+
+def _linears(layer: Any) -> list[Any]:
+    """A layer's matrices in decode.c's order."""
+    attention, mlp = layer.self_attn, layer.mlp
+    inputs = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+    return [*inputs, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+
+
+def _tensors(module: Any) -> Iterator[Tensor | None]:
+    yield from module._parameters.values()  # by itself: the public iterators walk the tree and take far longer
+    yield from module._buffers.values()
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _matrix(linear: Any) -> _Matrix:
+    bias = _pointer(getattr(linear, "bias", None))
+    if isinstance(linear, PackedLinear):
+        kind, pointers = KINDS.index(linear.kind), map(_pointer, (linear.scales, linear.zeros))
+        shape = (linear.in_features, linear.out_features, kind, linear.num_groups)
+        return _Matrix(_pointer(linear.codes), bias, *pointers, *shape)
+    return _Matrix(_pointer(linear.weight), bias, None, None, *reversed(linear.weight.shape), PLAIN, 1)
+
+
+def _is_readable(linear: Any) -> bool:
+    """Whether decode.c can multiply by a layer (or, tied, the embedding)."""
+    if isinstance(linear, PackedLinear):
+        return linear.order is None and linear.in_features % BLOCK == 0
+    tensors = (linear.weight, getattr(linear, "bias", None))
+    kind_known = type(linear) is Linear or isinstance(linear, torch.nn.Embedding)
+    return kind_known and all(
         t is None or (t.is_contiguous() and t.dtype == torch.float32 and t.device.type == "cpu") for t in tensors
     )
-    return tensors if plain else None
+
+
+def _round_up(number: int) -> int:
+    """To a power of two: buffers grow a few times only."""
+    return 1 << (number - 1).bit_length() if number > 1 else 1

@@ -1,4 +1,5 @@
 /* What the kernels of native.c and decode.c share. */
+#pragma once
 #include <math.h>
 #include <stdint.h>
 

@@ -9,7 +9,7 @@
  * One pass with the running maximum of online softmax (arXiv:1805.02867), a block at a time: nothing beyond a
  * sequence's own tokens is read, and nothing is copied.
  *
- * linear_packed: out [N, O] = x [N, I] weight^T [O, I] for N <= 64; each weight is read once for all of the N rows, and
+ * linear_packed: out [N, O] = x [N, I] weight^T [O, I]; each weight is read once for all of the N rows, and
  * a row's sums are the same, bit for bit, whatever N is.
  * widen_packed: some panels' weights [O, I] in fp32.
  * codes   [O/8, I/128, 8, 128 weights]: eight outputs lie together, block by block of inputs, so that memory is read in
@@ -17,86 +17,168 @@
  * scales  int8: [O]. int4: [O/8, I/128, 8, groups], where groups is 128 over the group's size.
  * zeros   int4: the code that stands for 0, laid out as the scales.
  */
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "exponential.h"
+#include "vectors.h"
 
 #define MAX_GROUP 32
 #define MAX_HEAD_DIM 256
 #define MAX_BLOCK 64
+#define MAX_RUN 8      /* tokens of one sequence that pass by the blocks together */
+#define MANY_TOKENS 64 /* fewer are taken one by one, so that threads share them evenly */
 
-static inline __attribute__((always_inline)) void attend(const float *restrict q, const float *keys, const float *values, const int32_t *table,
-                   int64_t last, float *restrict out, int group, int dim, int block_size, int64_t stride,
-                   float scale) {
-    float peak[MAX_GROUP], total[MAX_GROUP], score[MAX_BLOCK];
-    for (int g = 0; g < group; g++) {
-        peak[g] = -INFINITY;
-        total[g] = 0;
-        for (int d = 0; d < dim; d++) out[g * dim + d] = 0;
+typedef struct {
+    float peak, total;
+} softmax;
+
+/* One block more, of up to LANES tokens where LANES can be read: out = out * shrink + values weighted by the scores. */
+INLINE void attend_lanes(const float *query, const float *keys, const float *values, float *out, softmax *state,
+                         int size, int dim, float scale) {
+    static const int token[LANES] = {REVERSED};
+    vec sum[LANES];
+    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) sum[i] = load(query) * load(keys + token[i] * dim);
+    for (int d = LANES; d < dim; d += LANES) {
+        vec part = load(query + d);
+        IN_REGISTER(part);
+        _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) sum[i] += part * load(keys + token[i] * dim + d);
     }
-    for (int64_t start = 0; start <= last; start += block_size) {
-        const int64_t offset = (int64_t)table[start / block_size] * stride;
-        const int size = last - start + 1 < block_size ? (int)(last - start + 1) : block_size;
-        for (int g = 0; g < group; g++) {
-            const float *restrict query = q + g * dim;
-            float highest = peak[g];
-            for (int t = 0; t < size; t++) {
-                const float *restrict key = keys + offset + t * dim;
-                float sum = 0;
-                for (int d = 0; d < dim; d++) sum += query[d] * key[d];
-                score[t] = sum * scale;
-                highest = score[t] > highest ? score[t] : highest;
+    const ints own = (ints){NUMBERS} < size;
+    vec score = pick(own, sum_each(sum) * scale, (vec){0} - INFINITY);
+    float highest = largest_lane(score);
+    highest = highest > state->peak ? highest : state->peak;
+    const float shrink = exponential(state->peak - highest);
+    score = pick(own, exponential_below_0(score - highest), (vec){0});
+    state->total = state->total * shrink + sum_lanes(score);
+    state->peak = highest;
+    float share[LANES];
+    memcpy(share, &score, sizeof share);
+    for (int first = 0; first < dim; first += 4 * LANES) {
+        const int parts = dim - first < 4 * LANES ? (dim - first) / LANES : 4;
+        vec even[4], odd[4];
+        for (int i = 0; i < parts; i++) even[i] = load(out + first + i * LANES) * shrink, odd[i] = (vec){0};
+        int t = 0;
+        for (; t + 2 <= size; t += 2)
+            for (int i = 0; i < parts; i++) {
+                even[i] += load(values + t * dim + first + i * LANES) * share[t];
+                odd[i] += load(values + (t + 1) * dim + first + i * LANES) * share[t + 1];
             }
-            const float shrink = start ? exponential(peak[g] - highest) : 0;
-            float *restrict mixed = out + g * dim;
-            if (shrink != 1)
-                for (int d = 0; d < dim; d++) mixed[d] *= shrink;
-            for (int t = 0; t < size; t++) score[t] = exponential(score[t] - highest);
-            total[g] *= shrink;
-            peak[g] = highest;
-            for (int t = 0; t < size; t++) {
-                const float weight = score[t];
-                const float *restrict value = values + offset + t * dim;
-                total[g] += weight;
-                for (int d = 0; d < dim; d++) mixed[d] += weight * value[d];
+        for (int i = 0; i < parts && t < size; i++) even[i] += load(values + t * dim + first + i * LANES) * share[t];
+        for (int i = 0; i < parts; i++) *(vec *)(out + first + i * LANES) = even[i] + odd[i];
+    }
+}
+
+/* Each head size by itself: inlined together, they would run out of registers. */
+typedef void (*attend_function)(const float *, const float *, const float *, float *, softmax *, int, int, float);
+#define ATTEND_LANES(name, size)                                                                                       \
+    static __attribute__((noinline)) void name(const float *query, const float *keys, const float *values, float *out, \
+                                               softmax *state, int count, int dim, float scale) {                      \
+        attend_lanes(query, keys, values, out, state, count, size, scale);                                             \
+    }
+ATTEND_LANES(attend_32, 32)
+ATTEND_LANES(attend_64, 64)
+ATTEND_LANES(attend_128, 128)
+ATTEND_LANES(attend_lines, dim)
+
+/* The same for any size of block and head. */
+static void attend_any(const float *restrict query, const float *keys, const float *values, float *restrict out,
+                       softmax *state, int size, int dim, float scale) {
+    float score[MAX_BLOCK], highest = state->peak;
+    for (int t = 0; t < size; t++) {
+        float sum = 0;
+        for (int d = 0; d < dim; d++) sum += query[d] * keys[t * dim + d];
+        score[t] = sum * scale;
+        highest = score[t] > highest ? score[t] : highest;
+    }
+    const float shrink = exponential(state->peak - highest);
+    for (int d = 0; d < dim; d++) out[d] *= shrink;
+    state->total *= shrink;
+    state->peak = highest;
+    for (int t = 0; t < size; t++) {
+        const float weight = exponential(score[t] - highest);
+        state->total += weight;
+        for (int d = 0; d < dim; d++) out[d] += weight * values[t * dim + d];
+    }
+}
+
+/* Tokens of one sequence pass by the blocks together; what becomes of one does not hang on the others. */
+static void attend(const float *q, const float *keys, const float *values, const int32_t *table,
+                   const int64_t *positions, float *out, int num_tokens, int64_t token_stride, int group, int dim,
+                   int block_size, int64_t stride, float scale) {
+    const attend_function attend_block = dim == 32 ? attend_32 : dim == 64 ? attend_64 : dim == 128 ? attend_128 : attend_lines;
+    softmax state[MAX_RUN][MAX_GROUP];
+    int64_t longest = 0;
+    for (int n = 0; n < num_tokens; n++) {
+        longest = positions[n] > longest ? positions[n] : longest;
+        for (int g = 0; g < group; g++) state[n][g] = (softmax){-FLT_MAX, 0};
+        for (int i = 0; i < group * dim; i++) out[n * token_stride + i] = 0;
+    }
+    for (int64_t start = 0; start <= longest; start += block_size) {
+        const int64_t offset = (int64_t)table[start / block_size] * stride;
+        for (int n = 0; n < num_tokens; n++) {
+            const int64_t ahead = positions[n] - start + 1;
+            const int size = ahead < block_size ? (int)ahead : block_size;
+            for (int g = 0; g < group && size > 0; g++) {
+                const int64_t place = n * token_stride + g * dim;
+                if (dim % LANES || block_size % LANES)
+                    attend_any(q + place, keys + offset, values + offset, out + place, &state[n][g], size, dim, scale);
+                else
+                    for (int t = 0; t < size; t += LANES)
+                        attend_block(q + place, keys + offset + t * dim, values + offset + t * dim, out + place,
+                                     &state[n][g], size - t < LANES ? size - t : LANES, dim, scale);
             }
         }
     }
-    for (int g = 0; g < group; g++)
-        for (int d = 0; d < dim; d++) out[g * dim + d] /= total[g];
+    for (int n = 0; n < num_tokens; n++)
+        for (int g = 0; g < group; g++)
+            for (int d = 0; d < dim; d++) out[n * token_stride + g * dim + d] /= state[n][g].total;
+}
+
+/* Token n's keys and values into its place. */
+void store_row(const float *new_keys, const float *new_values, float *keys, float *values, const int32_t *tables,
+               const int64_t *positions, int64_t n, int64_t width, int kv_heads, int dim, int block_size) {
+    const int64_t head = (int64_t)block_size * dim, block = tables[n * width + positions[n] / block_size];
+    const int64_t place = block * kv_heads * head + positions[n] % block_size * dim;
+    for (int k = 0; k < kv_heads; k++) {
+        memcpy(keys + place + k * head, new_keys + (n * kv_heads + k) * dim, dim * sizeof(float));
+        memcpy(values + place + k * head, new_values + (n * kv_heads + k) * dim, dim * sizeof(float));
+    }
+}
+
+/* What the query heads of kv head k of the tokens `first` to `last` see. */
+void attend_some(const float *q, const float *keys, const float *values, const int32_t *tables,
+                 const int64_t *positions, float *out, int64_t first, int64_t last, int k, int64_t width, int heads,
+                 int kv_heads, int dim, int block_size) {
+    const int group = heads / kv_heads;
+    const int64_t head = (int64_t)block_size * dim;
+    const float scale = 1 / sqrtf((float)dim);
+    for (int64_t n = first, end; n < last; n = end) {
+        const int32_t *table = tables + n * width;
+        for (end = n + 1; end < last && end < n + MAX_RUN; end++)
+            if (memcmp(table, tables + end * width, width * sizeof(int32_t))) break;
+        const int64_t place = (n * heads + k * group) * dim;
+        attend(q + place, keys + k * head, values + k * head, table, positions + n, out + place, (int)(end - n), heads * dim, group,
+               dim, block_size, kv_heads * head, scale);
+    }
 }
 
 void attend_paged(const float *q, const float *new_keys, const float *new_values, float *keys, float *values,
                   const int32_t *tables, const int64_t *positions, float *out, int64_t num_tokens, int64_t width,
                   int heads, int kv_heads, int dim, int block_size, int threads) {
-    const int group = heads / kv_heads;
-    const int64_t head = (int64_t)block_size * dim, stride = kv_heads * head;
-    const float scale = 1 / sqrtf((float)dim);
     /* all of them before any is mixed: a token may see another one of the same call */
-    for (int64_t n = 0; n < num_tokens; n++) {
-        const int64_t block = tables[n * width + positions[n] / block_size];
-        const int64_t place = block * stride + positions[n] % block_size * dim;
-        for (int k = 0; k < kv_heads; k++) {
-            memcpy(keys + place + k * head, new_keys + (n * kv_heads + k) * dim, dim * sizeof(float));
-            memcpy(values + place + k * head, new_values + (n * kv_heads + k) * dim, dim * sizeof(float));
-        }
-    }
-#pragma omp parallel for collapse(2) schedule(dynamic, 4) num_threads(threads) if (threads > 1)
     for (int64_t n = 0; n < num_tokens; n++)
-        for (int k = 0; k < kv_heads; k++) {
-            const int64_t first = (n * kv_heads + k) * group * dim;
-            const int32_t *table = tables + n * width;
-            /* a head size that the compiler knows unrolls the inner loops */
-#define ATTEND(size)                                                                                                   \
-    attend(q + first, keys + k * head, values + k * head, table, positions[n], out + first, group, size, block_size,   \
-           stride, scale)
-            if (dim == 32) ATTEND(32);
-            else if (dim == 64) ATTEND(64);
-            else if (dim == 128) ATTEND(128);
-            else ATTEND(dim);
-        }
+        store_row(new_keys, new_values, keys, values, tables, positions, n, width, kv_heads, dim, block_size);
+    const int64_t step = num_tokens < MANY_TOKENS ? 1 : MAX_RUN;
+#pragma omp parallel for collapse(2) schedule(dynamic, 4) num_threads(threads) if (threads > 1)
+    for (int64_t first = 0; first < num_tokens; first += step)
+        for (int k = 0; k < kv_heads; k++)
+            attend_some(q, keys, values, tables, positions, out, first,
+                        first + step < num_tokens ? first + step : num_tokens, k, width, heads, kv_heads, dim,
+                        block_size);
 }
 
 /* From here on sums keep their order: that of one row is that of many. */
@@ -108,24 +190,21 @@ void attend_paged(const float *q, const float *new_keys, const float *new_values
 
 enum { BF16, INT8, INT4 };
 #define PANEL 8         /* outputs that lie together */
+#define SOME_ROWS 96    /* rows whose sums are taken together: a multiple of matmul.h's */
 #define BLOCK 128       /* inputs that lie together */
-#define CHUNK 8         /* blocks that are widened at a time: a panel of them fills most of a first-level cache */
-#define MAX_ROWS 64
+#if LANES == 16
+#define FEW_ROWS 2 /* as many as there are registers for */
+#else
+#define FEW_ROWS 1
+#endif
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif
-#ifdef __AVX512F__
-#define LANES 16
-#define TILE_ROWS 4     /* rows by half a panel of sums: as many as there are registers for */
-#else
-#define LANES 8
-#define TILE_ROWS 2
-#endif
+#include "matmul.h"
 #define PARTS (BLOCK / LANES)
-#define INLINE static inline __attribute__((always_inline))
 #define LOOSE(size) __attribute__((vector_size(size), aligned(1), may_alias))
 typedef float floats __attribute__((vector_size(4 * LANES)));
-typedef int32_t words __attribute__((vector_size(4 * LANES)));
+typedef ints words;
 typedef float loose_floats LOOSE(4 * LANES);
 typedef int32_t loose_words LOOSE(4 * LANES);
 typedef uint16_t loose_halves LOOSE(2 * LANES);
@@ -183,12 +262,6 @@ INLINE floats widen(int kind, const uint8_t *code, int part, float scale, float 
         }                                                                                                              \
     }
 
-INLINE float total(floats sums) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += sums[i];
-    return sum;
-}
-
 /* One or two rows: weights go from codes into the sums without touching memory. */
 INLINE void multiply_few(int kind, int groups, int rows, const float *x, const uint8_t *codes, const float *scales,
                          const uint8_t *zeros, int64_t blocks, float *sums) {
@@ -201,60 +274,7 @@ INLINE void multiply_few(int kind, int groups, int rows, const float *x, const u
                       weight * *(const loose_floats *)(input + n * blocks * BLOCK + part * LANES))
     }
     for (int n = 0; n < rows; n++)
-        for (int o = 0; o < PANEL; o++) sums[n * PANEL + o] = total(sum[o][n]);
-}
-
-/* Sums of `rows` rows and half a panel of outputs, carried on over the inputs of a chunk. */
-INLINE void multiply_tile(int rows, const float *x, int64_t stride, const float *weights, int64_t size,
-                          floats (*carried)[PANEL]) {
-    floats sum[TILE_ROWS][PANEL / 2];
-    for (int n = 0; n < rows; n++)
-        for (int o = 0; o < PANEL / 2; o++) sum[n][o] = carried[n][o];
-    for (int64_t i = 0; i < size; i += LANES) {
-        floats weight[PANEL / 2];
-        for (int o = 0; o < PANEL / 2; o++) weight[o] = *(const loose_floats *)(weights + o * CHUNK * BLOCK + i);
-        for (int n = 0; n < rows; n++) {
-            const floats input = *(const loose_floats *)(x + n * stride + i);
-            for (int o = 0; o < PANEL / 2; o++) sum[n][o] += weight[o] * input;
-        }
-    }
-    for (int n = 0; n < rows; n++)
-        for (int o = 0; o < PANEL / 2; o++) carried[n][o] = sum[n][o];
-}
-
-/* Up to MAX_ROWS rows: a chunk of the panel is widened once for all of them. The same sums, bit for bit. */
-INLINE void multiply_many(int kind, int groups, int rows, const float *x, const uint8_t *codes, const float *scales,
-                          const uint8_t *zeros, int64_t blocks, float *sums) {
-    floats sum[MAX_ROWS][PANEL];
-    float weights[PANEL][CHUNK * BLOCK];
-    const int64_t stride = blocks * BLOCK;
-    memset(sum, 0, rows * sizeof(sum[0]));
-    for (int64_t start = 0; start < blocks; start += CHUNK) {
-        const int64_t count = blocks - start < CHUNK ? blocks - start : CHUNK;
-        for (int64_t b = 0; b < count; b++)
-            for (int o = 0; o < PANEL; o++)
-                EACH_PART(kind, groups, (start + b) * PANEL + o,
-                          *(loose_floats *)(weights[o] + b * BLOCK + part * LANES) = weight)
-        for (int n = 0; n < rows; n += TILE_ROWS)
-            for (int o = 0; o < PANEL; o += PANEL / 2) {
-                const float *input = x + n * stride + start * BLOCK;
-                floats (*carried)[PANEL] = (floats (*)[PANEL])&sum[n][o];
-#define TILE(rows) multiply_tile(rows, input, stride, weights[o], count * BLOCK, carried)
-                if (rows - n >= TILE_ROWS) TILE(TILE_ROWS);
-                else if (rows - n == 3) TILE(3);
-                else if (rows - n == 2) TILE(2);
-                else TILE(1);
-            }
-    }
-    for (int n = 0; n < rows; n++)
-        for (int o = 0; o < PANEL; o++) sums[n * PANEL + o] = total(sum[n][o]);
-}
-
-INLINE void multiply(int kind, int groups, int rows, const float *x, const uint8_t *codes, const float *scales,
-                     const uint8_t *zeros, int64_t blocks, float *sums) {
-    if (rows == 1) multiply_few(kind, groups, 1, x, codes, scales, zeros, blocks, sums);
-    else if (rows == 2 && LANES == 16) multiply_few(kind, groups, 2, x, codes, scales, zeros, blocks, sums);
-    else multiply_many(kind, groups, rows, x, codes, scales, zeros, blocks, sums);
+        for (int o = 0; o < PANEL; o++) sums[n * PANEL + o] = sum_lanes((vec)sum[o][n]);
 }
 
 /* `call` with the kind and the groups of a block as constants. */
@@ -265,33 +285,75 @@ INLINE void multiply(int kind, int groups, int rows, const float *x, const uint8
     else if (groups == 2) call(INT4, 2);                                                                               \
     else call(INT4, 4)
 
-void linear_packed(int kind, int groups, const float *x, const uint8_t *codes, const float *scales,
-                   const uint8_t *zeros, float *out, int64_t rows, int64_t outputs, int64_t blocks, int threads) {
-    const int64_t panels = (outputs + PANEL - 1) / PANEL;
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && panels * blocks > 64)
-    for (int64_t p = 0; p < panels; p++) {
-        float sums[MAX_ROWS * PANEL];
-        const int64_t first = p * blocks * PANEL;
-#define MULTIPLY(kind, groups)                                                                                         \
-    multiply(kind, groups, rows, x, codes + first * code_bytes(kind), scales + first * groups, zeros + first * groups, \
-             blocks, sums)
-        SPECIALISE(MULTIPLY);
-        const int64_t count = outputs - p * PANEL < PANEL ? outputs - p * PANEL : PANEL;
-        for (int64_t n = 0; n < rows; n++)
-            for (int64_t o = 0; o < count; o++)
-                out[n * outputs + p * PANEL + o] =
-                    sums[n * PANEL + o] * (kind == INT8 ? scales[p * PANEL + o] : 1);
-    }
-}
-
 INLINE void widen_panel(int kind, int groups, const uint8_t *codes, const float *scales, const uint8_t *zeros,
                         float *out, int64_t blocks) {
     for (int64_t b = 0; b < blocks; b++)
         for (int o = 0; o < PANEL; o++) {
-            const float channel = kind == INT8 ? scales[o] : 1;
             float *place = out + (o * blocks + b) * BLOCK;
-            EACH_PART(kind, groups, b * PANEL + o, *(loose_floats *)(place + part * LANES) = weight * channel)
+            EACH_PART(kind, groups, b * PANEL + o, *(loose_floats *)(place + part * LANES) = weight)
         }
+}
+
+/* Room of this thread's own for widened weights; it stays for the next call. */
+static float *own_room(int64_t size) {
+    static _Thread_local float *room;
+    static _Thread_local int64_t has;
+    if (has < size) {
+        free(room);
+        room = malloc(size * sizeof(float));
+        has = size;
+    }
+    return room;
+}
+
+/* out [N, outputs] (+)= sums [N, stride] times each output's scale, if there are some, + bias, if there is one */
+INLINE void finish_panel(const float *sums, const float *scales, const float *bias, float *out, int64_t rows,
+                         int64_t outputs, int64_t count, int adds) {
+    for (int64_t n = 0; n < rows; n++)
+        for (int64_t o = 0; o < count; o++) {
+            float *place = out + n * outputs + o;
+            const float sum = sums[n * PANEL + o] * (scales ? scales[o] : 1);
+            *place = sum + (bias ? bias[o] : 0) + (adds ? *place : 0);
+        }
+}
+
+/* Outputs of the panels `first` to `last`: out [N, O] (+)= their share of x weight^T + bias, which may be null. */
+void linear_panels(int kind, int groups, const float *x, const uint8_t *codes, const float *scales,
+                   const uint8_t *zeros, const float *bias, float *out, int64_t rows, int64_t inputs, int64_t outputs,
+                   int64_t first, int64_t last, int adds) {
+    const int64_t blocks = (inputs + BLOCK - 1) / BLOCK, width = blocks * BLOCK;
+    for (int64_t p = first; p < last; p++) {
+        float sums[SOME_ROWS * PANEL];
+        const int64_t begin = p * blocks * PANEL, o = p * PANEL;
+        const int64_t count = outputs - o < PANEL ? outputs - o : PANEL;
+        const uint8_t *own_codes = codes + begin * code_bytes(kind), *own_zeros = zeros + begin * groups;
+        const float *grid = scales + begin * groups, *channels = kind == INT8 ? scales + o : 0;
+        const float *own_bias = bias ? bias + o : 0;
+        if (rows <= FEW_ROWS) {
+#define MULTIPLY(kind, groups)                                                                                         \
+    if (rows == 1) multiply_few(kind, groups, 1, x, own_codes, grid, own_zeros, blocks, sums);                         \
+    else multiply_few(kind, groups, FEW_ROWS, x, own_codes, grid, own_zeros, blocks, sums)
+            SPECIALISE(MULTIPLY);
+            finish_panel(sums, channels, own_bias, out + o, rows, outputs, count, adds);
+            continue;
+        }
+        float *weights = own_room(PANEL * width);
+#define WIDEN(kind, groups) widen_panel(kind, groups, own_codes, grid, own_zeros, weights, blocks)
+        SPECIALISE(WIDEN);
+        for (int64_t n = 0; n < rows; n += SOME_ROWS) {
+            const int64_t some = rows - n < SOME_ROWS ? rows - n : SOME_ROWS;
+            multiply_plain(x + n * width, weights, 0, sums, width, PANEL, some, 0, PANEL, 0);
+            finish_panel(sums, channels, own_bias, out + n * outputs + o, some, outputs, count, adds);
+        }
+    }
+}
+
+void linear_packed(int kind, int groups, const float *x, const uint8_t *codes, const float *scales,
+                   const uint8_t *zeros, float *out, int64_t rows, int64_t outputs, int64_t blocks, int threads) {
+    const int64_t panels = (outputs + PANEL - 1) / PANEL;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && panels * blocks > 64)
+    for (int64_t p = 0; p < panels; p++)
+        linear_panels(kind, groups, x, codes, scales, zeros, 0, out, rows, blocks * BLOCK, outputs, p, p + 1, 0);
 }
 
 void widen_packed(int kind, int groups, const uint8_t *codes, const float *scales, const uint8_t *zeros, float *out,
@@ -299,10 +361,13 @@ void widen_packed(int kind, int groups, const uint8_t *codes, const float *scale
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && panels * blocks > 64)
     for (int64_t p = 0; p < panels; p++) {
         const int64_t first = p * blocks * PANEL;
-        const float *scale = scales + (kind == INT8 ? p * PANEL : first * groups);
+        const float *grid = scales + (kind == INT4 ? first * groups : 0);
+#undef WIDEN
 #define WIDEN(kind, groups)                                                                                            \
-    widen_panel(kind, groups, codes + first * code_bytes(kind), scale, zeros + first * groups, out + first * BLOCK,    \
+    widen_panel(kind, groups, codes + first * code_bytes(kind), grid, zeros + first * groups, out + first * BLOCK,     \
                 blocks)
         SPECIALISE(WIDEN);
+        for (int64_t i = 0; kind == INT8 && i < PANEL * blocks * BLOCK; i++)
+            out[first * BLOCK + i] *= scales[p * PANEL + i / (blocks * BLOCK)];
     }
 }

@@ -1,7 +1,8 @@
 """The C kernels of this folder, compiled once by the system's compiler and kept in the user's cache folder.
 
-Public: `native_kernels`, `rounded_kernels`, `decode_kernels`, `invariant_kernels`. Without a compiler, and for shapes
-that the kernels are not made for, callers take PyTorch's operators: the same numbers up to rounding, more slowly.
+Public: `native_kernels`, `rounded_kernels`, `decode_kernels`, `sampling_kernels`, `invariant_kernels`. Without a
+compiler, and for shapes that the kernels are not made for, callers take PyTorch's operators: the same numbers up to
+rounding, more slowly.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..log import logger
 SOURCE = Path(__file__).with_name("native.c")
 ROUNDED_SOURCE = Path(__file__).with_name("rounded.c")
 DECODE_SOURCE = Path(__file__).with_name("decode.c")
+SAMPLE_SOURCE = Path(__file__).with_name("sample.c")
 INVARIANT_SOURCE = Path(__file__).with_name("invariant.c")
 # Sums may be reordered. Never -ffast-math: linked with it, a library turns off subnormal numbers in the whole process.
 MATHS = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
@@ -59,7 +61,18 @@ def decode_kernels() -> ctypes.CDLL | None:
     kernels = _load(DECODE_SOURCE, FLAGS, "decoding runs on PyTorch's operators, which is slower")
     if kernels is not None:
         kernels.decode_rows.restype = None
-        kernels.decode_rows.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 2 + [ctypes.c_int]
+        kernels.decode_rows.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3 + [ctypes.c_int]
+    return kernels
+
+
+@lru_cache(maxsize=1)
+def sampling_kernels() -> ctypes.CDLL | None:
+    """The kernel that samples a token for each row; None, and one line in the log, where it cannot be had."""
+    kernels = _load(SAMPLE_SOURCE, FLAGS, "sampling runs on PyTorch's operators, which is slower")
+    if kernels is not None:
+        pointer, size = ctypes.c_void_p, ctypes.c_int64
+        kernels.sample_rows.restype = None
+        kernels.sample_rows.argtypes = [pointer, pointer, size, size, pointer, pointer, pointer, ctypes.c_int]
     return kernels
 
 

@@ -58,7 +58,7 @@ class PagedAttention:
         invariant: bool = False,
     ):
         if invariant:
-            tables, positions = _as_rows(tables, positions, chunks)
+            tables, positions, _ = as_rows(tables, positions, chunks)
             chunks, native = (), True
             assert _runs_native(cache) and cache.max_length == INVARIANT_BLOCK and scaled is None
         self.positions, self.scaled = positions, scaled
@@ -68,7 +68,7 @@ class PagedAttention:
             self._parts.append(kernel(cache, tables, positions, longest))
         self._num_rows, self._places = len(positions), None
         if chunks:
-            self._parts += _chunk_parts(cache, chunks)
+            self._parts += self._chunk_parts(cache, chunks)
             chunk_positions, blocks = _chunk_places(chunks, cache.max_length, cache.keys[0].device)
             self.positions = torch.cat((positions, chunk_positions))
             if scaled is not None:
@@ -76,6 +76,9 @@ class PagedAttention:
                 lengths = torch.tensor([chunk.length for chunk in chunks], device=scaled.device)
                 self.scaled = torch.cat((scaled, own.repeat_interleave(lengths)))
             self._places = cache.row_index(blocks, chunk_positions % cache.max_length)
+
+    def _chunk_parts(self, cache: KVCache, chunks: Sequence[PagedChunk]) -> list[_Part]:
+        return _chunk_parts(cache, chunks)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self._places is not None:  # before any row reads them
@@ -207,16 +210,20 @@ def attend_rounded(
     return out.flatten(1)
 
 
-def _as_rows(tables: Tensor, positions: Tensor, chunks: Sequence[PagedChunk]) -> tuple[Tensor, Tensor]:
-    """Table and position of every token: those of the rows, then of the chunks."""
+def as_rows(
+    tables: Tensor, positions: Tensor, chunks: Sequence[PagedChunk], scaled: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Table, position and setting of every token, those of the rows and then of the chunks, as if all were rows."""
     if not chunks:
-        return tables, positions
+        return tables, positions, scaled
     own = tables.new_zeros(len(chunks), tables.shape[1])
     for row, chunk in zip(own, chunks, strict=True):
         row[: len(chunk.blocks)] = torch.tensor(list(chunk.blocks), dtype=tables.dtype)
     lengths = torch.tensor([chunk.length for chunk in chunks])
     places = [torch.arange(chunk.start, chunk.start + chunk.length) for chunk in chunks]
-    return torch.cat((tables, own.repeat_interleave(lengths, 0))), torch.cat((positions, *places))
+    if scaled is not None:
+        scaled = torch.cat((scaled, torch.tensor([chunk.scaled for chunk in chunks]).repeat_interleave(lengths)))
+    return torch.cat((tables, own.repeat_interleave(lengths, 0))), torch.cat((positions, *places)), scaled
 
 
 def _runs_native(cache: KVCache) -> bool:

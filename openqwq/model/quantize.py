@@ -91,11 +91,11 @@ class PackedLinear(nn.Module):
         out = rows.new_empty(len(rows), self.out_features)
         pointers = [tensor.data_ptr() for tensor in (rows, self.codes, self.scales, self.zeros, out)]
         sizes = (len(rows), self.out_features, self.codes.shape[1])
-        kernels.linear_packed(KINDS.index(self.kind), self._groups, *pointers, *sizes, torch.get_num_threads())
+        kernels.linear_packed(KINDS.index(self.kind), self.num_groups, *pointers, *sizes, torch.get_num_threads())
         return out
 
     @property
-    def _groups(self) -> int:
+    def num_groups(self) -> int:
         """Groups of a block."""
         return self.scales.shape[-1] if self.kind == "int4" else 1
 
@@ -113,7 +113,7 @@ class PackedLinear(nn.Module):
                 parts = (self.codes[start:], self._part(self.scales, start), self._part(self.zeros, start), tile)
                 pointers = [tensor.data_ptr() for tensor in parts]
                 threads = torch.get_num_threads()
-                kernels.widen_packed(KINDS.index(self.kind), self._groups, *pointers, size, blocks, threads)
+                kernels.widen_packed(KINDS.index(self.kind), self.num_groups, *pointers, size, blocks, threads)
             tile = tile.reshape(-1, blocks * BLOCK)[: self.out_features - start * PANEL, : self.in_features]
             yield tile
 
@@ -128,7 +128,7 @@ class PackedLinear(nn.Module):
             return codes.view(torch.bfloat16).float()
         if self.kind == "int8":
             return codes.view(torch.int8) * self.scales.view(-1, 1, PANEL, 1)[panels]
-        grouped = _unpack_nibbles(codes).unflatten(-1, (self._groups, -1))
+        grouped = _unpack_nibbles(codes).unflatten(-1, (self.num_groups, -1))
         wide = (grouped.float() - self.zeros[panels].unsqueeze(-1)) * self.scales[panels].unsqueeze(-1)
         return wide.flatten(-2)
 

@@ -266,6 +266,7 @@ def serve(sandbox: Sandbox, options: ServiceOptions, *, host: str, port: int) ->
         listener = socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         raise UserError(f"cannot listen on {host}:{port}: {error}", hint="choose another `--port`") from None
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else a body waits 40 ms for its header's ACK
     name = f"[{host}]" if ":" in host else host
     logger.info("sandbox on http://%s:%d, %d workers", name, listener.getsockname()[1], sandbox.workers)
     config = uvicorn.Config(

@@ -45,6 +45,8 @@ def create_app(server: Server) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        for task in tuple(server.tasks):
+            task.cancel()
         for model in server.models.values():
             await asyncio.to_thread(model.engine.close)
 

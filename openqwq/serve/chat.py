@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Any
 
 import openqwq
 from openqwq.types import ToolCall
 
+from .engine import ServedModel
 from .errors import ApiError, error_body, unsupported, wrong
-from .fields import ChatBody
+from .fields import ChatBody, Message, Tool
 from .forms import answer_form, choose_tools
 from .generation import Gain, Plan, Run
 from .prompts import chat_prompt, check_length
@@ -33,7 +35,12 @@ def plan_chat(server: Server, body: ChatBody) -> Plan:
     tools = choose_tools(body.tools or [], body.tool_choice)
     budget = thinking_budget(body)
     prompt_ids, opened = chat_prompt(
-        model, body.messages, tools, variables=body.chat_template_kwargs, thinks=budget != 0
+        model,
+        body.messages,
+        tools,
+        variables=body.chat_template_kwargs,
+        thinks=budget != 0,
+        style=body.prompt_style,
     )
     room = check_length(model, prompt_ids, "messages")
     warnings: list[str] = []
@@ -46,6 +53,8 @@ def plan_chat(server: Server, body: ChatBody) -> Plan:
     if opened:
         params = params.replace(thinking_budget=budget, min_thinking_tokens=body.min_thinking_tokens or 0)
         warn_of_greedy(params, warnings)
+    elif budget or body.min_thinking_tokens:
+        warnings.append("the prompt opens no thinking, so bounds on it have no effect")
     return Plan(
         request_id=new_id("chatcmpl"),
         model=model,
@@ -56,8 +65,18 @@ def plan_chat(server: Server, body: ChatBody) -> Plan:
         max_calls=1 if body.parallel_tool_calls is False else None,
         shows_thinking=body.include_reasoning,
         form_field=form_field,
+        history=partial(_history, model, body, tools),
         warnings=warnings,
     )
+
+
+def _history(
+    model: ServedModel, body: ChatBody, tools: Sequence[Tool], text: str, calls: Sequence[ToolCall]
+) -> list[int]:
+    """Token ids of the conversation with an answer behind it, as a client sends it back."""
+    answer = Message(role="assistant", content=text, tool_calls=[call_object(call) for call in calls] or None)
+    told = [*body.messages, answer]
+    return chat_prompt(model, told, tools, variables=body.chat_template_kwargs, add_generation_prompt=False)[0]
 
 
 def _refuse_unsupported(body: ChatBody) -> None:

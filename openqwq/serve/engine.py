@@ -2,7 +2,7 @@
 
 `openqwq.inference.AsyncEngine` is such an engine; tests bring their own.
 
-Public: TokenEngine, Delta, ServedModel.
+Public: TokenEngine, PreparesTurns, Delta, ServedModel.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import SamplingParams
@@ -38,7 +38,7 @@ class Delta(Protocol):
 
 
 class Stats(Protocol):
-    """Counts of the moment: samples that run or wait, and how full the KV cache is."""
+    """Counts of the moment: samples that run or wait, how full the KV cache is, what was guessed and kept."""
 
     @property
     def running(self) -> int: ...
@@ -52,6 +52,10 @@ class Stats(Protocol):
     def cached_tokens(self) -> int: ...
     @property
     def preemptions(self) -> int: ...
+    @property
+    def drafted_tokens(self) -> int: ...
+    @property
+    def accepted_tokens(self) -> int: ...
 
 
 class TokenEngine(Protocol):
@@ -65,6 +69,16 @@ class TokenEngine(Protocol):
 
     def stats(self) -> Stats: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class PreparesTurns(Protocol):
+    """An engine that can make its cache ready for a conversation's next turn."""
+
+    async def prepare_turn(self, history_ids: Sequence[int], former_ids: Sequence[int], max_tokens: int) -> int:
+        """Forget what `former_ids` hold beyond their common beginning with `history_ids`, and, where nothing else
+        runs, compute the latter; the blocks that were freed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

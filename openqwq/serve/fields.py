@@ -54,7 +54,7 @@ class Sampled(Body):
 
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     stop_token_ids: list[TokenId] | None = None
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -143,6 +143,7 @@ class ChatBody(Sampled):
     reasoning_effort: Effort | None = None
     thinking_budget: Annotated[int, Field(ge=0)] | None = None
     min_thinking_tokens: Annotated[int, Field(ge=0)] | None = None
+    prompt_style: Literal["concise", "draft"] | None = None
     answer_scripts: list[str] | None = None
     thinking_scripts: list[str] | None = None
     structured_outputs: FormSpec | None = None

@@ -7,20 +7,29 @@ Public: Plan, Run, Gain, End, Usage.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from openqwq.errors import UserError
+from openqwq.log import logger
 from openqwq.tokenizer import CallError, ThinkingStream, ToolCallStream
+from openqwq.tokenizer.special_tokens import THINK_END
 from openqwq.types import SamplingParams, ToolCall
 
-from .engine import Delta, ServedModel
+from .engine import Delta, PreparesTurns, ServedModel
 from .errors import ApiError
 from .state import Server
+
+# A program that goes on with a conversation does so sooner, and gains nothing; a person reads first.
+PAUSE_BEFORE_PREPARING_S = 0.1
+CLOSING_TAG = THINK_END.encode()
+# Other requests wait no longer for one that has much to read.
+SLICE_S = 0.01
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,6 +41,8 @@ class Plan:
     max_calls:      calls after which a sample ends; None: no bound.
     shows_thinking: whether thinking is sent to the client; it is counted in any case.
     form_field:     the request's field that says which form the answer has; empty where it is free.
+    history:        token ids of the conversation with an answer's text and calls behind it, as the next turn's prompt
+                    begins; None where there is no conversation.
     warnings:       what the client should know though the request runs.
     """
 
@@ -44,6 +55,7 @@ class Plan:
     max_calls: int | None = None
     shows_thinking: bool = True
     form_field: str = ""
+    history: Callable[[str, list[ToolCall]], list[int]] | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -111,8 +123,8 @@ class _Sample:
         self.plan, self.index = plan, index
         self.thinking = None if plan.opened is None else ThinkingStream(plan.opened)
         self.calls = ToolCallStream() if plan.reads_calls else None
-        self.think_end_id = plan.model.tokenizer.token_id("</think>")
         self.num_tokens = self.num_thought = self.num_calls = 0
+        self.last_bytes = b""  # of the thinking, fewer than its closing tag has
         self.errors: list[str] = []
         self.ended = False
 
@@ -157,12 +169,15 @@ class _Sample:
         return parts, False
 
     def _count_thought(self, delta: Delta, was_thinking: bool) -> int:
-        """Thinking ends with the token `</think>`, or, spelled out of others, where the text says so."""
+        """Tokens up to the one that completes the first `</think>`, which may be spelled out of several."""
         if not was_thinking or self.thinking is None:
             return 0
-        if self.thinking.closed and self.think_end_id in delta.token_ids:
-            return delta.token_ids.index(self.think_end_id) + 1
-        return len(delta.token_ids) if self.thinking.thinking or self.thinking.closed else 0
+        for position, token_id in enumerate(delta.token_ids):
+            text = self.last_bytes + self.plan.model.tokenizer.token_bytes(token_id)
+            if CLOSING_TAG in text:
+                return position + 1
+            self.last_bytes = text[1 - len(CLOSING_TAG) :]
+        return len(delta.token_ids)
 
     def _end(self, reason: str, delta: Delta) -> End:
         warnings = self.plan.warnings
@@ -192,6 +207,9 @@ class Run:
         self._stack = AsyncExitStack()
         self._first: Delta | None = None
         self._deltas: Any = None
+        self._token_ids = list(plan.prompt_ids)
+        self._parts: list[str | ToolCall] = []
+        self._ready = False  # for the conversation's next turn
 
     async def start(self) -> None:
         """Enter the engine and wait for the first token. Raises ApiError for a request that cannot run."""
@@ -221,7 +239,7 @@ class Run:
 
     async def gains(self) -> AsyncIterator[Gain]:
         """Gains of all samples until each has ended. Raises ApiError where the engine gave up on one."""
-        last = time.monotonic()
+        last = slice_began = time.monotonic()
         first_texts = []
         delta = self._first
         while delta is not None:
@@ -239,9 +257,13 @@ class Run:
                 now = time.monotonic()
                 self._count(gain, now - last)
                 last = now
+                self._note(gain)
                 yield gain
             if all(s.ended for s in self._samples):
                 break
+            if time.monotonic() - slice_began > SLICE_S:  # what waits in the queue is read without ever waiting
+                await asyncio.sleep(0)
+                slice_began = time.monotonic()
             delta = await anext(self._deltas, None)
 
     def _count(self, gain: Gain, seconds: float) -> None:
@@ -251,6 +273,28 @@ class Run:
         if self.usage.completion_tokens > len(gain.token_ids):
             self.metrics.inter_token.observe(seconds)
 
+    def _note(self, gain: Gain) -> None:
+        """Keep what the next turn will begin with; of several samples it is not known which goes on."""
+        if self.plan.history is not None and self.plan.params.n == 1:
+            self._token_ids += gain.token_ids
+            self._parts += gain.parts
+            self._ready = gain.end is not None and bool(self._parts)
+
     async def close(self) -> None:
-        """Leave the engine: what still runs is aborted."""
+        """Leave the engine: what still runs is aborted. After a whole answer, make ready for the next turn."""
         await self._stack.aclose()
+        if self._ready and isinstance(self.plan.model.engine, PreparesTurns):
+            self._ready = False
+            self.server.spawn(self._prepare_next(self.plan.model.engine))
+
+    async def _prepare_next(self, engine: PreparesTurns) -> None:
+        """Have the engine forget the thoughts, which the next prompt will not hold, and compute what it will."""
+        await asyncio.sleep(PAUSE_BEFORE_PREPARING_S)
+        assert self.plan.history is not None
+        text = "".join(part for part in self._parts if isinstance(part, str))
+        calls = [part for part in self._parts if isinstance(part, ToolCall)]
+        try:
+            history = await asyncio.to_thread(self.plan.history, text, calls)
+            await engine.prepare_turn(history, self._token_ids, self.plan.params.max_tokens)
+        except (ApiError, UserError, RuntimeError) as error:  # the next turn will be computed when it comes
+            logger.debug("the turn after %s was not prepared: %s", self.plan.request_id, error)

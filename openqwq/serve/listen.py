@@ -25,6 +25,8 @@ from .streams import to_json
 # Idle connections and headers are bounded here, bodies in `Guard`.
 KEEP_ALIVE_S = 30
 HEADER_TIMEOUT_S = 30.0
+# A reader that takes nothing for so long is gone for all we know; what waits for it would be held for ever.
+WRITE_TIMEOUT_S = 60.0
 MAX_HEADER_BYTES = 64 * 1024
 BACKLOG = 1024
 
@@ -32,11 +34,14 @@ BACKLOG = 1024
 class Connection(H11Protocol):
     """Closed when a request's headers do not come in time: nothing was sent, or a byte now and then.
 
+    Dropped, unsent bytes and all, when the other side takes nothing of an answer for `write_timeout_s`.
     What is no HTTP is refused in the form of all other errors.
     """
 
     header_timeout_s = HEADER_TIMEOUT_S
+    write_timeout_s = WRITE_TIMEOUT_S
     _timer: asyncio.TimerHandle | None = None
+    _reader_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -51,7 +56,16 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._stop_watching()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        self._stop_watching()
+        super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -68,6 +82,26 @@ class Connection(H11Protocol):
 
     def _wait(self) -> None:
         self._timer = self.loop.call_later(self.header_timeout_s, self.transport.close)
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        if self.transport.get_write_buffer_size():
+            self._watch_reader()
+
+    def _watch_reader(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        self._reader_timer = self.loop.call_later(self.write_timeout_s, self._check_reader, unsent)
+
+    def _check_reader(self, unsent: int) -> None:
+        if self.transport.get_write_buffer_size() < unsent:
+            self._watch_reader()
+        else:
+            self.transport.abort()  # to close it would wait for the reader
+
+    def _stop_watching(self) -> None:
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:
@@ -115,6 +149,7 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else small pieces wait 40 ms for an ACK
     try:
         sock.bind((host, port))
     except OSError as error:

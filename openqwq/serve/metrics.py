@@ -25,6 +25,8 @@ ENGINE_STATS = {
     "kv_blocks": "Blocks of the KV cache.",
     "cached_tokens_total": "Prompt tokens found in the cache.",
     "preemptions_total": "Sequences that lost their blocks and were computed again.",
+    "drafted_tokens_total": "Tokens guessed by speculation.",
+    "accepted_tokens_total": "Guessed tokens that were sampled.",
 }
 
 

@@ -5,8 +5,9 @@ Public: Server, ServeSettings.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,7 @@ class Server:
 
     experiment: the run whose checkpoints are compared, where there is one (`pages.Experiment`).
     recent:     texts of the last completions as they were sampled, kept for the experiment's verifiers.
+    tasks:      what is done behind answered requests.
     """
 
     models: Mapping[str, ServedModel]
@@ -53,6 +55,7 @@ class Server:
     experiment: Any = None
     metrics: Metrics = field(default_factory=Metrics)
     recent: dict[str, str] = field(default_factory=dict)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
     admission: Admission = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +69,12 @@ class Server:
             self.recent[request_id] = text
             while len(self.recent) > MAX_RECENT:
                 del self.recent[next(iter(self.recent))]
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have some work done that no request waits for; it is left undone when the server stops."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def model(self, name: str | None) -> ServedModel:
         """The model of that name. Raises ApiError 404 for another one."""

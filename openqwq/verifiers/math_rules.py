@@ -36,7 +36,7 @@ _UNIT_OF = {
 }
 _UNIT_AT_END = re.compile(
     r"(?P<body>.*?[\d})])\s*(?:\\(?:text|textrm|mathrm|mbox|operatorname)\s*\{\s*(?P<marked>[A-Za-z. ]+?)\s*\}"
-    r"|(?P<bare>[A-Za-z][A-Za-z. ]+?))\s*(?:\^\s*\{?\s*(?P<power>[23])\s*\}?)?\.?",
+    r"|(?P<bare>[A-Za-z][A-Za-z. ]+?))\s*(?:\^\s*\{?\s*(?P<power>\d+)\s*\}?)?\.?",
     re.DOTALL,
 )
 _POWER_WORDS = {"square": "2", "sq": "2", "sq.": "2", "cubic": "3", "cu": "3"}

@@ -53,6 +53,7 @@ TRAPS = {
     ),
     "yarn": ("config.json", {"rope_scaling": YARN}, "rope", "only one of `type` and `rope_type`"),
     "dtype": ("config.json", {"torch_dtype": "bfloat16"}, "dtype", "says bfloat16, but the weights are float32"),
+    "dtypes": ("config.json", {"torch_dtype": "float32", "dtype": "float16"}, "dtype", "float32 and float16"),
     "greedy": ("generation_config.json", {"do_sample": False}, "sampling", "greedy"),
     "one end": ("generation_config.json", {"eos_token_id": 998}, "sampling", "answers end at any of [1000, 998]"),
     "penalty": ("generation_config.json", {"repetition_penalty": 1.2}, "sampling", "repetition_penalty"),
@@ -99,7 +100,7 @@ def test_weights_that_are_cut_off_or_missing_fail(folder, capsys):
     assert "is no safetensors file" in problems(folder)["weights"]
     index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "2 of 2 shards are missing" in problems(folder)["weights"]
+    assert "2 of 2 shards are missing, first one.safetensors; download" in problems(folder)["weights"]
     (folder / "model.safetensors.index.json").unlink()
     file.unlink()
     assert "no safetensors" in problems(folder)["weights"]

@@ -80,6 +80,19 @@ def test_a_prepared_turn_is_found_in_the_cache_and_the_thoughts_are_not(model):
     assert engine.stats().cached_tokens - cached - 32 == 16
 
 
+def test_what_is_computed_ahead_gives_way_to_a_request(model):
+    engine = make_engine(model, max_num_batched_tokens=16)
+    history = ids(60, 3)
+    engine.prepare_turn(history)
+    engine.step()
+    request = ((*history, *ids(9, 4)), FREE)  # without a seed: what was computed ahead takes none of the numbers
+    assert_same(run(engine, [request]), run(make_engine(model, max_num_batched_tokens=16), [request]))
+    assert engine.stats().cached_tokens == 16 and not engine.has_unfinished
+    engine.add_request(ids(20), FREE.replace(max_tokens=5), "runs")
+    engine.prepare_turn(ids(50, 5))
+    assert list(engine.scheduler.requests) == ["runs"]
+
+
 def test_blocks_that_others_hold_survive_the_thoughts(model):
     engine = make_engine(model)
     prompt = ids(50)

@@ -17,7 +17,7 @@ from openqwq.inference.sequence import Request
 from openqwq.inference.speculation import Speculation
 from openqwq.model import create_model, preset
 from openqwq.tokenizer import parse_tool_calls, train_tokenizer
-from openqwq.types import Prompt, SamplingParams, StructuredOutputs
+from openqwq.types import Completion, Prompt, SamplingParams, StructuredOutputs
 
 FREE = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_tokens=40, seed=2, ignore_eos=True)
 GREEDY = FREE.replace(temperature=0.0)
@@ -131,6 +131,39 @@ def test_stop_strings_wait_for_the_answer(model):
     assert done.text == "aaaaaa\n</think>\n\n" and done.finish_reason == "stop"
     assert list(done.token_ids[-3:]) == [A] * 3
     assert complete(model, params, "no thinking: ").text == ""
+
+
+def go_on(model, params, written):
+    """The completion of what was written so far, letter by letter: its tags are none of the tokenizer's own."""
+    token_ids = tuple(TOKENIZER.encode(letter)[0] for letter in written)
+    assert END not in token_ids
+    so_far = Completion(
+        text=written,
+        token_ids=token_ids,
+        logprobs=(0.0,) * len(token_ids),
+        policy_versions=(0,) * len(token_ids),
+        finish_reason="abort",
+    )
+    engine = make_engine(model)
+    engine.add_request(TOKENIZER.encode(THINK), params, so_far=[so_far])
+    while not (outputs := engine.step()):
+        pass
+    return outputs[0].outputs[0]
+
+
+@pytest.mark.parametrize("written", ["a</think", "a</think>"])
+def test_a_closing_tag_spelled_out_of_letters_ends_the_thinking_too(model, written):
+    bias = {TOKENIZER.encode(">")[0]: 100.0}
+    params = GREEDY.replace(logit_bias=bias, thinking_budget=15, stop=(">>>",))
+    done = go_on(model, params, written)
+    assert (done.text, done.finish_reason, done.inserted) == ("a</think>", "stop", ())
+    form = params.replace(stop=(), ignore_eos=False, structured=StructuredOutputs(choice=("yes",)))
+    assert go_on(model, form, written).text == "a</think>yes"
+
+
+def test_a_spelled_closing_tag_that_comes_too_soon_is_taken_back(model):
+    params = GREEDY.replace(logit_bias={TOKENIZER.encode(">")[0]: 100.0}, min_thinking_tokens=20, max_tokens=22)
+    assert go_on(model, params, "a</think").text == "a</think\nWait" + ">" * 9
 
 
 @pytest.mark.parametrize("text", ["hello ", THINK])

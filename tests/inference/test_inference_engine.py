@@ -166,7 +166,16 @@ def test_a_prompt_that_cannot_run_fails_alone(model):
 
 
 @pytest.mark.parametrize(
-    "change", [{"n": 0}, {"temperature": -1}, {"temperature": math.nan}, {"top_p": 0}, {"min_p": 2}, {"top_k": -2}]
+    "change",
+    [
+        {"n": 0},
+        {"temperature": -1},
+        {"temperature": math.nan},
+        {"top_p": 0},
+        {"min_p": 2},
+        {"top_k": -2},
+        {"repetition_penalty": 1e-300},
+    ],
 )
 def test_parameters_out_of_range_are_refused_by_name(model, change):
     with pytest.raises(UserError, match=f"`{next(iter(change))}`"):

@@ -5,7 +5,8 @@ import torch
 
 from openqwq.model import DecodeKernel, KVCache, PagedAttention, create_model, native_kernels, preset, quantize_weights
 from openqwq.model.config import YarnScaling
-from openqwq.model.decode import MAX_ROWS
+from openqwq.model.lora import add_lora, merge_lora
+from openqwq.model.paged import PagedChunk, as_rows
 
 pytestmark = pytest.mark.skipif(native_kernels() is None, reason="needs a C compiler")
 
@@ -15,6 +16,8 @@ SHAPES = [
     {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 200, "vocab_size": 97,
      "tie_word_embeddings": False, "swish_beta": 1.7},
 ]  # fmt: skip
+PACKED = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 256}
+NUM_BLOCKS = 160
 
 
 def make(shape, **changes):
@@ -28,7 +31,7 @@ def make(shape, **changes):
 
 def caches(model, number):
     """Equal caches, filled with the same past."""
-    made = [KVCache(model.config, 40, 16) for _ in range(number)]
+    made = [KVCache(model.config, NUM_BLOCKS, 16) for _ in range(number)]
     for layer in range(model.config.num_hidden_layers):
         size = made[0].keys[layer].numel() // model.config.head_dim
         past = torch.randn(2, size, 1, model.config.head_dim, generator=torch.Generator().manual_seed(layer))
@@ -37,21 +40,63 @@ def caches(model, number):
     return made
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("rows", range(1, MAX_ROWS + 1))
-@torch.no_grad()
-def test_a_call_is_a_pass_of_the_module(shape, rows):
-    model = make(shape)
+def check_a_call(model, rows):
+    """Logits, and what is in the cache after it, against the module's own pass."""
     one, two = caches(model, 2)
     random = torch.Generator().manual_seed(rows)
     tokens = torch.randint(model.config.vocab_size, (rows,), generator=random)
     positions = torch.randint(64, (rows,), generator=random)
-    tables = torch.randperm(40, generator=random)[: 4 * rows].view(rows, 4).int()
+    tables = torch.randperm(NUM_BLOCKS, generator=random)[: 4 * rows].view(rows, 4).int()
     expected = model(tokens, context=PagedAttention(one, tables, positions, longest=64))
     kernel = DecodeKernel.of(model, two)
     assert kernel.look()
     logits = kernel(tokens, positions, tables, 64, None)
     assert torch.allclose(logits, expected, atol=2e-4, rtol=2e-4)
+    for first, second in zip([*one.keys, *one.values], [*two.keys, *two.values], strict=True):
+        assert torch.allclose(first, second, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rows", [*range(1, 9), 12, 37])
+@torch.no_grad()
+def test_a_call_is_a_pass_of_the_module(shape, rows):
+    check_a_call(make(shape), rows)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("rows", [1, 2, 5, 37])
+@torch.no_grad()
+def test_a_call_is_a_pass_of_a_packed_module(kind, rows):
+    model = make(PACKED)
+    quantize_weights(model, kind)
+    check_a_call(model, rows)
+
+
+@torch.no_grad()
+def test_threads_share_the_work():
+    model, threads = make(SHAPES[0]), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        check_a_call(model, 11)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+def test_chunks_are_rows_that_see_each_other_and_logits_are_of_the_first_rows_only():
+    model = make(SHAPES[0])
+    one, two = caches(model, 2)
+    tables, positions = torch.tensor([[3, 1, 0]], dtype=torch.int32), torch.tensor([30])
+    chunks = [PagedChunk(0, 20, [4, 5]), PagedChunk(17, 15, [7, 8])]
+    tokens = torch.arange(36) % model.config.vocab_size
+    context = PagedAttention(one, tables, positions, longest=31, chunks=chunks)
+    expected = model(tokens, context=context)
+    kernel = DecodeKernel.of(model, two)
+    assert kernel.look()
+    all_tables, all_positions, _ = as_rows(tables, positions, chunks)
+    logits = kernel(tokens, all_positions, all_tables, 64, None, 1)
+    assert logits.shape == (1, model.config.vocab_size)
+    assert torch.allclose(logits, expected[:1], atol=2e-4, rtol=2e-4)
     for first, second in zip([*one.keys, *one.values], [*two.keys, *two.values], strict=True):
         assert torch.allclose(first, second, atol=1e-4)
 
@@ -72,13 +117,30 @@ def test_guessed_tokens_of_one_row_see_each_other_and_rows_have_their_own_settin
 
 def test_layers_that_are_not_plain_are_left_to_the_module():
     model = make(SHAPES[0])
-    cache = KVCache(model.config, 2, 16)
-    kernel = DecodeKernel.of(model, cache)
+    kernel = DecodeKernel.of(model, KVCache(model.config, 2, 16))
     assert kernel.look()
-    quantize_weights(model, "int8")
+    add_lora(model, rank=2, alpha=4.0, targets=["q_proj"], seed=0)
+    assert not kernel.look()
+    merge_lora(model)
+    assert kernel.look()
+    quantize_weights(model, "int8")  # inputs that do not fill blocks
     assert not kernel.look()
     assert DecodeKernel.of(model, KVCache(model.config, 2, 16, storage_dtype=torch.int8)) is None
-    assert DecodeKernel.of(create_model(model.config, seed=0, dtype=torch.bfloat16), cache) is None
+    bfloat16 = create_model(model.config, seed=0, dtype=torch.bfloat16)
+    assert DecodeKernel.of(bfloat16, KVCache(model.config, 2, 16, dtype=torch.bfloat16)) is None
+
+
+@torch.no_grad()
+def test_weights_that_are_exchanged_are_found_again():
+    model, other = make(SHAPES[0]), make(SHAPES[0])
+    kernel = DecodeKernel.of(model, KVCache(model.config, 2, 16))
+    inputs = torch.tensor([5]), torch.tensor([0]), torch.tensor([[0]], dtype=torch.int32), 1, None
+    assert kernel.look()
+    before = kernel(*inputs).clone()
+    other.model.layers[1].mlp.up_proj.weight.mul_(3)
+    model.model.layers[1].mlp.up_proj = other.model.layers[1].mlp.up_proj
+    assert kernel.look()
+    assert not torch.allclose(kernel(*inputs), before, atol=1e-3)
 
 
 @torch.no_grad()

@@ -38,10 +38,12 @@ class FakeStats:
     kv_blocks_total: int = 8
     cached_tokens: int = 0
     preemptions: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class FakeEngine:
-    """Writes `text`, token by token, for every sample.
+    """Writes `text`, token by token, for every sample; a list is of token ids.
 
     finish: how a text ends when `max_tokens` did not end it. pause_s: between two tokens.
     """
@@ -69,7 +71,7 @@ class FakeEngine:
                 self.ended.append(request_id)
 
     async def _sample(self, index, params):
-        ids = self.tokenizer.encode(self.text)
+        ids = self.tokenizer.encode(self.text) if isinstance(self.text, str) else list(self.text)
         reason = self.finish if len(ids) < params.max_tokens else "length"
         ids = ids[: params.max_tokens]
         if reason == "stop":

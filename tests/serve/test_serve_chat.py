@@ -4,6 +4,7 @@ import json
 
 import openai
 import pytest
+from parse_cases import CASES
 
 from openqwq.types import ToolCall
 
@@ -43,6 +44,30 @@ def test_thinking_and_answer_come_apart(client, engine):
     assert answer.usage.completion_tokens == len(engine.tokenizer.encode(engine.text)) + 1
     assert answer.usage.prompt_tokens == len(engine.requests[-1][0])
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_a_closing_tag_of_several_tokens_ends_the_thinking(client, engine):
+    thought, answer = (engine.tokenizer.encode(text) for text in ("a < b </th", "yes </think> no"))
+    rest = engine.tokenizer.encode("ink>")
+    engine.text = [*thought, *rest, *answer]
+    done = ask(client)
+    assert (done.choices[0].message.reasoning_content, done.choices[0].message.content) == ("a < b ", "yes </think> no")
+    assert done.usage.completion_tokens_details.reasoning_tokens == len(thought) + len(rest)
+    assert read_stream(ask(client, stream=True))[:2] == ("a < b ", "yes </think> no")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_whatever_the_model_writes_is_read_alike_streamed_and_whole(client, engine, name):
+    engine.text, thinking, answer, calls, num_errors = CASES[name]
+    whole = ask(client, tools=TOOLS)
+    streamed = read_stream(ask(client, tools=TOOLS, stream=True))
+    message, end = whole.choices[0].message, whole.choices[0].finish_reason
+    told = [(call.function.name, call.function.arguments) for call in message.tool_calls or ()]
+    assert (getattr(message, "reasoning_content", ""), message.content or "") == (thinking, answer)
+    assert [(name, json.loads(arguments)) for name, arguments in told] == calls
+    assert end == ("tool_calls" if calls else "malformed_tool_call" if num_errors else "stop")
+    assert len([w for w in getattr(whole, "warnings", ()) if "tool call" in w]) == num_errors
+    assert streamed[:4] == (thinking, answer, told, end)
 
 
 @pytest.mark.parametrize(

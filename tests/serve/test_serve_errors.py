@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from serve_support import running
 
 from openqwq.serve import ServedModel
-from openqwq.serve.listen import Connection
+from openqwq.serve.listen import Connection, bind
 
 USER = [{"role": "user", "content": "hi"}]
 
@@ -34,6 +34,7 @@ def post(live, path, body, **headers):
         ({"n": 0}, "n", "invalid_value"),
         ({"n": True}, "n", "invalid_value"),
         ({"stop": [""]}, "stop[0]", "invalid_value"),
+        ({"repetition_penalty": 5e-324}, "repetition_penalty", "invalid_value"),
         ({"stop": 3}, "stop", "invalid_value"),
         ({"messages": []}, "messages", "invalid_value"),
         ({"messages": None}, "messages", "invalid_value"),
@@ -228,3 +229,10 @@ def test_whatever_a_body_holds_the_answer_is_200_or_says_what_is_wrong(live, eng
     answer = post(live, path, {**GOOD[path], **odd})
     assert answer.status_code in (200, 400), (answer.status_code, answer.text)
     assert answer.status_code == 200 or answer.json()["error"]["message"]
+
+
+def test_small_pieces_of_a_stream_are_sent_at_once():
+    with bind("127.0.0.1", 0) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

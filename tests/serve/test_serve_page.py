@@ -19,7 +19,8 @@ TIMEOUT_MS = 60_000
 ROOT = Path(__file__).parents[2]
 ANSWER = (
     "First $x$ alone.\n</think>\n\n## So\n\n**Five**: $$\\frac{10}{2}$$\n\n"
-    "```python\nreturn 5\n```\n\n<img src=x onerror=alert(1)> [no](javascript:alert(1))"
+    "```python\nreturn 5\n```\n\n| a | b |\n|---|--:|\n| x \\| y | 1 |\n\n"
+    "<img src=x onerror=alert(1)> [no](javascript:alert(1))"
 )
 CALL = '</think>\n\n<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
 TOOLS = '[{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]'
@@ -33,6 +34,7 @@ class FakeExperiment:
 
     def __init__(self):
         self.has_report = False
+        self.step = 1
 
     def draw(self, family):
         family = family or "sums"
@@ -46,7 +48,10 @@ class FakeExperiment:
     def report(self):
         if not self.has_report:
             raise UserError("nothing was evaluated yet")
-        return "<!doctype html><title>r</title><h1>Report of the run</h1>"
+        text = "<!doctype html><title>r</title><h1>Report of the run</h1>"
+        return (
+            f"{text}<p>step {self.step}</p><details><summary>a</summary>b</details><div style='height: 5000px'></div>"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +126,8 @@ def test_a_question_is_answered_with_thinking_markdown_and_maths(page, engines):
     assert page.locator(".answer strong").text_content() == "Five"
     assert page.locator(".answer math mfrac").count() == 1
     assert page.locator(".answer pre code .k").text_content() == "return"
+    assert page.locator(".answer td").all_text_contents() == ["x | y", "1"]
+    assert page.locator(".answer td").last.get_attribute("style") == "text-align: right"
     assert page.locator(".answer img").count() == page.locator(".answer a").count() == 0
     assert "<img src=x" in page.locator(".answer").text_content()
 
@@ -167,6 +174,8 @@ def test_stop_ends_the_answer_on_the_server(page, engines):
             page.wait_for_timeout(25)
         assert last in engines[0].ended
         assert engines[0].told == [last]
+        assert page.locator("details.thinking summary").text_content().startswith("Thought for ")
+        assert page.locator(".facts").text_content().endswith(" s, stopped")
     finally:
         engines[0].pause_s = 0.0
 
@@ -226,6 +235,22 @@ def test_the_run_view_says_what_is_missing_and_then_shows_the_report(page, site)
     report = page.frame_locator("#run iframe")
     report.locator("h1:has-text('Report of the run')").wait_for()
     assert report.locator("text=nothing was evaluated yet").count() == 0
+
+
+def test_the_run_view_follows_the_run_and_its_reader_stays_in_place(page, site):
+    run = site.server.experiment
+    run.has_report = True
+    page.clock.install()
+    page.click("#views >> text=Run")
+    report = page.frame_locator("#run iframe")
+    report.locator("text=step 1").wait_for()
+    root = report.locator("html")
+    root.evaluate("e => { e.querySelector('details').open = true; e.scrollTop = 700; }")
+    run.step = 2
+    page.clock.fast_forward(11_000)
+    report.locator("text=step 2").wait_for()
+    report.locator("details[open]").wait_for()
+    assert root.evaluate("e => e.scrollTop") == 700
 
 
 def test_the_map_tells_of_ideas_and_can_be_moved(page):

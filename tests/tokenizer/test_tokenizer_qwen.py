@@ -4,8 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
+from parse_cases import CASES
 
-from openqwq.tokenizer import SPECIAL_TOKENS, TAG_TOKENS, Tokenizer
+from openqwq.tokenizer import (
+    SPECIAL_TOKENS,
+    TAG_TOKENS,
+    CallError,
+    StreamDecoder,
+    ThinkingStream,
+    Tokenizer,
+    ToolCallStream,
+)
+from openqwq.types import ToolCall
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 FOLDER = DATA / "qwen_tokenizer"
@@ -30,6 +40,19 @@ def read_prompts():
     files = sorted((DATA / "qwq_eval").glob("*.jsonl"))
     rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     return [row["prompt"] for row in rows if "prompt" in row]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_completions_cut_at_the_models_own_tokens_are_read_as_whole(tokenizer, name):
+    text, thinking, answer, calls, num_errors = CASES[name]
+    for ids in (tokenizer.encode(text), [i for c in text for i in tokenizer.encode(c)]):  # tags as tokens, and spelled
+        decoder, stream, reader = StreamDecoder(tokenizer), ThinkingStream(), ToolCallStream()
+        pieces = [stream.push(decoder.push(token_id)) for token_id in ids] + [stream.finish()]
+        parts = [part for _, written in pieces for part in reader.push(written)] + reader.finish()
+        assert "".join(thought for thought, _ in pieces) == thinking
+        assert "".join(part for part in parts if isinstance(part, str)) == answer
+        assert [(p.name, dict(p.arguments)) for p in parts if isinstance(p, ToolCall)] == calls
+        assert sum(isinstance(part, CallError) for part in parts) == num_errors
 
 
 def test_added_tokens_have_the_published_ids(tokenizer):

@@ -22,8 +22,9 @@ export class AnswerView {
     this.details.hidden = !message.thinking;
     if (message.thinking) {
       const length = message.usage ? `, ${count(message.usage.completion_tokens_details.reasoning_tokens, "token")}` : "";
-      const time = message.thinkingSeconds;
-      this.summary.textContent = time === undefined ? "Thinking…" : `Thought for ${seconds(time)}${length}`;
+      const time = message.thinkingSeconds ?? message.seconds ?? 0; // the latter while it thinks, or was stopped then
+      const thinks = running && message.thinkingSeconds === undefined;
+      this.summary.textContent = thinks ? `Thinking… ${seconds(time)}` : `Thought for ${seconds(time)}${length}`;
       const atEnd = this.thought.scrollTop + this.thought.clientHeight >= this.thought.scrollHeight - 8;
       if (this.thought.textContent !== message.thinking) this.thought.textContent = message.thinking;
       if (atEnd) this.thought.scrollTop = this.thought.scrollHeight;
@@ -33,7 +34,7 @@ export class AnswerView {
     const warnings = [...(message.warnings ?? []), ...(message.error ? [message.error] : [])];
     this.notes.replaceChildren(...warnings.map((text) => make("p", { class: "warning" }, text)));
     this.tools.hidden = running;
-    this.facts.textContent = running || !message.usage ? "" : factsOf(message);
+    this.facts.textContent = running ? "" : factsOf(message);
   }
 
   showCalls(message, running, onResults) {
@@ -48,10 +49,11 @@ export class AnswerView {
   }
 }
 
-function factsOf(message) {
-  const { completion_tokens } = message.usage;
-  const ended = { stop: "", tool_calls: "", length: ", cut off", stopped: ", stopped" }[message.finish] ?? `, ${message.finish}`;
-  return `${count(completion_tokens, "token")}, ${seconds(message.seconds)}${ended}`;
+const ENDS = { stop: "", tool_calls: "", length: "cut off" };
+
+function factsOf({ usage, seconds: time, finish }) {
+  const tokens = usage && count(usage.completion_tokens, "token");
+  return [tokens, time !== undefined && seconds(time), ENDS[finish] ?? finish].filter(Boolean).join(", ");
 }
 
 function callElement(call, result, open) {
