@@ -177,6 +177,7 @@ def measure_ours(model_folder: str, work: dict, steps: int, threads: int, option
     from openqwq.inference import Engine
     from openqwq.log import read_jsonl
     from openqwq.model import load_model
+    from openqwq.pipeline.machine import keep_freed_memory
     from openqwq.train.rl import run_rl
     from openqwq.train.stage import StageContext
     from openqwq.types import Message, Problem, Verdict
@@ -198,6 +199,7 @@ def measure_ours(model_folder: str, work: dict, steps: int, threads: int, option
             ]
 
     torch.set_num_threads(threads)
+    keep_freed_memory()
     model = load_model(model_folder, dtype=torch.float32)
     tokenizer = ByteTokenizer(work["ends"])
     last = 1 if "max_staleness" in options else 0  # beside the last step nothing is sampled: it is not counted

@@ -175,10 +175,14 @@ SWAPS = {
 }  # fmt: skip
 
 
-def change_once(code: str, rng: random.Random) -> str | None:
-    """The program with one operator or whole number of a function's body changed; None where it has none."""
+def change_once(code: str, entry_point: str, rng: random.Random) -> str | None:
+    """The program with one operator or whole number of a function's body changed; None where it has none.
+
+    entry_point: the function to change, for tests that bring its helpers themselves; "" for any.
+    """
     tree = ast.parse(code)
     bodies = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    bodies = [body for body in bodies if entry_point in ("", body.name)]
     places = [node for body in bodies for node in ast.walk(body) if _is_changeable(node)]
     if not places:
         return None
@@ -205,7 +209,7 @@ def compare_mutants(name: str, rows: list[tuple[dict[str, Any], str]]) -> dict[s
     A mutant that both pass is equivalent, or the set's own tests do not look at what changed.
     """
     rng = random.Random(2)
-    mutants = [(row, text) for row, code in rows if (text := change_once(code, rng)) is not None]
+    mutants = [(row, text) for row, code in rows if (text := change_once(code, row.get("entry_point", ""), rng))]
     pairs = [(make_problem("code", row), f"</think>\n```python\n{text}\n```") for row, text in mutants]
     ours = [verdict.status for verdict in get_verifier("code", wall_s=4.0).verify_many(pairs)]  # some loop for ever
     limits = Limits(wall_s=4, cpu_s=16)
@@ -245,13 +249,24 @@ def tool_call_tables(data: Path, sample: int) -> dict[str, Any]:
             answer = {"functions": questions[row["id"]]["function"], "calls": row["ground_truth"]}
             problem = make_problem("tool_call", answer)
             calls = own_reference(problem) or ""
-            cases.append(("first listed", True, problem, f"</think>{calls}"))
+            fits = fits_schema(answer)
+            cases.append(("first listed" if fits else "misfit of the data's", fits, problem, f"</think>{calls}"))
             extra = calls.replace('"arguments": {', '"arguments": {"extra": 1, ', 1).replace(", }", "}")
             cases.append(("extra argument", False, problem, f"</think>{extra}"))
             cases.append(("no call", False, problem, "</think>I would call it."))
         if cases:
             found |= tabulate(f"BFCL {category}", get_verifier("tool_call"), cases)
     return found
+
+
+def fits_schema(answer: dict[str, Any]) -> bool:
+    """Whether the listed calls have names and arguments that the functions have: a few of the data's own do not."""
+    known = {function["name"]: function["parameters"]["properties"] for function in answer["functions"]}
+    return all(
+        name in known and wanted.keys() <= known[name].keys()
+        for call in answer["calls"]
+        for name, wanted in call.items()
+    )
 
 
 def instruction_tables(data: Path, sample: int) -> dict[str, Any]:

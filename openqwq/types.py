@@ -108,6 +108,7 @@ class SamplingParams:
     min_tokens:         no end token before that many tokens.
     logprobs:           also the raw log-probs of this many likeliest tokens and of the sampled one, at each place.
     prompt_logprobs:    the same for the prompt's tokens; the cache of prompts is not used then.
+    kept_ids:           also which ids top-k, top-p and min-p left to draw from, at each place.
     thinking_budget:    tokens after which the thinking is closed and the answer asked for; None: no limit.
     min_thinking_tokens: `</think>` and end tokens before that many tokens are replaced by "Wait".
     max_repeats:        a pattern or a line that comes this many times closes the thinking; in the answer it ends the
@@ -128,6 +129,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    kept_ids: bool = False
     temperature_last: bool = False
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -164,6 +166,8 @@ class Completion:
     policy_versions: the policy's version when each token was sampled.
     top_logprobs:    for each token, raw log-probs by token id, when they were asked for.
     weight_checksums: the weights of each version among `policy_versions`, where the policy knows them.
+    kept_ids:        for each token, when asked for, the ids that the cuts left: its log-prob is normalised over them;
+                     empty where nothing was cut, and for tokens that were put in.
     inserted:        (start, end) of tokens that were put in rather than sampled (a closed thinking); log-prob 0.
     error:           why the completion was given up ("abort"), e.g. a prompt that does not fit; else empty.
     """
@@ -175,6 +179,7 @@ class Completion:
     finish_reason: FinishReason
     error: str = ""
     top_logprobs: tuple[Mapping[int, float], ...] = ()
+    kept_ids: tuple[tuple[int, ...], ...] = ()
     inserted: tuple[tuple[int, int], ...] = ()
     weight_checksums: Mapping[int, str] = field(default_factory=dict)
 
@@ -227,6 +232,7 @@ class Rollout:
 
     loss_mask: 1 for tokens that the policy sampled, 0 for inserted ones; as long as `completion_ids`.
     policy_versions, weight_checksums: of the weights that sampled each token, and which weights each version was.
+    kept_ids:  for each token what top-k, top-p and min-p left to draw from; empty where they cut nothing.
     status:    "ok", or "error" with the reason: a bad rollout is data, not a crash.
     """
 
@@ -241,6 +247,7 @@ class Rollout:
     status: Literal["ok", "error"] = "ok"
     error: str = ""
     weight_checksums: Mapping[int, str] = field(default_factory=dict)
+    kept_ids: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model import Qwen2Config, Qwen2ForCausalLM, convert_swish_beta
+from ..model.config import PublishedFormat
 from ..model.load import INDEX_NAME, SINGLE_NAME
 from .run_state import sync
 
@@ -56,11 +57,13 @@ def save_weights(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     tokenizer_files: Sequence[str | Path] = (),
     generation_config: Mapping[str, Any] | None = None,
+    layout: PublishedFormat | None = None,
 ) -> None:
     """Write a folder that transformers, vLLM and `load_model` open, in place of any earlier one.
 
     tokenizer_files: copied in under their own names (tokenizer.json, tokenizer_config.json, ...).
     generation_config: written as generation_config.json when given.
+    layout: how layers of the state dict are packed, for config.json.
     A `swish_beta` other than 1 is folded into the weights exactly, because other readers know only SiLU.
     Raises UserError when the disk is full or the folder holds something that is no checkpoint; the earlier
     folder is then untouched.
@@ -80,7 +83,8 @@ def save_weights(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        _write_json(temporary / "config.json", config.to_dict())
+        block = {} if layout is None else {"quantization_config": layout.to_dict()}
+        _write_json(temporary / "config.json", config.to_dict() | block)
         if generation_config is not None:
             _write_json(temporary / "generation_config.json", dict(generation_config))
         for file in tokenizer_files:

@@ -1,7 +1,7 @@
 """Options that several verbs share, so that they read and behave alike.
 
-Public: add_recipe_arguments, add_quantization_argument, add_engine_arguments, engine_options, add_json_argument,
-print_json.
+Public: add_recipe_arguments, add_quantization_argument, add_engine_arguments, engine_options, add_style_argument,
+add_json_argument, print_json.
 """
 
 from __future__ import annotations
@@ -57,6 +57,12 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help='YaRN for what is longer than the trained window, e.g. \'{"rope_type": "yarn", "factor": 4.0, '
         '"original_max_position_embeddings": 32768}\'; what fits stays plain',
     )
+    parser.add_argument(
+        "--attention-window",
+        metavar="KEY=VALUE,...",
+        help="free what attention hardly looks at: tokens=1024 for every layer, or mass=0.99,text=FILE for windows "
+        "that hold that share of each layer's attention on a text (default: all layers see everything)",
+    )
 
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -65,6 +71,8 @@ def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("speculative_config", "rope_scaling"):
         if getattr(args, name) is not None:
             options[name] = _read_object(f"--{name.replace('_', '-')}", getattr(args, name))
+    if args.attention_window is not None:
+        options["attention_window"] = args.attention_window
     return options
 
 
@@ -76,6 +84,15 @@ def _read_object(option: str, text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"`{option}` is not a JSON object")
     return value
+
+
+def add_style_argument(parser: argparse.ArgumentParser) -> None:
+    """`--style`: the system turn asks the model to think in fewer words."""
+    parser.add_argument(
+        "--style",
+        choices=("concise", "draft"),
+        help="ask in the system turn for concise thinking, or for drafts of 5 words a step (Chain of Draft)",
+    )
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:

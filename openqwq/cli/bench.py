@@ -68,6 +68,7 @@ def load_engine(
     """An engine with no more rows and no longer sequences than the measurement needs."""
     from openqwq.inference import LLM, Engine, Speculation
     from openqwq.inference.speculation import read_speculation
+    from openqwq.inference.windows import choose_windows, read_window
 
     options = {"max_num_seqs": max_num_seqs, "max_model_len": max_model_len, "prefix_caching": False, **options}
     if not random_weights:
@@ -83,11 +84,14 @@ def load_engine(
         if speculative.model is not None:
             raise UserError("a draft model needs a tokenizer that is the same, and random weights have none")
         options["speculation"] = Speculation(num_tokens=speculative.num_tokens)
+    choice = read_window(window) if (window := options.pop("attention_window", None)) else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     network = create_model(preset(model), seed=0, device=device, dtype=dtype)
     if (kind := options.pop("quantization", None)) is not None:
         quantize_weights(network, kind)
+    if choice is not None:
+        options["attention_windows"] = choose_windows(choice, network)
     return Engine(network, **options)
 
 

@@ -18,7 +18,7 @@ from openqwq.errors import UserError
 from openqwq.tokenizer.special_tokens import THINK_END
 from openqwq.types import Message, SamplingParams
 
-from ._options import add_engine_arguments, engine_options
+from ._options import add_engine_arguments, add_style_argument, engine_options
 from ._sampling import add_sampling_arguments, parse_params
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", default="", metavar="TEXT", help="the system turn (QwQ has none)")
     parser.add_argument("--fold", action="store_true", help="show how long the model thinks, not what")
     parser.add_argument("--max-model-len", type=int, metavar="N", help="the whole conversation, in tokens")
+    add_style_argument(parser)
     add_engine_arguments(parser)
     add_sampling_arguments(parser)
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     options = {"speculative_config": PROMPT_LOOKUP, **engine_options(args)}
     llm = LLM(args.model, max_model_len=args.max_model_len, max_num_seqs=1, **options)
     llm.require_tokenizer()
-    Chat(llm, params, system=args.system, fold=args.fold).loop()
+    Chat(llm, params, system=args.system, fold=args.fold, style=args.style).loop()
     return 0
 
 
@@ -108,8 +109,10 @@ class Screen:
 class Chat:
     """One conversation."""
 
-    def __init__(self, llm: LLM, params: SamplingParams, *, system: str = "", fold: bool = False):
-        self.llm, self.params, self.system = llm, params, system
+    def __init__(
+        self, llm: LLM, params: SamplingParams, *, system: str = "", fold: bool = False, style: str | None = None
+    ):
+        self.llm, self.params, self.system, self.style = llm, params, system, style
         self.tokenizer = llm.require_tokenizer()
         self.screen = Screen(fold)
         self.turns: list[Message] = []
@@ -152,7 +155,7 @@ class Chat:
     def say(self, text: str) -> None:
         """Answer a turn; the thinking stays out of the history, as the model was trained."""
         turn = Message("user", text)
-        prompt_ids = self.tokenizer.encode_chat(self._messages(turn))
+        prompt_ids = self._encode(turn)
         completion = self._stream(prompt_ids)
         if completion.error:
             raise UserError(completion.error)
@@ -167,11 +170,16 @@ class Chat:
     def _prepare_next(self, former_ids: list[int]) -> None:
         """While the user reads: drop the thoughts from the cache, and compute the answer as the next turn sees it."""
         engine = self.llm.engine
-        history_ids = self.tokenizer.encode_chat(self._messages(), add_generation_prompt=False)
+        history_ids = self._encode(add_generation_prompt=False)
         engine.prepare_turn(history_ids, former_ids, max_tokens=self.params.max_tokens)
         with _Interrupt() as interrupt:
             while engine.has_unfinished and not interrupt.came:
                 engine.step()
+
+    def _encode(self, *turns: Message, **options: Any) -> list[int]:
+        from openqwq.tokenizer import with_style
+
+        return self.tokenizer.encode_chat(with_style(self._messages(*turns), self.style), **options)
 
     def _messages(self, *turns: Message) -> list[Message]:
         return [*([Message("system", self.system)] if self.system else []), *self.turns, *turns]

@@ -153,9 +153,27 @@ def check_jail() -> Finding:
     except UserError as error:
         return Finding("jail", "fail", f"{error.message} ({error.hint})")
     if not options.nested:
-        return Finding("jail", "warn", "bubblewrap works, without namespaces inside: a fifth of the speed")
+        text = "bubblewrap works, without namespaces inside: a fifth of the speed"
+        return Finding("jail", "warn", f"{text}; {_describe_gvisor()}")
     text = "bubblewrap works" + ("" if options.cgroup else ", memory bounded by rlimits")
-    return Finding("jail", "ok", text + ("" if options.filtered else ", system calls are not filtered"))
+    text += "" if options.filtered else ", system calls are not filtered"
+    return Finding("jail", "ok", f"{text}; {_describe_gvisor()}")
+
+
+def _describe_gvisor() -> str:
+    """Whether the other jail can be had; nothing needs it."""
+    from openqwq.sandbox.gvisor import find_gvisor
+    from openqwq.sandbox.probe import find_options
+
+    try:
+        find_gvisor()
+    except UserError:
+        return "no gVisor (`runsc`)"
+    try:
+        find_options("gvisor")
+    except UserError as error:
+        return error.message
+    return "gVisor works (`--jail gvisor`)"
 
 
 def check_languages() -> Finding:

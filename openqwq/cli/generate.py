@@ -22,7 +22,7 @@ from openqwq.errors import UserError
 from openqwq.log import append_jsonl, logger, read_jsonl
 from openqwq.types import SamplingParams
 
-from ._options import add_engine_arguments, engine_options
+from ._options import add_engine_arguments, add_style_argument, engine_options
 from ._sampling import add_sampling_arguments, parse_params, read_params
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON lines of completions")
     parser.add_argument("--max-model-len", type=int, metavar="N", help="prompt and completion, in tokens")
     parser.add_argument("--max-num-seqs", type=int, default=256, metavar="N", help="sequences at once (256)")
+    add_style_argument(parser)
     add_engine_arguments(parser)
     add_sampling_arguments(parser)
 
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         from openqwq.inference import LLM
 
         llm = LLM(args.model, max_model_len=args.max_model_len, max_num_seqs=args.max_num_seqs, **options)
-        complete_rows(llm, todo, params, sink)
+        complete_rows(llm, todo, params, sink, style=args.style)
     logger.info(f"done: {args.output}" + (f"; rejected lines: {sink.rejects}" if sink.rejects.exists() else ""))
     return 0
 
@@ -148,8 +149,13 @@ def _read_written(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is not an output of this command", hint="choose another --output") from error
 
 
-def complete_rows(llm: LLM, rows: Sequence[Row], params: SamplingParams, sink: Sink) -> None:
-    """Sample every row, keeping the engine full, and hand results to the sink as they finish."""
+def complete_rows(
+    llm: LLM, rows: Sequence[Row], params: SamplingParams, sink: Sink, *, style: str | None = None
+) -> None:
+    """Sample every row, keeping the engine full, and hand results to the sink as they finish.
+
+    style: of `tokenizer.PROMPT_STYLES`, for rows with messages.
+    """
     sink.expect(rows)
     progress = Progress(len(rows))
     waiting = iter(rows)
@@ -160,7 +166,7 @@ def complete_rows(llm: LLM, rows: Sequence[Row], params: SamplingParams, sink: S
         while len(running) < queue_length and not exhausted:
             row = next(waiting, None)
             exhausted = row is None
-            if row is not None and _start(llm, row, params, sink):
+            if row is not None and _start(llm, row, params, sink, style):
                 running[str(row.line)] = row
             elif row is not None:
                 progress.add(0)
@@ -172,7 +178,7 @@ def complete_rows(llm: LLM, rows: Sequence[Row], params: SamplingParams, sink: S
     progress.finish()
 
 
-def _start(llm: LLM, row: Row, params: SamplingParams, sink: Sink) -> bool:
+def _start(llm: LLM, row: Row, params: SamplingParams, sink: Sink, style: str | None) -> bool:
     """Queue a row under a seed of its own; False when it was rejected."""
     if row.error:
         sink.reject(row, row.error)
@@ -180,16 +186,20 @@ def _start(llm: LLM, row: Row, params: SamplingParams, sink: Sink) -> bool:
     try:
         own = params.replace(seed=(params.seed or 0) * SEED_STRIDE + row.line)
         own = own.replace(**read_params(row.value.get("sampling", {})))
-        llm.engine.add_request(_encode(llm, row.value), own, str(row.line))
+        llm.engine.add_request(_encode(llm, row.value, style), own, str(row.line))
     except (UserError, ValueError, TypeError) as error:
         sink.reject(row, error.message if isinstance(error, UserError) else str(error))
         return False
     return True
 
 
-def _encode(llm: LLM, value: Mapping[str, Any]) -> list[int]:
+def _encode(llm: LLM, value: Mapping[str, Any], style: str | None) -> list[int]:
+    from openqwq.tokenizer import with_style
+
     tokenizer = llm.require_tokenizer()
-    return tokenizer.encode_chat(value["messages"]) if "messages" in value else tokenizer.encode(value["prompt"])
+    if "messages" in value:
+        return tokenizer.encode_chat(with_style(value["messages"], style))
+    return tokenizer.encode(value["prompt"])
 
 
 class Progress:

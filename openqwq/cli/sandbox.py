@@ -21,7 +21,6 @@ from ._options import add_json_argument, print_json
 if TYPE_CHECKING:
     from openqwq.sandbox import BaseSandbox, Limits
 
-TOKEN = "OPENQWQ_SANDBOX_TOKEN"
 SUFFIXES = {".py": "python", ".cpp": "cpp", ".cc": "cpp", ".js": "javascript", ".java": "java"} | {
     ".rs": "rust",
     ".go": "go",
@@ -29,20 +28,21 @@ SUFFIXES = {".py": "python", ".cpp": "cpp", ".cc": "cpp", ".js": "javascript", "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from openqwq.sandbox.spec import LANGUAGES, Limits
+    from openqwq.sandbox.spec import LANGUAGES, TOKEN, Limits
 
     actions = parser.add_subparsers(dest="action", metavar="run|serve", required=True)
     run_parser = actions.add_parser("run", help="run one program", description="Run one program in a jail.")
     run_parser.add_argument("file", metavar="FILE", help="a program")
     run_parser.add_argument("--language", choices=LANGUAGES, help="by default what the file's name says")
     _add_limits(run_parser, Limits(), "")
-    run_parser.add_argument("--no-jail", action="store_true", help="UNSAFE: run it unprotected, as this user")
+    _add_jail(run_parser)
     run_parser.add_argument("--url", default="", help=f"run it at a service instead ({TOKEN} holds the token)")
     add_json_argument(run_parser)
     _add_serve(actions)
 
 
 def _add_serve(actions: argparse._SubParsersAction) -> None:
+    from openqwq.sandbox.spec import TOKEN
     from openqwq.sandbox.wire import MAX_LIMITS
 
     text = f"Serve the sandbox over HTTP. The environment variable {TOKEN} holds the token that requests must carry."
@@ -55,8 +55,19 @@ def _add_serve(actions: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--jail-per-job", action="store_true", help="start a jail for every program instead of warm ones: slower"
     )
-    parser.add_argument("--no-jail", action="store_true", help="UNSAFE: run programs unprotected, as this user")
+    _add_jail(parser)
     _add_limits(parser, MAX_LIMITS, "max-")
+
+
+def _add_jail(parser: argparse.ArgumentParser) -> None:
+    jail = parser.add_mutually_exclusive_group()
+    jail.add_argument(
+        "--jail",
+        choices=("bubblewrap", "gvisor"),
+        default="bubblewrap",
+        help="default bubblewrap; gvisor (needs `runsc`) has a kernel of its own: safer, slower",
+    )
+    jail.add_argument("--no-jail", action="store_true", help="UNSAFE: run programs unprotected, as this user")
 
 
 def _add_limits(parser: argparse.ArgumentParser, limits: Limits, prefix: str) -> None:
@@ -73,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace) -> int:
     from openqwq.sandbox.client import JOBS_PER_JAIL, Sandbox
     from openqwq.sandbox.service import ServiceOptions, serve
-    from openqwq.sandbox.spec import Limits
+    from openqwq.sandbox.spec import TOKEN, Limits
 
     for name, least in (("workers", 1), ("queue", 0), ("deadline_s", 0.001)):
         value = getattr(args, name)
@@ -84,7 +95,7 @@ def _serve(args: argparse.Namespace) -> int:
         token=os.environ.get(TOKEN, ""), queue=args.queue, deadline_s=args.deadline_s, max_limits=max_limits
     )
     jobs_per_jail = 1 if args.jail_per_job else JOBS_PER_JAIL
-    with Sandbox(workers=args.workers, jobs_per_jail=jobs_per_jail, no_jail=args.no_jail) as sandbox:
+    with Sandbox(workers=args.workers, jobs_per_jail=jobs_per_jail, jail=args.jail, no_jail=args.no_jail) as sandbox:
         serve(sandbox, options, host=args.host, port=args.port)
     return 0
 
@@ -113,7 +124,8 @@ def _run_file(args: argparse.Namespace) -> int:
 
 def _open_sandbox(args: argparse.Namespace) -> BaseSandbox:
     from openqwq.sandbox import RemoteSandbox, Sandbox
+    from openqwq.sandbox.spec import TOKEN
 
     if args.url:
         return RemoteSandbox(args.url, token=os.environ.get(TOKEN, ""))
-    return Sandbox(workers=1, no_jail=args.no_jail)
+    return Sandbox(workers=1, jail=args.jail, no_jail=args.no_jail)

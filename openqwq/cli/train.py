@@ -4,6 +4,8 @@ The run folder (default runs/NAME) holds the checkpoints, metrics.jsonl, samples
 report.html. An interrupted or killed run goes on with --resume where its last checkpoint stands.
 Exit code 1: the run finished, but missed a target that its recipe sets.
 
+Under `torchrun --nproc-per-node N -m openqwq train ...` N processes share each step's rollouts and gradient.
+
 One RL stage can also be run in two halves, e.g. on two machines: --rollout-only writes the rollouts of its steps to a
 file, --replay trains on such a file.
 """
@@ -38,7 +40,11 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     out = Path(args.out or Path("runs") / recipe.name)
 
+    from openqwq.train.parallel import is_first_launched, launched_ranks
+
     if args.rollout_only or args.replay:
+        if launched_ranks() > 1:
+            raise UserError("`--rollout-only` and `--replay` run in one process", hint="start them without torchrun")
         return _run_half(args, recipe, out)
     if args.stage:
         raise UserError("`--stage` is only of use with `--rollout-only` or `--replay`", hint="take it out")
@@ -53,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
         logger.info("continue with: openqwq train %s --out %s --resume", args.recipe, out)
         raise
+    if not is_first_launched():
+        return 0
     tuned = [name for name in outcome.results if recipe.stage[name].kind != "pretrain"]
     if outcome.results:
         print(results_table(outcome.results, tuned or list(outcome.results)))

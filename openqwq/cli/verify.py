@@ -38,6 +38,8 @@ from ._rows import plain_problem, read_rows
 ROWS_PER_BATCH = 256
 """Judged together, then written: enough to keep the workers busy, little to do again after a kill."""
 SHOWN_REJECTS = 10
+SECONDS_BETWEEN_LINES = 30
+"""Of progress, where stderr is no terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,8 @@ def _read_done(output: Path, verifier: Verifier, rows: list[Row], summary: Summa
 
 
 def _judge(rows: list[Row], verifier: Verifier, output: Path | None, summary: Summary) -> None:
-    start = time.monotonic()
+    logger.info(f"judging {len(rows)} rows with `{verifier.name}`" + (f", verdicts to {output}" if output else ""))
+    start = said = time.monotonic()
     for first in range(0, len(rows), ROWS_PER_BATCH):
         batch = rows[first : first + ROWS_PER_BATCH]
         verdicts = verifier.verify_many([(row.problem, row.completion) for row in batch])
@@ -189,7 +192,10 @@ def _judge(rows: list[Row], verifier: Verifier, output: Path | None, summary: Su
                 file.writelines(json.dumps(record) + "\n" for record in records)
         for record in records:
             summary.add(record)
-        _show_progress(first + len(batch), len(rows), time.monotonic() - start)
+        done, now = first + len(batch), time.monotonic()
+        if sys.stderr.isatty() or done == len(rows) or now - said > SECONDS_BETWEEN_LINES:
+            _show_progress(done, len(rows), now - start)
+            said = now
 
 
 def _record(row: Row, verdict: Verdict, verifier: Verifier) -> dict[str, Any]:
@@ -208,12 +214,12 @@ def _record(row: Row, verdict: Verdict, verifier: Verifier) -> dict[str, Any]:
 
 
 def _show_progress(done: int, total: int, seconds: float) -> None:
-    """One line on a terminal, rewritten; otherwise one log line at the end."""
+    """One line on a terminal, rewritten; otherwise a log line."""
     rate = done / max(seconds, 1e-9)
     text = f"judged {done}/{total}, {rate:.0f}/s, {(total - done) / rate:.0f} s left"
     if sys.stderr.isatty():
         print(f"\r{text}\033[K", end="" if done < total else "\n", file=sys.stderr, flush=True)
-    elif done == total:
+    else:
         logger.info(text)
 
 

@@ -1,6 +1,6 @@
 """Recipes: one frozen, keyword-only dataclass tree, read from TOML."""
 
-from .algorithm import check_algorithm
+from .algorithm import check_algorithm, rounds
 from .build import recipe_from_dict, recipe_to_dict
 from .load import load_recipe
 from .recipe import (
@@ -49,4 +49,5 @@ __all__ = [
     "load_recipe",
     "recipe_from_dict",
     "recipe_to_dict",
+    "rounds",
 ]

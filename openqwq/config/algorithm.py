@@ -7,6 +7,11 @@ from openqwq.errors import UserError
 from .recipe import RLStage
 
 
+def rounds(stage: RLStage) -> bool:
+    """Whether rollouts come from rounded weights or a rounded cache, so that their log-probs are not the trainer's."""
+    return stage.rollout_quantization != "none" or stage.rollout_kv_cache_dtype != "auto"
+
+
 def check_algorithm(stage: RLStage, where: str) -> None:
     """Raise UserError for the first combination that would train something else than its names say."""
     if stage.samples_per_prompt < 2 and stage.advantage in ("group", "rloo") and stage.reward != "none":
@@ -46,6 +51,22 @@ def _rules(stage: RLStage) -> list[tuple[bool, str, str]]:
             stage.max_staleness > 0 and stage.correction.mode == "none",
             f'`max_staleness` is {stage.max_staleness}, but `correction.mode` is "none": nothing mends older weights',
             'set `correction.mode = "truncate"`, or `max_staleness = 0`',
+        ),
+        (
+            rounds(stage) and stage.correction.mode == "none",
+            "rollouts are rounded (`rollout_quantization`, `rollout_kv_cache_dtype`), but `correction.mode` is "
+            '"none": nothing mends their log-probs',
+            'set `correction.mode = "truncate"`, or do not round',
+        ),
+        (
+            rounds(stage) and stage.batch_invariant == "on",
+            '`batch_invariant` is "on", but rollouts are rounded: their log-probs are not the trainer\'s',
+            "leave one of the two out",
+        ),
+        (
+            min(stage.source_samples_per_prompt.values(), default=2) < 2 and stage.advantage in ("group", "rloo"),
+            "`source_samples_per_prompt` has a number below 2, but group advantages need at least 2",
+            'raise it, or set `advantage = "reinforce"`',
         ),
         (
             stage.overlong_tokens > stage.max_completion_tokens,

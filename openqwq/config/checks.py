@@ -58,6 +58,9 @@ KIND_RANGES: dict[type[Stage], dict[str, Range]] = {
         "updates_per_batch": AT_LEAST_1,
         "max_completion_tokens": AT_LEAST_1,
         "temperature": POSITIVE,
+        "top_p": TOP_P,
+        "top_k": TOP_K,
+        "min_p": BELOW_1,
         "clip_low": OPEN_SHARE,
         "clip_high": POSITIVE,
         "max_refills": AT_LEAST_0,
@@ -191,6 +194,9 @@ def _check_rl(recipe: Recipe, name: str, stage: RLStage, where: str) -> None:
         )
     _check_shares(recipe, "mix", stage.mix, where)
     _check_problem_sources(recipe, "mix", stage.mix, where)
+    for key, allowed in (("source_samples_per_prompt", AT_LEAST_1), ("source_weights", AT_LEAST_0)):
+        _check_known(key, getattr(stage, key), stage.mix, "a source of `mix`", where)
+        _check_values(key, getattr(stage, key), allowed, where)
     for table, ranges in RL_TABLE_RANGES.items():
         _check_ranges(getattr(stage, table), ranges, where.replace("]", f".{table}]", 1))
     check_algorithm(stage, where)

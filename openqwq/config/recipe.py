@@ -10,6 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from .rl_tables import (
+    CorrectionConfig,
+    CurriculumConfig,
+    EntropyConfig,
+    GateConfig,
+    KLConfig,
+    LoRAConfig,
+    ValueConfig,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -145,100 +155,6 @@ class RewardModelStage(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateConfig:
-    """The regression gate: the stage stops, and its last good weights stand, if a kind falls too far."""
-
-    kinds: tuple[str, ...] = ()
-    """Kinds that must not fall, e.g. ["math", "code"]; empty: no gate."""
-    max_drop: float = 0.02
-    """Largest fall of the held-out mean score from the stage's start, in [0, 1]."""
-    every: int = 10
-    """Steps between looks."""
-    problems_per_family: int = 128
-    """Held-out problems a family for one look; drawn apart from the final evaluation's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class KLConfig:
-    """A penalty for leaving the reference policy (`reference` of the stage); weight 0: there is none."""
-
-    weight: float = 0.0
-    """The penalty's factor (beta); GRPO's first paper: 0.04, DAPO, Dr. GRPO and Open-Reasoner-Zero: none."""
-    estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Schulman's estimators: log p/q, its square over two, q/p - 1 - log q/p (GRPO's)."""
-    place: Literal["loss", "reward"] = "loss"
-    """"loss": added to each token's loss (GRPO); "reward": taken from the reward (RLOO, PPO, REINFORCE++)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EntropyConfig:
-    """Pay for entropy, by a constant weight or by one that is steered towards a target."""
-
-    weight: float = 0.0
-    """Factor of the mean entropy (nats) in the loss, subtracted; with a target: where it starts."""
-    target: float = 0.0
-    """Nats below which the weight rises and above which it falls (Skywork-OR1); 0: the weight is constant."""
-    step: float = 0.005
-    """By how much the weight changes a step when there is a target; it never falls below 0."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CorrectionConfig:
-    """Importance correction for a sampler whose log-probs are not the trainer's (another engine, stale weights)."""
-
-    mode: Literal["none", "truncate", "mask"] = "none"
-    """"truncate": weights above `high` count as `high` (TIS); "mask": those outside [low, high] as 0 (IcePop, MIS)."""
-    level: Literal["token", "sequence", "geometric"] = "token"
-    """What has a weight: each token, each rollout (product of its ratios), or its geometric mean ratio."""
-    low: float = 0.5
-    """Least weight that "mask" keeps."""
-    high: float = 2.0
-    """Largest weight."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValueConfig:
-    """PPO's value model, used by `advantage = "gae"`: a copy of the policy with a scalar head."""
-
-    learning_rate: float = 1e-3
-    """Peak rate of its AdamW, scheduled as the stage's."""
-    gamma: float = 1.0
-    """Discount; 1: none (Open-Reasoner-Zero)."""
-    gae_lambda: float = 1.0
-    """GAE's lambda; 1: the return minus the value (Open-Reasoner-Zero), below: less variance, more bias."""
-    clip: float = 0.0
-    """Values may move by this much from those of the rollout's time (PPO's value clip); 0: freely."""
-    warmup_steps: int = 0
-    """Steps at the beginning in which only the value model learns."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoRAConfig:
-    """Low-rank adapters (arXiv:2106.09685) with the base frozen; rank 0: every weight is trained."""
-
-    rank: int = 0
-    """Inner size of the adapters."""
-    alpha: float = 32.0
-    """The adapter's output is scaled by alpha / rank."""
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Linear layers that get one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurriculumConfig:
-    """A fixed pool of problems whose too easy and impossible ones rest; pool 0: always new problems."""
-
-    pool: int = 0
-    """Problems in the pool."""
-    easy: float = 0.95
-    """A problem with a higher pass rate at its last turn rests."""
-    hard: float = 0.0
-    """A problem with this pass rate or a lower one rests."""
-    rest_steps: int = 20
-    """Steps of rest; each further one in a row is twice as long as the one before."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class RLStage(Stage):
     """Reinforcement learning on verified rewards: group advantages, token-level clipped policy gradient."""
 
@@ -251,6 +167,10 @@ class RLStage(Stage):
     """Problems whose groups make one batch."""
     samples_per_prompt: int = 8
     """Rollouts of each problem; group advantages need at least 2."""
+    source_samples_per_prompt: Mapping[str, int] = field(default_factory=dict)
+    """Sources of `mix` whose problems get another number of rollouts."""
+    source_weights: Mapping[str, float] = field(default_factory=dict)
+    """Factor of the loss of a source's tokens; 1 where it is not named."""
     updates_per_batch: int = 1
     """Mini-batches of whole groups, one optimiser update each, that a batch is split into; 1 is fully on-policy."""
     max_staleness: int = 0
@@ -260,7 +180,17 @@ class RLStage(Stage):
     thinking_budget: int = 0
     """Tokens after which a thinking is closed and the answer asked for, by text that is not trained; 0: never."""
     temperature: float = 1.0
-    """Sampling temperature of rollouts; top-p and top-k are off so that log-probs are the policy's own."""
+    """Sampling temperature of rollouts; it is part of the policy that is trained."""
+    top_p: float = 1.0
+    """Rollouts are drawn from the likeliest tokens of this mass, and training renormalises over them; 1: from all."""
+    top_k: int = 0
+    """Rollouts are drawn from so many likeliest tokens, renormalised as well; 0: from all."""
+    min_p: float = 0.0
+    """Rollouts are drawn from tokens of at least this share of the likeliest one's probability; 0: from all."""
+    rollout_quantization: Literal["none", "bf16", "int8", "int4"] = "none"
+    """Rollouts come from a copy with weights rounded so, made anew at each update; needs `correction`."""
+    rollout_kv_cache_dtype: Literal["auto", "bfloat16", "int8"] = "auto"
+    """What keys and values of rollouts are rounded to; "auto": nothing. Needs `correction`."""
     batch_invariant: Literal["off", "auto", "on"] = "off"
     """Sampler and trainer agree to the last bit: a CPU, float32 and a C compiler; "auto": where they are to be had."""
     advantage: Literal["group", "rloo", "reinforce", "gae"] = "group"

@@ -1,9 +1,10 @@
 """The engine that samples from a model: batched, KV-cached, with log-probs that training can trust.
 
-- `LLM`          a model by its path; texts and conversations in, `RequestOutput` out
-- `Engine`       one module; a `Policy`, and `add_request`, `step`, `abort` underneath
-- `Speculation`  how tokens are guessed for an `Engine` and checked in one pass
-- `AsyncEngine`  an `Engine` in a thread of its own, for event loops
+- `LLM`           a model by its path; texts and conversations in, `RequestOutput` out
+- `Engine`        one module; a `Policy`, and `add_request`, `step`, `abort` underneath
+- `Speculation`   how tokens are guessed for an `Engine` and checked in one pass
+- `RoundedEngine` an `Engine` over a rounded copy of a model that is trained
+- `AsyncEngine`   an `Engine` in a thread of its own, for event loops
 """
 
 from openqwq.types import SamplingParams
@@ -12,6 +13,7 @@ from .async_engine import AsyncEngine, CompletionDelta
 from .engine import Engine
 from .llm import LLM
 from .outputs import EngineStats, RequestOutput
+from .rounded import RoundedEngine
 from .speculation import Speculation
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "Engine",
     "EngineStats",
     "RequestOutput",
+    "RoundedEngine",
     "SamplingParams",
     "Speculation",
 ]

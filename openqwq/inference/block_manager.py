@@ -28,6 +28,7 @@ class BlockTable:
     link:       chain number of the last registered block.
     num_linked: how many of the blocks are registered; the ones after them are this sequence's own.
     epoch:      when the chain was begun; chains of older weights are not continued.
+    used:       with attention windows (windowed_pool.py), which of `blocks` each band of layers reads, by their places.
     """
 
     blocks: list[int] = field(default_factory=list)
@@ -35,6 +36,7 @@ class BlockTable:
     link: int = ROOT
     num_linked: int = 0
     epoch: int = 0
+    used: list[list[int]] = field(default_factory=list)
 
 
 class BlockPool:
@@ -43,6 +45,7 @@ class BlockPool:
     def __init__(self, num_blocks: int, block_size: int, *, prefix_caching: bool = True):
         self.num_blocks, self.block_size, self.prefix_caching = num_blocks, block_size, prefix_caching
         self.epoch = 0
+        self.most_used = 0
         self._holders = [0] * num_blocks
         # The block that was freed last is the likeliest to be in the processor's cache: a stack, low numbers on top.
         self._free = list(range(num_blocks - 1, -1, -1))
@@ -61,6 +64,9 @@ class BlockPool:
 
         root: which of the chains; prefixes of different roots are never taken for each other.
         """
+        return self._find(tokens, root)
+
+    def _find(self, tokens: Sequence[int], root: int) -> BlockTable:
         table = BlockTable(link=root, epoch=self.epoch)
         if not self.prefix_caching:
             return table
@@ -84,13 +90,29 @@ class BlockPool:
         epoch = table.epoch if table.num_linked == num_full else -1
         return BlockTable(blocks, num_full * self.block_size, table.link, num_full, epoch)
 
-    def extend(self, table: BlockTable, num_tokens: int) -> bool:
-        """Hold blocks until there is room for `num_tokens`; False, and nothing changed, when too few are free."""
+    def can_fork(self, table: BlockTable, num_tokens: int) -> bool:
+        """Whether the table still holds what a sequence reads that goes on behind its first `num_tokens`."""
+        return True
+
+    def copies(self, source: BlockTable, target: BlockTable, index: int) -> list[tuple[int, int]]:
+        """(from, to) in the cache, so that block `index` of one table has the content of the other's."""
+        return [(source.blocks[index], target.blocks[index])]
+
+    def fits(self, table: BlockTable, num_tokens: int, reserve: int) -> bool:
+        """Whether `extend` could make room for `num_tokens` and leave `reserve` blocks free."""
+        return -(-num_tokens // self.block_size) - len(table.blocks) + reserve <= self.num_free
+
+    def extend(self, table: BlockTable, num_tokens: int, first: int, last: int) -> bool:
+        """Hold blocks until there is room for `num_tokens`; False, and nothing changed, when too few are free.
+
+        first, last: positions that are computed next; all before `first` are in the cache.
+        """
         missing = -(-max(num_tokens - table.capacity, 0) // self.block_size)
-        if missing > self.num_free:
+        if missing > len(self._free) + len(self._idle):
             return False
         table.blocks += [self._take() for _ in range(missing)]
         table.capacity += missing * self.block_size
+        self.most_used = max(self.most_used, self.num_blocks - self.num_free)
         return True
 
     def register(self, table: BlockTable, tokens: Sequence[int], num_computed: int) -> None:
@@ -117,6 +139,7 @@ class BlockPool:
                 if block in self._key_of:
                     self._idle[block] = None
                 else:
+                    self._discard(block)
                     self._free.append(block)
         table.blocks.clear()
         table.capacity = table.num_linked = 0
@@ -124,7 +147,7 @@ class BlockPool:
 
     def drop(self, tokens: Sequence[int], keep: int, root: int = ROOT) -> int:
         """Free the cached blocks of these tokens behind the first `keep` that nobody holds; how many there were."""
-        table = self.match(tokens, root)
+        table = self._find(tokens, root)
         freed = 0
         for block in table.blocks[keep // self.block_size :]:
             if self._holders[block] == 1:
@@ -134,7 +157,7 @@ class BlockPool:
         return freed
 
     def forget(self, table: BlockTable) -> list[int]:
-        """Blocks of a table that nobody else holds; no later prompt will find them."""
+        """Places in the cache of blocks of a table that nobody else holds; no later prompt will find them."""
         own = [block for block in table.blocks if self._holders[block] == 1]
         for block in own:
             if block in self._key_of:
@@ -147,6 +170,8 @@ class BlockPool:
         self.epoch += 1
         self._by_key.clear()
         self._key_of.clear()
+        for block in self._idle:
+            self._discard(block)
         self._free += reversed(self._idle)
         self._idle.clear()
 
@@ -155,10 +180,18 @@ class BlockPool:
         self._holders[block] += 1
 
     def _take(self) -> int:
-        if self._free:
-            block = self._free.pop()
-        else:
-            block, _ = self._idle.popitem(last=False)
-            del self._by_key[self._key_of.pop(block)]
+        if not self._free:
+            self._evict()
+        block = self._free.pop()
         self._holders[block] = 1
         return block
+
+    def _evict(self) -> None:
+        """Give the memory of the content that was not used for longest to others."""
+        block, _ = self._idle.popitem(last=False)
+        del self._by_key[self._key_of.pop(block)]
+        self._discard(block)
+        self._free.append(block)
+
+    def _discard(self, block: int) -> None:
+        """The content of a block that nobody holds is of no use any more."""

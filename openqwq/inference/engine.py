@@ -14,20 +14,22 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from openqwq.errors import UserError
-from openqwq.model import Qwen2ForCausalLM, set_batch_invariant, weight_checksum
+from openqwq.model import AttentionWindows, Qwen2ForCausalLM, set_batch_invariant, weight_checksum
 from openqwq.types import Completion, Prompt, SamplingParams
 
-from .block_manager import ROOT, SCALED_ROOT, BlockPool
+from .block_manager import ROOT, SCALED_ROOT
+from .memory import cache_memory
 from .outputs import EngineStats, RequestOutput
 from .partial import restore
 from .reasoning import CLOSING_TEXT, Reasoning
-from .requests import Decoder, RequestMaker, check_invariant, common_length, plain_window
-from .runner import BLOCK_SIZE, Runner, Sampled, cache_memory
+from .requests import Decoder, RequestMaker, check_invariant, check_windows, common_length, plain_window
+from .runner import Runner
+from .sampled import Sampled
 from .scheduler import Plan, Scheduler
 from .sequence import NO_ROW, Request, failed_completion
 from .sequence import Sequence as Sample
 from .speculation import Speculation
-from .stops import find_stop, holds_stop
+from .stops import holds_stop, sample_text
 
 MAX_SEED = 2**62
 
@@ -48,6 +50,7 @@ class Engine:
     yarn_per_request:       plain rotary embedding for requests whose prompt and `max_tokens` fit the window that the
                             model was trained at, YaRN from the first token on for longer ones. False: as the config
                             says, for all alike.
+    attention_windows:      how far back each layer sees; what no window holds is freed. None: everything, exactly.
     closing_text:           what is put in to close a thinking; must hold `</think>`.
     batch_invariant:        a token and its log-prob never depend on what else runs (model/invariant.py); CPU, float32.
     prefix_caching:         keep the cache of prompts for later ones that begin alike.
@@ -70,6 +73,7 @@ class Engine:
         speculation: Speculation | None = None,
         yarn_per_request: bool = False,
         batch_invariant: bool = False,
+        attention_windows: AttentionWindows | None = None,
         closing_text: str = CLOSING_TEXT,
         seed: int = 0,
     ):
@@ -77,7 +81,8 @@ class Engine:
         if batch_invariant:
             set_batch_invariant(model, True)
         if model.batch_invariant:
-            check_invariant(kv_cache_dtype, yarn_per_request, speculation)
+            check_invariant(kv_cache_dtype, yarn_per_request, speculation, attention_windows)
+        check_windows(attention_windows, model.config.num_hidden_layers, speculation)
         self.tokenizer = tokenizer
         if eos_token_ids is None:
             eos_token_ids = tokenizer.eos_token_ids if tokenizer else ()
@@ -109,8 +114,9 @@ class Engine:
             kv_cache_dtype=kv_cache_dtype,
             speculation=speculation,
             yarn_per_request=yarn_per_request,
+            attention_windows=attention_windows,
         )
-        self.pool = BlockPool(self.runner.num_blocks, BLOCK_SIZE, prefix_caching=prefix_caching)
+        self.pool = self.runner.make_pool(prefix_caching=prefix_caching)
         self.scheduler = Scheduler(self.pool, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
 
     @property
@@ -185,7 +191,7 @@ class Engine:
 
     def completion(self, sample: Sample) -> Completion:
         """The record of a sample that has ended."""
-        return sample.completion(self._text(sample), self.weight_checksums)
+        return sample.completion(sample_text(self.tokenizer, sample), self.weight_checksums)
 
     def stats(self) -> EngineStats:
         """How full the engine is."""
@@ -194,6 +200,8 @@ class Engine:
             waiting=len(self.scheduler.waiting),
             kv_blocks_used=self.pool.num_blocks - self.pool.num_free,
             kv_blocks_total=self.pool.num_blocks,
+            kv_bytes_used=(self.pool.num_blocks - self.pool.num_free) * self.runner.block_bytes,
+            kv_bytes_most=self.pool.most_used * self.runner.block_bytes,
             generated_tokens=self.num_generated,
             drafted_tokens=self.num_drafted,
             accepted_tokens=self.num_accepted,
@@ -264,14 +272,15 @@ class Engine:
         self.weight_checksums[self.version] = weight_checksum(self.model)
 
     def _speculate(self, plan: Plan, speculation: Speculation) -> None:
-        """Make room for guesses, as far as blocks reach without preempting anyone; prompt lookup guesses here."""
+        """Make room for guesses, as far as blocks reach without preempting anyone; all but draft models guess here."""
         for sample in plan.running:
             room = min(speculation.num_tokens, sample.request.max_new_tokens - len(sample.token_ids) - 1)
             if not sample.speculates or room <= 0:
                 continue
             guess = None
             if sample.lookup is not None:
-                guess = sample.lookup.propose([*sample.request.prompt_ids, *sample.token_ids], room)
+                forced = [] if sample.guide is None else sample.guide.forced(sample.token_ids)[:room]
+                guess = forced or sample.lookup.propose([*sample.request.prompt_ids, *sample.token_ids], room)
                 room = len(guess)
             if room and self.scheduler.lengthen(plan, sample, room):
                 if guess is None:
@@ -385,16 +394,3 @@ class Engine:
             sum(sample.num_drafted for sample in request.sequences),
             sum(sample.num_accepted for sample in request.sequences),
         )
-
-    def _text(self, sample: Sample) -> str:
-        """The decoded sample without its end token, cut before the first stop string."""
-        if self.tokenizer is None:
-            return ""
-        token_ids = sample.token_ids
-        if token_ids and sample.finish_reason == "stop" and token_ids[-1] in sample.request.stop_token_ids:
-            token_ids = token_ids[:-1]
-        if not sample.request.params.stop or sample.thinking:
-            return self.tokenizer.decode(token_ids)
-        thoughts = self.tokenizer.decode(token_ids[: sample.answer_start])
-        answer = self.tokenizer.decode(token_ids[sample.answer_start :])
-        return thoughts + answer[: find_stop(answer, sample.request.params.stop)]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,24 @@ class Grammar:
                 self._matcher = self._tokens.matcher(self._text)
         self._consumed = max(self._consumed, len(token_ids))
 
+    def fork(self) -> Grammar:
+        """The same place, to be gone on from without this one."""
+        other = copy(self)
+        other._matcher = None if self._matcher is None else self._matcher.deep_copy()
+        return other
+
+    def allows(self, token_id: int) -> bool:
+        """Whether the token may follow; behind the grammar's end anything may be read."""
+        if self._matcher is None or self._matcher.is_stopped():
+            return True
+        return self._matcher.validate_tokens([token_id]) == 1
+
+    def forced(self) -> list[int]:
+        """Tokens that spell what has to follow, as far as the grammar leaves no choice of text."""
+        if self._matcher is None or self._matcher.is_stopped():
+            return []
+        return list(self._matcher.compute_ff_tokens())
+
     def bitmask(self) -> bytes | None:
         """One bit a token, the lowest first: set where it may follow. None: any may."""
         if self._matcher is None:
@@ -59,6 +78,7 @@ class Guide:
 
     bad_words: token ids of each; the last of them is forbidden where the others have just been written.
     thinking_mask, answer_mask: added to the logits [V] of that part, -inf where a script forbids; None: nothing.
+    end_id: of `</think>`.
     """
 
     bad_words: Sequence[tuple[int, ...]] = ()
@@ -67,6 +87,7 @@ class Guide:
     grammar: Grammar | None = None
     thinking: bool = False
     answer_start: int = 0
+    end_id: int | None = None
 
     def mask(self, logits: Tensor, token_ids: Sequence[int]) -> None:
         """Set the logits [V] of everything forbidden to -inf, in place."""
@@ -81,6 +102,28 @@ class Guide:
             bitmask = self.grammar.bitmask()
             if bitmask is not None:
                 logits.masked_fill_(~_bits(bitmask, logits), float("-inf"))
+
+    def mask_ahead(self, logits: Tensor, lines: Sequence[int], token_ids: Sequence[int], draft: Sequence[int]) -> None:
+        """As `mask`, for `lines` of logits [L, V]: those behind the first, the second, ... guess of a draft.
+
+        It ends where the grammar forbids a guess, for that guess is never sampled. Call `mask` before.
+        """
+        known = list(token_ids)
+        ahead = replace(self, grammar=None if self.grammar is None else self.grammar.fork())
+        for line, guess in zip(lines, draft, strict=True):
+            if ahead.grammar is not None and not ahead.thinking and not ahead.grammar.allows(guess):
+                return
+            known.append(guess)
+            if ahead.thinking and guess == self.end_id:
+                ahead.thinking, ahead.answer_start = False, len(known)
+            ahead.mask(logits[line], known)
+
+    def forced(self, token_ids: Sequence[int]) -> list[int]:
+        """Tokens that the grammar is likely to want next, though another cutting of the same text may come."""
+        if self.grammar is None or self.thinking:
+            return []
+        self.grammar.advance(token_ids, self.answer_start)
+        return self.grammar.forced()
 
 
 def _bits(bitmask: bytes, like: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from openqwq.types import Message, SamplingParams
 from .engine import Engine
 from .outputs import RequestOutput
 from .speculation import Speculation, SpeculativeConfig, read_speculation
+from .windows import choose_windows, read_window
 
 Conversation = Sequence[Message | Mapping[str, Any]]
 
@@ -38,6 +39,7 @@ class LLM:
                   "num_speculative_tokens": 4}` for prompt lookup, `{"model": "small/model", ...}` for a draft model.
     rope_scaling: YaRN for requests that do not fit the trained window, in config.json's form: `{"rope_type": "yarn",
                   "factor": 4.0, "original_max_position_embeddings": 32768}`; the others stay as the model was trained.
+    attention_window: how far back layers see, e.g. "tokens=1024" or "mass=0.99,text=FILE" (windows.py).
     options: of `Engine`, e.g. `max_model_len=4096`.
     """
 
@@ -51,12 +53,14 @@ class LLM:
         quantization: Quantization | None = None,
         speculative_config: Mapping[str, Any] | None = None,
         rope_scaling: Mapping[str, Any] | None = None,
+        attention_window: str | Mapping[str, Any] | None = None,
         seed: int = 0,
         **options: Any,
     ):
         if quantization not in (None, *get_args(Quantization)):
             raise UserError(f"`quantization` is {quantization!r}, but must be 'bf16', 'int8', 'int4' or None")
         speculative = read_speculation(speculative_config) if speculative_config else None
+        choice = read_window(attention_window) if attention_window else None
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if dtype is None and device == "cpu" else dtype
         self.tokenizer = _load_tokenizer(model, tokenizer)
@@ -66,6 +70,9 @@ class LLM:
             options.setdefault("yarn_per_request", True)
         if speculative is not None:
             options["speculation"] = _load_speculation(speculative, self.tokenizer, device, dtype)
+        if choice is not None:
+            folder = None if _is_shape(model) else resolve_folder(model)
+            options["attention_windows"] = choose_windows(choice, network, self.tokenizer, folder)
         eos_token_ids = _end_tokens(self.tokenizer, network.config.eos_token_id)
         self.engine = Engine(network, self.tokenizer, eos_token_ids=eos_token_ids, seed=seed, **options)
 
@@ -113,9 +120,12 @@ def _load_tokenizer(model: str | Path, tokenizer: str | Path | None) -> Tokenize
     """The tokenizer beside the weights, or the one that was asked for; None for a preset without weights."""
     if tokenizer is not None:
         return Tokenizer.load(tokenizer)
-    if str(model) in PRESETS and str(model) not in HUB_NAMES and not Path(model).exists():
-        return None
-    return Tokenizer.load(resolve_folder(model))
+    return None if _is_shape(model) else Tokenizer.load(resolve_folder(model))
+
+
+def _is_shape(model: str | Path) -> bool:
+    """Whether it is a preset that no weights are published for."""
+    return str(model) in PRESETS and str(model) not in HUB_NAMES and not Path(model).exists()
 
 
 def _load_speculation(

@@ -33,6 +33,7 @@ class EngineStats:
 
     running, waiting:         samples.
     kv_blocks_used, -_total:  of the KV cache; what is kept for later prompts only does not count as used.
+    kv_bytes_used, -_most:    bytes of those blocks now, and at most since the start.
     generated_tokens:         sampled since the start.
     cached_tokens:            prompt tokens since the start that were found in the cache.
     drafted_, accepted_tokens: guessed by speculation, and how many of them were sampled.
@@ -43,6 +44,8 @@ class EngineStats:
     waiting: int
     kv_blocks_used: int
     kv_blocks_total: int
+    kv_bytes_used: int
+    kv_bytes_most: int
     generated_tokens: int
     cached_tokens: int
     drafted_tokens: int

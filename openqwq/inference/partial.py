@@ -43,6 +43,7 @@ def _restore_one(sample: Sequence, completion: Completion, reasoning: Reasoning 
         if not sample.thinking and place < span_end:  # an answer begins behind the text that closed the thinking
             sample.answer_start = place + 1
     sample.top_logprobs = [dict(top) for top in completion.top_logprobs]
+    sample.kept_ids = list(completion.kept_ids)
     sample.inserted = list(completion.inserted)
     if not is_open(completion):
         sample.finish(completion.finish_reason, completion.error)

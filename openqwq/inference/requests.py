@@ -1,6 +1,6 @@
 """From a prompt and parameters to a `Request`: everything is checked before the engine takes it in.
 
-Public: RequestMaker, Decoder, plain_window, check_invariant, common_length.
+Public: RequestMaker, Decoder, plain_window, check_invariant, check_windows, common_length.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from openqwq.errors import UserError
-from openqwq.model import Qwen2Config
+from openqwq.model import AttentionWindows, Qwen2Config
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import SamplingParams
 
@@ -89,7 +89,7 @@ class RequestMaker:
             sample.thinking = thinking
             sample.guide = self._guide(params, thinking)
             sample.loops = self.reasoning.detector(params) if self.reasoning else None
-            sample.speculates = self.speculation is not None and sample.guide is None
+            sample.speculates = self.speculation is not None
             if sample.speculates and self.speculation and self.speculation.model is None:
                 sample.lookup = PromptLookup()
         return request
@@ -136,6 +136,7 @@ class RequestMaker:
             answer_mask=self._script_mask(tokenizer, params.answer_scripts),
             grammar=self._grammars.make(params.structured) if params.structured and self._grammars else None,
             thinking=thinking,
+            end_id=None if self.reasoning is None else self.reasoning.end_id,
         )
 
     def _script_mask(self, tokenizer: Tokenizer, scripts: tuple[str, ...]) -> Tensor | None:
@@ -168,13 +169,32 @@ def plain_window(config: Qwen2Config) -> int:
     return config.rope_scaling.original_max_position_embeddings
 
 
-def check_invariant(kv_cache_dtype: str, yarn_per_request: bool, speculation: Speculation | None) -> None:
+def check_invariant(
+    kv_cache_dtype: str,
+    yarn_per_request: bool,
+    speculation: Speculation | None,
+    attention_windows: AttentionWindows | None,
+) -> None:
     """Raises UserError for what the batch-invariant mode cannot go together with."""
     clashes = {
         f"`kv_cache_dtype` {kv_cache_dtype!r}, which rounds": kv_cache_dtype not in ("auto", "float32"),
         "`yarn_per_request`": yarn_per_request,
         "rejection 'standard', whose tokens hang on guesses": speculation and speculation.rejection == "standard",
+        "attention windows": attention_windows is not None,
     }
     for what, there in clashes.items():
         if there:
             raise UserError(f"`batch_invariant` cannot be had with {what}", hint="leave one of them out")
+
+
+def check_windows(windows: AttentionWindows | None, num_layers: int, speculation: Speculation | None) -> None:
+    """Raises UserError for another model's windows, and for what they cannot go together with."""
+    if windows is None:
+        return
+    if len(windows.layers) != num_layers:
+        raise UserError(f"the attention windows are for {len(windows.layers)} layers, but the model has {num_layers}")
+    if speculation is not None and speculation.model is not None:
+        raise UserError(
+            "attention windows cannot be had with a draft model, whose cache is kept block by block with the model's",
+            hint='let tokens be guessed by `{"method": "ngram", ...}`',
+        )

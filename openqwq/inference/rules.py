@@ -73,12 +73,16 @@ class LogitRules:
     def apply(self, logits: Tensor, positions: Tensor, lines: Lines | None = None) -> None:
         """Change logits [R, V], or [L, V] of lines, in place; positions [R]: tokens that each row has so far.
 
-        The lines begin with one for each row. Rows with a guide have no further ones.
+        The lines begin with one for each row.
         """
         self.weigh(logits, positions, lines)
+        further = _further_lines(lines) if self._masked and lines is not None else {}
         for sequence in self._masked:
             assert sequence.guide is not None
             sequence.guide.mask(logits[sequence.row], sequence.token_ids)
+            if sequence.row in further:
+                numbers, draft = further[sequence.row]
+                sequence.guide.mask_ahead(logits, numbers, sequence.token_ids, draft)
 
     def weigh(self, logits: Tensor, positions: Tensor, lines: Lines | None = None) -> None:
         """The same without guides, for any lines."""
@@ -120,6 +124,18 @@ def _entries(triples: Triples, lines: Lines | None) -> tuple[Tensor, Triples]:
     at, entry = (lines.row[:, None] == triples[0]).nonzero(as_tuple=True)
     rows, tokens, values = (column[entry] for column in triples)
     return at, (rows, tokens, values)
+
+
+def _further_lines(lines: Lines) -> dict[int, tuple[list[int], list[int]]]:
+    """By row, the numbers of the lines behind its own, and the guesses that they stand behind."""
+    further: dict[int, tuple[list[int], list[int]]] = {}
+    before = lines.before.tolist()
+    for number, (row, offset) in enumerate(zip(lines.row.tolist(), lines.offset.tolist(), strict=True)):
+        if offset > 0:
+            numbers, draft = further.setdefault(row, ([], []))
+            numbers.append(number)
+            draft.append(before[number][offset - 1])
+    return further
 
 
 class _Penalties:

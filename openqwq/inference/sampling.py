@@ -164,7 +164,7 @@ def sample(
     *,
     invariant: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Token ids [R] and their log-probs [R] from logits [R, V] in fp32, which are overwritten.
+    """Token ids [R] and their log-probs [R] from logits [R, V] in fp32, which are overwritten: see `kept_ids`.
 
     rows, offsets: the row [R] that each line of logits belongs to, and how many tokens after the row's next one it
                    decides; None: one line for each of the first rows.
@@ -188,6 +188,21 @@ def sample(
         return tokens.squeeze(-1), token_logprobs(logits, tokens.squeeze(-1))[0]
     logprobs = (weights.gather(-1, tokens) / total).log()
     return tokens.squeeze(-1), logprobs.squeeze(-1)
+
+
+def kept_ids(drawn: Tensor, *, invariant: bool) -> list[tuple[int, ...]]:
+    """The ids that could be drawn at some lines [R, V] of the logits that `sample` has overwritten; () if all could.
+
+    invariant: as `sample` was told; the lines are then cut logits, weights otherwise.
+    """
+    mask = drawn > float("-inf") if invariant else drawn > 0
+    counts = mask.sum(-1).tolist()
+    ids = mask.nonzero()[:, 1].tolist()
+    lists, start = [], 0
+    for count in counts:
+        lists.append(() if count == drawn.shape[-1] else tuple(ids[start : start + count]))
+        start += count
+    return lists
 
 
 def sample_guess(

@@ -109,7 +109,7 @@ class Scheduler:
         ended = [s for s in self.table.rows if s is not None and s.finish_reason]
         for sequence in ended:
             if sequence.finish_reason != "abort":
-                self.pool.register(sequence.table, _all_ids(sequence), sequence.num_tokens - 1)
+                self.pool.register(sequence.table, _all_ids(sequence), sequence.num_filled)
             self.pool.release(sequence.table)
         self.table.free(ended)
         return self._complete(sequence.request for sequence in ended)
@@ -118,7 +118,8 @@ class Scheduler:
         """Hold blocks for a draft behind a row's next token; False when none are free."""
         blocks = sequence.table.blocks
         before = len(blocks)
-        if not self.pool.extend(sequence.table, sequence.num_tokens + num_tokens):
+        last = sequence.num_tokens - 1
+        if not self.pool.extend(sequence.table, sequence.num_tokens + num_tokens, last, last + num_tokens):
             return False
         if sequence not in plan.arrivals:  # whose whole tables are entered anyway
             plan.entries += [(sequence.row, i, blocks[i]) for i in range(before, len(blocks))]
@@ -183,14 +184,13 @@ class Scheduler:
         else:
             num_computed = sequence.num_tokens - 1
             table = self.pool.fork(source.table, num_computed // self.pool.block_size)
-        missing = -(-sequence.num_tokens // self.pool.block_size) - len(table.blocks)
-        reserve = self.num_running + len(plan.arrivals)
-        if missing + reserve > self.pool.num_free or not self.pool.extend(table, sequence.num_tokens):
+        reserve, last = self.num_running + len(plan.arrivals), self._end(sequence, num_computed)
+        fits = self.pool.fits(table, sequence.num_tokens, reserve)
+        if not fits or not self.pool.extend(table, sequence.num_tokens, num_computed, last):
             self.pool.release(table)
             return False
         if source is not None and num_computed % self.pool.block_size:
-            tail = num_computed // self.pool.block_size
-            plan.copies.append((source.table.blocks[tail], table.blocks[tail]))
+            plan.copies += self.pool.copies(source.table, table, num_computed // self.pool.block_size)
         sequence.table, sequence.num_computed = table, num_computed
         if not sequence.token_ids:
             sequence.num_cached = num_computed
@@ -201,12 +201,17 @@ class Scheduler:
         """A decoding sample of the same request, whose blocks hold the prompt."""
         if sequence.token_ids or not sequence.reads_cache:
             return None
-        return next((s for s in sequence.request.sequences if s.row != NO_ROW), None)
+        ready = (s for s in sequence.request.sequences if s.row != NO_ROW)
+        return next((s for s in ready if self.pool.can_fork(s.table, sequence.num_tokens - 1)), None)
+
+    def _end(self, sequence: Sequence, start: int) -> int:
+        """The position before which a chunk of the budget that begins at `start` ends: at most the last token's."""
+        return min(sequence.num_tokens - 1, start + self._budget)
 
     def _chunk(self, sequence: Sequence, plan: Plan) -> None:
         """Schedule as many of a sequence's tokens as the budget allows; with the last of them, its row."""
         start, last = sequence.num_computed, sequence.num_tokens - 1
-        end = min(last, start + self._budget)
+        end = self._end(sequence, start)
         if end > start:
             plan.chunks.append(Chunk(sequence, start, end))
             self._budget -= end - start
@@ -228,7 +233,10 @@ class Scheduler:
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Hold blocks for all of its tokens, preempting later arrivals; False when it was preempted itself."""
-        while not self.pool.extend(sequence.table, sequence.num_tokens):
+        first = last = sequence.num_tokens - 1
+        if sequence.row == NO_ROW:
+            first, last = sequence.num_computed, self._end(sequence, sequence.num_computed)
+        while not self.pool.extend(sequence.table, sequence.num_tokens, first, last):
             victim = max(self._holders(), key=lambda s: s.order)
             self._preempt(victim)
             if victim is sequence:

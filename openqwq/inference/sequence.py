@@ -34,6 +34,7 @@ class Sequence:
     num_computed: tokens whose keys and values are in the cache; only kept up to date while it does not decode.
     num_cached:   prompt tokens that did not have to be computed.
     marks:        (number of tokens sampled before, policy version) wherever the version changed.
+    kept_ids:     for each token, what the cuts left to draw from, where it is asked for; the runner adds to it.
     inserted:     (start, end) of tokens that were put in rather than sampled.
     thinking:     `</think>` has not come yet, though the prompt has opened the thinking.
     answer_start: number of tokens up to `</think>`, that included; 0 while it has not come.
@@ -53,6 +54,7 @@ class Sequence:
     logprobs: list[float] = field(default_factory=list)
     marks: list[tuple[int, int]] = field(default_factory=list)
     top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    kept_ids: list[tuple[int, ...]] = field(default_factory=list)
     inserted: list[tuple[int, int]] = field(default_factory=list)
     thinking: bool = False
     answer_start: int = 0
@@ -80,6 +82,14 @@ class Sequence:
         """Prompt and sampled tokens."""
         return self.num_prompt + len(self.token_ids)
 
+    @property
+    def num_filled(self) -> int:
+        """Tokens of an ended sequence that are in the cache: neither its last one nor those put in at its end."""
+        last = len(self.token_ids)
+        if self.inserted and self.inserted[-1][1] == last:
+            last = self.inserted[-1][0]
+        return self.num_prompt + last - 1
+
     def known_ids(self, start: int, end: int) -> Seq[int]:
         """Tokens `start` to `end` of prompt and sampled tokens together."""
         prompt = self.request.prompt_ids
@@ -105,12 +115,15 @@ class Sequence:
         self.logprobs.pop()
         if self.top_logprobs:
             self.top_logprobs.pop()
+        del self.kept_ids[len(self.token_ids) :]
         if self.marks and self.marks[-1][0] == len(self.token_ids):
             self.marks.pop()
 
     def insert(self, token_ids: Seq[int], version: int) -> None:
         """Put tokens behind the last one that the model did not sample: log-prob 0."""
         start = len(self.token_ids)
+        if self.request.params.kept_ids:
+            self.kept_ids[start:] = [()] * len(token_ids)
         for token_id in token_ids:
             self.append(token_id, 0.0, version)
             if self.request.params.logprobs is not None:
@@ -137,6 +150,7 @@ class Sequence:
             finish_reason=self.finish_reason,
             error=self.error,
             top_logprobs=tuple(self.top_logprobs),
+            kept_ids=tuple(self.kept_ids[: len(self.token_ids)]),
             inserted=tuple(self.inserted),
             weight_checksums={version: checksums[version] for _, version in self.marks if version in checksums},
         )

@@ -87,6 +87,14 @@ class PublishedFormat:
         offset = 1 if layout == "gptq" else 0
         return cls(method="gptq", group_size=int(size or 0), zero_offset=offset, desc_act=bool(raw.get("desc_act")))
 
+    def to_dict(self) -> dict[str, Any]:
+        """The `quantization_config` of a folder in this form, without groups out of order."""
+        block = {"quant_method": self.method, "bits": 4, "group_size": self.group_size}
+        if self.method == "awq":
+            return block | {"version": "gemm", "zero_point": True, "modules_to_not_convert": None}
+        layout = "gptq" if self.zero_offset else "gptq_v2"
+        return block | {"checkpoint_format": layout, "desc_act": False, "sym": False, "lm_head": False}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Qwen2Config:

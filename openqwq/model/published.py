@@ -8,7 +8,7 @@ stands for 0. They differ in which codes share a word, low bits first:
                   out of order where `desc_act` quantised the inputs by their importance.
 scales are [G, N] in both. Letters: N outputs, K inputs, G groups.
 
-Public: unpack_layer, PACKED_PARTS.
+Public: unpack_layer, pack_layer, PACKED_PARTS.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .config import PublishedFormat
-from .quantize import PackedLinear, pack_codes
+from .quantize import PackedLinear, pack_codes, round_groups
 
 PACKED_PARTS = ("qweight", "qzeros", "scales", "g_idx")
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -57,6 +57,44 @@ def unpack_layer(
         codes, zeros = qweight.transpose(0, 1).flatten(1), qzeros.flatten(1).T + layout.zero_offset
     codes = codes if order is None else codes[:, order]
     return pack_codes(codes, tensors["scales"].T, zeros, order=order, bias=tensors.get("bias"))
+
+
+@torch.no_grad()
+def pack_layer(layout: PublishedFormat, name: str, weight: Tensor) -> dict[str, Tensor]:
+    """The tensors `qweight`, `qzeros`, `scales` and, for GPTQ, `g_idx` that stand for a weight [N, K], rounded.
+
+    Rounded as `int4` is, each group by itself; scales are float16, as both formats' other readers want them.
+    name: the layer's, for errors. Raises UserError for inputs or outputs that make no whole groups.
+    """
+    num_outputs, num_inputs = weight.shape
+    size = num_inputs if layout.group_size == -1 else layout.group_size
+    if num_inputs % size or num_outputs % 8:
+        raise UserError(
+            f"`{name}` has {num_inputs} inputs and {num_outputs} outputs: no whole groups of {size} and of 8",
+            hint="choose another `group_size`: 32, 64, or -1 for whole channels",
+        )
+    codes, scales, zeros = round_groups(weight.float().cpu(), size)
+    scales = scales.half().clamp(min=torch.finfo(torch.float16).tiny)
+    # the first GPTQ version stores zeros less one and so has no 0: such a group, which has no negative weight, is
+    # moved up by one, and its largest code is cut
+    zeros = zeros.clamp(min=layout.zero_offset)
+    grouped = (weight.float().cpu().unflatten(1, (-1, size)) / scales.float()[..., None]).round()
+    codes = (grouped + zeros[..., None]).clamp(0, 15).flatten(1).byte()
+    if layout.method == "awq":
+        order = torch.tensor(AWQ_ORDER)
+        packed = {"qweight": _words(codes.T.unflatten(1, (-1, 8))[..., order])}
+        packed["qzeros"] = _words(zeros.T.unflatten(1, (-1, 8))[..., order])
+    else:
+        packed = {"qweight": _words(codes.unflatten(1, (-1, 8))).T.contiguous()}
+        packed["qzeros"] = _words((zeros - layout.zero_offset).T.unflatten(1, (-1, 8)))
+        packed["g_idx"] = (torch.arange(num_inputs) // size).int()
+    return packed | {"scales": scales.T.contiguous()}
+
+
+def _words(codes: Tensor) -> Tensor:
+    """uint8 [..., 8] of 0 to 15 -> int32 [...], low bits first."""
+    octets = codes[..., 0::2] | codes[..., 1::2] << 4
+    return octets.contiguous().view(torch.int32)[..., 0]
 
 
 def _nibbles(words: Tensor) -> Tensor:

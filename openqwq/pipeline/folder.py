@@ -30,19 +30,23 @@ LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors", "reasoning-gym", "ma
 
 
 class RunFolder:
-    """An opened run folder: locked against a second writer until it is closed."""
+    """An opened run folder: locked against a second writer until it is closed.
 
-    def __init__(self, path: Path, recipe: Recipe):
+    is_writer: of several ranks that work on one run, only the first takes the lock and writes.
+    """
+
+    def __init__(self, path: Path, recipe: Recipe, *, is_writer: bool = True):
         self.path = path
         self.recipe = recipe
         self.checkpoints = path / "checkpoints"
         self.final = path / "final"
         self._gate_file = path / "gates.json"
-        self._lock = _lock(path)
+        self._lock = _lock(path) if is_writer else None
 
     def close(self) -> None:
         """Let others write into the folder."""
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
 
     def evaluation_file(self, stage: str) -> Path:
         return self.path / "eval" / f"{stage}.jsonl"
@@ -99,8 +103,9 @@ class StageClock:
 
     WRITE_EVERY_S = 5.0
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, is_writer: bool = True):
         self._file = path / "seconds.json"
+        self._is_writer = is_writer
         self.seconds: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
         self._stage = ""
         self._since = self._written = time.monotonic()
@@ -116,7 +121,7 @@ class StageClock:
         if self._stage:
             self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
         self._since = now
-        if write or now - self._written > self.WRITE_EVERY_S:
+        if self._is_writer and (write or now - self._written > self.WRITE_EVERY_S):
             write_text_atomic(self._file, json.dumps(self.seconds))
             self._written = now
 

@@ -110,8 +110,19 @@ class BarDisplay:
         self._progress.stop()
 
 
-def open_display() -> Display:
-    """A bar where stderr is a terminal, lines elsewhere."""
+class NoDisplay:
+    """For the ranks beside the first one: one display tells of all."""
+
+    def stage(self, name: str) -> None: ...
+    def step(self, row: Mapping[str, Any], done: int, total: int) -> None: ...
+    def note(self, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+def open_display(*, is_shown: bool = True) -> Display:
+    """A bar where stderr is a terminal, lines elsewhere; neither where it is not to be shown."""
+    if not is_shown:
+        return NoDisplay()
     return BarDisplay() if sys.stderr.isatty() else LineDisplay()
 
 

@@ -22,10 +22,10 @@ from openqwq.train.rewards import check_rewards
 from openqwq.train.rl import run_rl
 from openqwq.train.stage import StageContext
 
-from .machine import choose_device, set_threads
+from .machine import choose_device, keep_freed_memory, set_threads
 from .materials import Materials
 from .run import save_policy
-from .stages import AnswerScorer
+from .stages import AnswerScorer, make_policy
 
 
 def write_stage_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = "") -> int:
@@ -50,7 +50,7 @@ def write_stage_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = 
     collector = Collector(
         config,
         StageContext(name=name, seed=recipe.seed, checkpoints=RunStateStore(out)),
-        policy=Engine(model, materials.tokenizer, seed=recipe.seed),
+        policy=make_policy(config, model, Engine(model, materials.tokenizer, seed=recipe.seed)),
         tokenizer=materials.tokenizer,
         mixture=materials.mixture(name, config),
         verifiers=materials.judge.strict,
@@ -64,6 +64,7 @@ def train_on_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = "",
 
     Everything is written to `out`/replay. Rollouts of other weights than the trained ones need `correction`.
     """
+    keep_freed_memory()
     set_threads(recipe.threads)
     name, config = _rl_stage(recipe, stage)
     replay = Replay(file, config)

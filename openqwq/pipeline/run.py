@@ -23,10 +23,12 @@ from openqwq.eval.targets import TargetResult
 from openqwq.inference import Engine
 from openqwq.log import append_jsonl
 from openqwq.model import Qwen2ForCausalLM, load_model
+from openqwq.train.parallel import after_first, from_first, is_first, ranks, wait_for_all
 from openqwq.train.reward_model import RewardModel
+from openqwq.train.rl import RLOutcome
 
 from .folder import RunFolder, StageClock, open_run_folder
-from .machine import choose_device, set_threads
+from .machine import choose_device, keep_freed_memory, set_threads
 from .materials import Materials
 from .progress import describe_results, open_display
 from .stages import StageRunner
@@ -54,14 +56,22 @@ class RunOutcome:
 def run(recipe: Recipe, out: str | Path, *, resume: bool = False) -> RunOutcome:
     """Run the recipe into the folder `out`, or continue there what was interrupted.
 
+    Under torchrun, one run of all its processes: the first one writes and evaluates, the others have no results.
     Raises UserError for what the user can mend (a folder with another run, a full disk, missing files);
     KeyboardInterrupt passes through after the state was saved.
     """
+    with ranks():
+        return _run_as_rank(recipe, out, resume=resume)
+
+
+def _run_as_rank(recipe: Recipe, out: str | Path, *, resume: bool) -> RunOutcome:
+    keep_freed_memory()
     threads = set_threads(recipe.threads)
-    folder = open_run_folder(out, recipe, resume=resume)
+    folder = open_run_folder(out, recipe, resume=resume) if is_first() else None
+    wait_for_all()
+    folder = folder or RunFolder(Path(out), recipe, is_writer=False)
     try:
-        pipeline = Pipeline(recipe, folder, threads)
-        return pipeline.run()
+        return Pipeline(recipe, folder, threads).run()
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -79,8 +89,8 @@ class Pipeline:
         self.recipe, self.folder, self.threads = recipe, folder, threads
         self.materials = Materials(recipe, folder.path)
         self.store = RunStateStore(folder.path)
-        self.clock = StageClock(folder.path)
-        self.display = open_display()
+        self.clock = StageClock(folder.path, is_writer=is_first())
+        self.display = open_display(is_shown=is_first())
         self.results: dict[str, dict[str, FamilyResult]] = {}
 
     def run(self) -> RunOutcome:
@@ -94,8 +104,10 @@ class Pipeline:
     def _run(self) -> RunOutcome:
         self.display.note(f"run folder: {self.folder.path}, {self.threads} threads, seed {self.recipe.seed}")
         state = self.store.load_latest()
-        if state is None:
+        wait_for_all()
+        if state is None and is_first():
             self.store.rewind_logs(RunState(stage="", step=0, model={}))
+        after_first(lambda: self.materials.tokenizer_files)
         names = list(self.recipe.stage)
         first = names.index(state.stage) if state else 0
         stages = self._stage_runner(names[:first])
@@ -105,16 +117,25 @@ class Pipeline:
             self.clock.start(name)
             self.display.stage(name)
             outcome = stages.run(name, resume=state if state and state.stage == name else None)
-            if outcome and outcome.gate_fell:
-                self.folder.write_gate(name, outcome.steps, outcome.gate_fell)
-            self._save_stage(name, stages)
-            if name in self.recipe.evaluated_stages:
-                self._evaluate(name, stages)
+            from_first(lambda own=outcome, stage=name: self._finish_stage(stage, stages, own))  # type: ignore[misc]
             self.clock.tick(write=True)
-        save_policy(stages.model, self.folder.final, self.materials)
+        targets = from_first(lambda: self._finish(stages.model))
+        return RunOutcome(folder=self.folder.path, results=self.results, targets=targets)
+
+    def _finish_stage(self, name: str, stages: StageRunner, outcome: RLOutcome | None) -> None:
+        """What a stage leaves behind: its checkpoint and its evaluation."""
+        if outcome and outcome.gate_fell:
+            self.folder.write_gate(name, outcome.steps, outcome.gate_fell)
+        self._save_stage(name, stages)
+        if name in self.recipe.evaluated_stages:
+            self._evaluate(name, stages)
+
+    def _finish(self, model: Qwen2ForCausalLM) -> list[TargetResult]:
+        """`final/` and the report; whether the targets are met."""
+        save_policy(model, self.folder.final, self.materials)
         targets = self.folder.write_results(self.clock.seconds, self.threads)
         write_report(self.folder.path)
-        return RunOutcome(folder=self.folder.path, results=self.results, targets=targets)
+        return targets
 
     def _stage_runner(self, done: list[str]) -> StageRunner:
         """The trainer's side, with the policy and the reward models as the finished stages left them."""

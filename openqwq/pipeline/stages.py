@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from openqwq.checkpoint.run_state import RunState, RunStateStore
-from openqwq.config import PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage
+from openqwq.config import PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage, rounds
 from openqwq.data import PreferencePair
 from openqwq.eval.evaluate import evaluate, mean_by_kind
-from openqwq.inference import Engine
+from openqwq.inference import Engine, RoundedEngine
 from openqwq.model import Qwen2ForCausalLM
 from openqwq.tokenizer import Tokenizer, render_training_turn
+from openqwq.train.parallel import after_first
 from openqwq.train.pretrain import run_pretrain
 from openqwq.train.reward_model import RewardModel, run_reward_model
 from openqwq.train.rl import RLOutcome, run_rl
@@ -57,19 +58,26 @@ class StageRunner:
             progress=self.progress,
         )
         match stage:
+            case RLStage():
+                outcome = self._run_rl(stage, ctx)
+                self._refresh_engine()
+                return outcome
             case PretrainStage():
                 run_pretrain(stage, model=self.model, documents=partial(self.materials.documents, stage.mix), ctx=ctx)
             case SFTStage():
-                chains = self.materials.chains(name, stage)
+                chains = after_first(lambda: self.materials.chains(name, stage))
                 documents = partial(self.materials.documents, stage.replay) if stage.replay else None
                 run_sft(stage, model=self.model, chains=chains, documents=documents, ctx=ctx)
             case RewardModelStage():
                 self.reward_models[name] = self._run_reward_model(stage, ctx)
-            case RLStage():
-                return self._run_rl(stage, ctx)
             case _:
                 raise ValueError(f"no stage of kind {stage.kind!r}")
+        self._refresh_engine()
         return None
+
+    def _refresh_engine(self) -> None:
+        """Forget what the engine has cached of prompts: the model's weights are others now."""
+        self.engine.load_weights(self.model, version=self.engine.version)
 
     def _run_reward_model(self, stage: RewardModelStage, ctx: StageContext) -> RewardModel:
         tokenizer = self.materials.tokenizer
@@ -90,7 +98,7 @@ class StageRunner:
         return run_rl(
             stage,
             model=self.model,
-            policy=self.engine,
+            policy=make_policy(stage, self.model, self.engine),
             tokenizer=self.materials.tokenizer,
             mixture=self.materials.mixture(ctx.name, stage),
             verifiers=self.materials.judge.strict,
@@ -102,6 +110,7 @@ class StageRunner:
     def _gate_scores(self, families: Mapping[str, Sequence[Problem]]) -> Mapping[str, float]:
         """Held-out scores by kind, sampled as the recipe's evaluation samples, on the gate's own problems."""
         made = self.materials
+        self._refresh_engine()
         rows = evaluate(self.engine, made.tokenizer, families, made.eval_params, made.judge, seed=self.recipe.seed)
         return mean_by_kind(rows)
 
@@ -111,6 +120,22 @@ class StageRunner:
         (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
         for file in self.materials.tokenizer_files:
             shutil.copyfile(file, folder / file.name)
+
+
+def make_policy(stage: RLStage, model: Qwen2ForCausalLM, engine: Engine) -> Engine:
+    """What the stage's rollouts come from: the engine over the model itself, or one that rounds, as the stage says."""
+    if not rounds(stage):
+        return engine
+    kv_cache_dtype = stage.rollout_kv_cache_dtype
+    if stage.rollout_quantization == "none":
+        return Engine(model, engine.tokenizer, kv_cache_dtype=kv_cache_dtype, seed=engine.seed)
+    return RoundedEngine(
+        model,
+        engine.tokenizer,
+        kind=stage.rollout_quantization,
+        kv_cache_dtype=kv_cache_dtype,
+        seed=engine.seed,
+    )
 
 
 class AnswerScorer:

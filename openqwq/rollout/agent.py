@@ -40,5 +40,6 @@ def make_rollout(problem: Problem, prompt: Prompt, completion: Completion) -> Ro
         finish_reason=completion.finish_reason,
         status="error" if failed else "ok",
         weight_checksums=completion.weight_checksums,
+        kept_ids=completion.kept_ids,
         error=(completion.error or "the policy gave the completion up") if failed else "",
     )

@@ -15,26 +15,28 @@ def sample_groups(
     policy: Policy,
     tokenizer: ChatEncoder,
     problems: Sequence[Problem],
-    samples_per_prompt: int,
+    samples_per_prompt: int | Sequence[int],
     params: SamplingParams | Sequence[SamplingParams],
 ) -> list[Group]:
     """`samples_per_prompt` rollouts of each problem, in the problems' order.
 
-    params: for all problems, or one for each (e.g. its own seed); `n` is replaced by `samples_per_prompt`.
+    samples_per_prompt, params: for all problems, or one for each; `n` of params is replaced.
     A problem that cannot be rendered, and a completion that the policy gave up, become rollouts with
     status "error" and the reason; the others are not touched.
     """
-    shared = isinstance(params, SamplingParams)
     each = [params] * len(problems) if isinstance(params, SamplingParams) else list(params)
-    if len(each) != len(problems):
-        raise ValueError(f"{len(each)} params for {len(problems)} problems")
+    sizes = [samples_per_prompt] * len(problems) if isinstance(samples_per_prompt, int) else list(samples_per_prompt)
+    for what, given in (("params", each), ("group sizes", sizes)):
+        if len(given) != len(problems):
+            raise ValueError(f"{len(given)} {what} for {len(problems)} problems")
     rendered = [_try_render(tokenizer, problem) for problem in problems]
     prompts = {i: prompt for i, prompt in enumerate(rendered) if isinstance(prompt, Prompt)}
-    own = [replace(each[i], n=samples_per_prompt) for i in prompts]
-    sampled = policy.generate(list(prompts.values()), own[0] if shared and own else own) if prompts else []
+    own = [replace(each[i], n=sizes[i]) for i in prompts]
+    alike = isinstance(params, SamplingParams) and len(set(sizes)) == 1
+    sampled = policy.generate(list(prompts.values()), own[0] if alike and own else own) if prompts else []
     completions: dict[int, list[Completion]] = dict(zip(prompts, sampled, strict=True))
     return [
-        Group(problem, _rollouts(problem, rendered[i], completions.get(i, []), samples_per_prompt))
+        Group(problem, _rollouts(problem, rendered[i], completions.get(i, []), sizes[i]))
         for i, problem in enumerate(problems)
     ]
 

@@ -68,12 +68,13 @@ class GroupStream:
         self.groups: list[OpenGroup] = []
         self._begun = 0
 
-    def begin(self, problem: Problem, params: SamplingParams, turn: int) -> None:
+    def begin(self, problem: Problem, params: SamplingParams, turn: int, samples_per_prompt: int | None = None) -> None:
         """Put a problem in flight; sampling starts with the next `advance`.
 
+        samples_per_prompt: of this problem; None: as many as of the others.
         One that cannot be rendered, or can never run, is complete at once: its rollouts have failed, with the reason.
         """
-        params = replace(params, n=self.samples_per_prompt)
+        params = replace(params, n=samples_per_prompt or self.samples_per_prompt)
         group = OpenGroup(number=self._begun, turn=turn, problem=problem, prompt=Prompt(()), params=params)
         self._begun += 1
         try:
@@ -159,6 +160,7 @@ def _completion(row: Mapping[str, Any]) -> Completion:
             "logprobs": tuple(row["logprobs"]),
             "policy_versions": tuple(row["policy_versions"]),
             "top_logprobs": (),
+            "kept_ids": tuple(map(tuple, row["kept_ids"])),
             "inserted": tuple(map(tuple, row["inserted"])),
             "weight_checksums": {int(version): name for version, name in row["weight_checksums"].items()},
         }

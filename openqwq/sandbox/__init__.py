@@ -3,7 +3,7 @@
 In this process (`Sandbox`), or as a service of its own (`openqwq sandbox serve`, `RemoteSandbox`).
 """
 
-from openqwq.sandbox.client import Sandbox, default_sandbox, set_default_sandbox
+from openqwq.sandbox.client import Sandbox, check_place, default_sandbox, find_sandbox, set_default_sandbox
 from openqwq.sandbox.face import BaseSandbox
 from openqwq.sandbox.remote import RemoteSandbox
 from openqwq.sandbox.spec import JudgeResult, Limits, RunResult, Submission, TestResult
@@ -17,6 +17,8 @@ __all__ = [
     "Sandbox",
     "Submission",
     "TestResult",
+    "check_place",
     "default_sandbox",
+    "find_sandbox",
     "set_default_sandbox",
 ]

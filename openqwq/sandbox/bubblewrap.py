@@ -118,18 +118,30 @@ def jail_arguments(
     return [*args, "--chdir", "/tmp"]
 
 
+def system_folders() -> list[Path]:
+    """The folders that programs need, links among them: /usr, and beside it what leads there or is its own."""
+    folders = [Path("/") / name for name in ("usr", "bin", "sbin", "lib", "lib32", "lib64")]
+    return [folder for folder in folders if folder.is_symlink() or folder.is_dir()]
+
+
+def hidden_folders(interpreter: Interpreter) -> list[str]:
+    """What must not show below /usr."""
+    return [
+        hidden
+        for hidden in ("/usr/local", "/usr/src")
+        if Path(hidden).is_dir() and not Path(interpreter.prefix or "/nowhere").is_relative_to(hidden)
+    ]
+
+
 def _system_arguments(interpreter: Interpreter) -> list[str]:
-    args = ["--ro-bind", "/usr", "/usr"]
-    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
-        folder = Path("/") / name
+    args = []
+    for folder in system_folders():
         if folder.is_symlink():
             args += ["--symlink", os.readlink(folder), str(folder)]
-        elif folder.is_dir():
+        else:
             args += ["--ro-bind", str(folder), str(folder)]
-    prefix = interpreter.prefix
-    for hidden in ("/usr/local", "/usr/src"):
-        if Path(hidden).is_dir() and not Path(prefix or "/nowhere").is_relative_to(hidden):
-            args += ["--size", "4096", "--tmpfs", hidden, "--remount-ro", hidden]
-    if prefix and not Path(prefix).is_relative_to("/usr"):
-        args += ["--ro-bind", prefix, prefix]
+    for hidden in hidden_folders(interpreter):
+        args += ["--size", "4096", "--tmpfs", hidden, "--remount-ro", hidden]
+    if interpreter.prefix and not Path(interpreter.prefix).is_relative_to("/usr"):
+        args += ["--ro-bind", interpreter.prefix, interpreter.prefix]
     return args

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import time
 from pathlib import Path
 
 PREFIX = "openqwq-"
+NEAR_LIMIT = 0.8  # the kernel charges in batches, so an allocation can fail some way below the bound
 REMOVAL_ATTEMPTS, REMOVAL_WAIT_S = 20, 0.005  # killed processes leave their group within milliseconds
 _numbers = itertools.count()
 
@@ -55,6 +57,10 @@ class ControlGroup:
         """Whether the kernel killed a process of the job for memory since `prepare`."""
         return self._count_oom_kills() > self._oom_kills
 
+    def neared_limit(self) -> bool:
+        """Whether the job came close to its own bound on memory, so that what it met was that bound."""
+        return self._limits is None or self.peak_mib() > NEAR_LIMIT * self._limits[0]
+
     def peak_mib(self) -> float:
         """Most memory that the job held at one time (in v2 before Linux 6.12: any job of this jail)."""
         name = "memory.max_usage_in_bytes" if self.version == 1 else "memory.peak"
@@ -75,6 +81,17 @@ class ControlGroup:
             return int(Path(f"/proc/{processes[0]}/schedstat").read_text().split()[1]) / 1e9
         except (OSError, ValueError, IndexError):  # it has ended meanwhile, or the kernel keeps no such account
             return 0.0
+
+    def kill(self) -> None:
+        """End every process of the group."""
+        for _ in range(REMOVAL_ATTEMPTS):
+            processes = (self._folders["memory"] / "cgroup.procs").read_text().split()
+            if not processes:
+                return
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(process), signal.SIGKILL)
+            time.sleep(REMOVAL_WAIT_S)
 
     def close(self) -> None:
         """Remove the group, once its last processes are gone; what does not go is left for the next start."""
@@ -106,10 +123,12 @@ class ControlGroup:
             _write(swap, str(size))
 
     def _count_oom_kills(self) -> int:
-        name = "memory.oom_control" if self.version == 1 else "memory.events"
-        for line in (self._folders["memory"] / name).read_text().splitlines():
+        return self._read_count("memory.oom_control" if self.version == 1 else "memory.events", "oom_kill")
+
+    def _read_count(self, file: str, name: str) -> int:
+        for line in (self._folders["memory"] / file).read_text().splitlines():
             key, _, value = line.partition(" ")
-            if key == "oom_kill":
+            if key == name:
                 return int(value)
         return 0
 

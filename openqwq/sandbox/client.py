@@ -13,17 +13,21 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from openqwq.errors import UserError
+from openqwq.sandbox.canary import find_fault, is_doubtful
 from openqwq.sandbox.face import BaseSandbox
 from openqwq.sandbox.jail import Jail, JailError, Job, Outcome
 from openqwq.sandbox.judge import UNREADABLE, UnreadableTests, judge, read_outcome, run
 from openqwq.sandbox.languages import Toolchain, describe_languages, find_toolchains
+from openqwq.sandbox.options import JAILS, JailKind
 from openqwq.sandbox.probe import find_options
+from openqwq.sandbox.remote import RemoteSandbox
 from openqwq.sandbox.spec import (
     LANGUAGES,
     MAX_CODE_CHARACTERS,
+    TOKEN,
     JudgeResult,
     Limits,
     RunResult,
@@ -45,12 +49,20 @@ class Sandbox(BaseSandbox):
 
     workers:       programs at one time; by default the processors that this process may use.
     jobs_per_jail: processes that one jail starts before it is replaced; 1 gives each a jail of its own.
+    jail:          "bubblewrap", or "gvisor", which puts a kernel of its own between programs and this machine's.
     no_jail:       UNSAFE: no isolation at all, programs run as this user. Never a fallback.
     Raises UserError where no jail works.
     """
 
-    def __init__(self, *, workers: int | None = None, jobs_per_jail: int = JOBS_PER_JAIL, no_jail: bool = False):
-        self.options = find_options(no_jail=no_jail)
+    def __init__(
+        self,
+        *,
+        workers: int | None = None,
+        jobs_per_jail: int = JOBS_PER_JAIL,
+        jail: JailKind = "bubblewrap",
+        no_jail: bool = False,
+    ):
+        self.options = find_options(jail, no_jail=no_jail)
         self.jobs_per_jail = jobs_per_jail if self.options.nested else 1
         self.workers = workers or len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="openqwq-sandbox")
@@ -62,7 +74,7 @@ class Sandbox(BaseSandbox):
     def capabilities(self) -> dict[str, Any]:
         """What protects programs here, for `openqwq doctor` and for logs."""
         return {
-            "jail": "bubblewrap" if self.options.bubblewrap else "none",
+            "jail": self.options.jail,
             "namespaces_per_job": self.options.nested,
             "unprivileged": self.options.as_nobody or os.getuid() != 0,
             "limits": "cgroup" if self.options.cgroup else "rlimits",
@@ -110,7 +122,9 @@ class Sandbox(BaseSandbox):
         def work() -> RunResult:
             toolchain = self._toolchain(submission)
             execute = functools.partial(self._execute, self._slot(toolchain), toolchain, ticket)
-            return run(submission.code, toolchain, stdin, submission.files, submission.limits, execute)
+            result = run(submission.code, toolchain, stdin, submission.files, submission.limits, execute)
+            fault = self._find_fault(toolchain, ticket, result.status, result.reason)
+            return fail(fault) if fault else result
 
         def fail(reason: str) -> RunResult:
             return read_outcome(Outcome(end="lost"), submission.limits, reason)
@@ -124,7 +138,9 @@ class Sandbox(BaseSandbox):
         def work() -> JudgeResult:
             toolchain = self._toolchain(submission)
             execute = functools.partial(self._execute, self._slot(toolchain), toolchain, ticket)
-            return judge(submission, execute, functools.partial(self._execute_pair, ticket), toolchain)
+            result = judge(submission, execute, functools.partial(self._execute_pair, ticket), toolchain)
+            fault = self._find_fault(toolchain, ticket, result.verdict, result.reason)
+            return fail(fault) if fault else result
 
         def fail(reason: str) -> JudgeResult:
             return JudgeResult(verdict="infra_error", reason=reason)
@@ -134,6 +150,16 @@ class Sandbox(BaseSandbox):
         except UnreadableTests as error:
             return fail(f"{UNREADABLE}{error}")
 
+    def _find_fault(self, toolchain: Toolchain | None, ticket: Ticket, verdict: str, reason: str) -> str:
+        """What is wrong with the jail or the machine under a program that ended in a doubtful way; "" if nothing is."""
+        if not is_doubtful(verdict, reason):
+            return ""
+        slot = self._slot(toolchain)
+        fault = find_fault(functools.partial(self._execute, slot, toolchain, ticket))
+        if fault and (jail := self._local.jails.get(slot)):
+            self._discard(jail)
+        return fault
+
     def _check(self, submission: Submission) -> None:
         self.check_language(submission.language)
         try:
@@ -142,7 +168,7 @@ class Sandbox(BaseSandbox):
             raise UserError(f"the program's files: {error}") from None
 
     def _toolchains(self) -> dict[str, Toolchain]:
-        return find_toolchains(jailed=self.options.bubblewrap)
+        return find_toolchains(jailed=self.options.isolated)
 
     def _toolchain(self, submission: Submission) -> Toolchain | None:
         return None if submission.language == "python" else self._toolchains()[submission.language]
@@ -226,8 +252,8 @@ def _attempt(work: Callable[[], Result], status: Callable[[Result], str], fail: 
     return result
 
 
-_default: tuple[int, BaseSandbox] | None = None
-_default_lock = threading.Lock()
+_shared: dict[str, tuple[int, BaseSandbox]] = {}
+_shared_lock = threading.Lock()
 
 
 def default_sandbox() -> BaseSandbox:
@@ -235,16 +261,41 @@ def default_sandbox() -> BaseSandbox:
 
     A forked child starts its own.
     """
-    global _default
-    with _default_lock:
-        if _default is None or (_default[0] != os.getpid() and isinstance(_default[1], Sandbox)):
-            _default = (os.getpid(), Sandbox())
-            atexit.register(_default[1].close)
-        return _default[1]
+    return find_sandbox("")
+
+
+def find_sandbox(where: str | BaseSandbox) -> BaseSandbox:
+    """The sandbox that is meant; those that are named are shared by the whole process, and started on first use.
+
+    where: "" for the default, "bubblewrap" or "gvisor" for one with jails of that kind, or a service's address; the
+           environment variable OPENQWQ_SANDBOX_TOKEN holds the service's token.
+    Raises UserError where it cannot be had.
+    """
+    if isinstance(where, BaseSandbox):
+        return where
+    with _shared_lock:
+        pid, sandbox = _shared.get(where, (0, None))
+        if sandbox is None or (pid != os.getpid() and isinstance(sandbox, Sandbox)):
+            sandbox = _make(where)
+            _shared[where] = (os.getpid(), sandbox)
+            atexit.register(sandbox.close)
+        return sandbox
+
+
+def _make(where: str) -> BaseSandbox:
+    if "://" in where:
+        return RemoteSandbox(where, token=os.environ.get(TOKEN, ""))
+    return Sandbox(jail=cast(JailKind, where)) if where else Sandbox()
+
+
+def check_place(where: str | BaseSandbox) -> None:
+    """Raise UserError for a word that `find_sandbox` does not know."""
+    known = isinstance(where, BaseSandbox) or (isinstance(where, str) and (where in ("", *JAILS) or "://" in where))
+    if not known:
+        raise UserError(f"there is no sandbox {where!r}", hint=f"{', '.join(JAILS)}, or http://HOST:PORT")
 
 
 def set_default_sandbox(sandbox: BaseSandbox) -> None:
     """Have this process share a sandbox, for example a service elsewhere; the caller closes it."""
-    global _default
-    with _default_lock:
-        _default = (os.getpid(), sandbox)
+    with _shared_lock:
+        _shared[""] = (os.getpid(), sandbox)

@@ -1,4 +1,4 @@
-"""One jail: a bubblewrap process tree with a warm Python inside, which runs one job at a time.
+"""One jail: a process tree in bubblewrap or gVisor, with a warm Python inside, which runs one job at a time.
 
 The host's side of `zygote.py`. A job's code and input go in as a memory file, its output comes out on
 pipes that are read under one byte cap and one deadline; nobody waits for a pipe's end, since a daemon may
@@ -15,29 +15,19 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from openqwq.sandbox.bubblewrap import (
-    ENVIRONMENT,
-    FILTER,
-    NOBODY,
-    ZYGOTE,
-    Bind,
-    Interpreter,
-    find_bubblewrap,
-    jail_arguments,
-    modules_inside,
-)
+from openqwq.sandbox.bubblewrap import NOBODY, Bind
 from openqwq.sandbox.cgroup import ControlGroup
-from openqwq.sandbox.seccomp import build_filter
+from openqwq.sandbox.gvisor import RUNTIME_MIB, RUNTIME_PROCESSES
+from openqwq.sandbox.launch import Launch, memory_file, prepare_launch
+from openqwq.sandbox.options import JailOptions
 from openqwq.sandbox.spec import Limits
-from openqwq.sandbox.zygote import NUM_FILES, STACK_BYTES
+from openqwq.sandbox.zygote import MESSAGE_BYTES, NUM_FILES, STACK_BYTES
 
 START_S = 30.0  # a jail that is not up by then is broken
 KILL_S = 5.0  # the kernel needs milliseconds to end a killed tree
@@ -46,6 +36,7 @@ READ_BYTES = 1 << 16
 PATIENCE = 60  # times its limit that a job may wait for a processor before the machine is called too busy
 LEAST_WAIT_S = 0.01  # a shorter wait for a processor is no reason to go on
 
+CPU_SHARE = 0.5  # of its limit, from which on the limit is what ended a job: the kernel counts ticks for it
 FOLDER = "/tmp"  # where a job works
 
 End = Literal["exit", "timeout", "starved", "output_limit", "lost", "cancelled"]
@@ -53,27 +44,6 @@ End = Literal["exit", "timeout", "starved", "output_limit", "lost", "cancelled"]
 
 class JailError(RuntimeError):
     """The jail itself failed: never the candidate's fault."""
-
-
-@dataclass(frozen=True, slots=True)
-class JailOptions:
-    """How jails are made on this machine; found by `probe.find_options`.
-
-    bubblewrap: False runs programs unprotected, for those who ask for it by name.
-    nested:     jobs get namespaces of their own, so that a jail can be used again.
-    as_nobody:  bubblewrap itself runs as user 65534 (when we are root).
-    """
-
-    interpreter: Interpreter
-    bubblewrap: bool = True
-    nested: bool = True
-    as_nobody: bool = False
-    cgroup: bool = True
-
-    @property
-    def filtered(self) -> bool:
-        """Whether system calls are filtered: in every jail, on the architectures that the filter knows."""
-        return self.bubblewrap and build_filter(inner=True) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,92 +104,84 @@ class Jail:
         self.alive = False
         self._errors = os.memfd_create("errors")
         self._group = ControlGroup() if options.cgroup else None
+        self._launch = Launch([])
+        self._out_of_memory = False
+        self._bound_group(Limits())
         self._control, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._process = self._start(inside, tmp_mib, binds, warm)
+            self._process = self._start(inside.fileno(), tmp_mib, binds, warm)
         except (OSError, subprocess.CalledProcessError) as error:
             self._release()
             raise JailError(f"cannot start a jail: {error}") from error
         finally:
             inside.close()
         self.alive = True
-        if self._receive(START_S)[0] != b"ready":
+        if self._receive(START_S) != b"ready":
             message = self._start_errors()
             self.kill()
             raise JailError(f"the jail did not start: {message}")
 
-    def _start(self, inside: socket.socket, tmp_mib: int, binds: Sequence[Bind], warm: bool) -> subprocess.Popen:
+    def _start(self, control: int, tmp_mib: int, binds: Sequence[Bind], warm: bool) -> subprocess.Popen:
         options = self.options
-        zygote = ["-s", "-S", "-B", "-c", ZYGOTE, str(inside.fileno())]
-        zygote += ["nested" if options.nested else "flat", "many" if warm else "once"]
-        environment: dict[str, str] = {}
-        fds: list[int] = []
-        if options.bubblewrap:
-            files = dict(modules_inside(options.interpreter))
-            inner, outer = build_filter(inner=True), build_filter(inner=not options.nested)
-            command, fds = self._jailed([options.interpreter.path, *zygote], files, inner, outer, tmp_mib, binds)
-        else:
-            command = [sys.executable, *zygote, ""]
-            environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[2])}
+        groups = self._group.fds if self._group else []
+        self._launch = prepare_launch(options, control, tmp_mib=tmp_mib, binds=binds, warm=warm, groups=groups)
         user: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if options.as_nobody else {}
         try:
             return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
+                self._launch.command,
+                stdin=self._launch.stdin,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
-                pass_fds=[inside.fileno(), *fds],
-                env=environment,
+                pass_fds=self._launch.fds,
+                env=self._launch.environment,
                 cwd="/",
                 start_new_session=True,
                 **user,
             )
         finally:
-            for fd in fds:
-                os.close(fd)
-
-    def _jailed(
-        self,
-        command: list[str],
-        files: dict[str, bytes],
-        inner: bytes | None,
-        outer: bytes | None,
-        tmp_mib: int,
-        binds: Sequence[Bind],
-    ) -> tuple[list[str], list[int]]:
-        """The command inside of bubblewrap, and the descriptors that it needs."""
-        options = self.options
-        if inner is not None:
-            files |= {FILTER: inner}
-        fds = {path: _memory_file(data) for path, data in files.items()}
-        args = jail_arguments(options.interpreter, tmp_mib=tmp_mib, nested=options.nested, files=fds, binds=binds)
-        made = list(fds.values())
-        if outer is not None:
-            made.append(_memory_file(outer))
-            args += ["--seccomp", str(made[-1])]
-        made.append(_memory_file(b"".join(arg.encode() + b"\0" for arg in args)))
-        return [find_bubblewrap(), "--args", str(made[-1]), "--", *command, FILTER if inner is not None else ""], made
+            self._launch.close()
 
     def execute(self, job: Job, limits: Limits) -> Outcome:
         """Run one job to its end. Raises JailError when the child could not be set up."""
         self.num_jobs += 1
-        if self._group:
-            self._group.prepare(limits.memory_mib, limits.processes)
+        self._bound_group(limits)
         outcome = Outcome()
         with contextlib.ExitStack() as stack:
-            folder = FOLDER if self.options.bubblewrap else stack.enter_context(tempfile.TemporaryDirectory())
+            folder = FOLDER if self.options.isolated else stack.enter_context(tempfile.TemporaryDirectory())
             out, out_inside = _pipe(stack)
             err, err_inside = _pipe(stack)
             with contextlib.ExitStack() as sent:
-                payload = _memory_file(json.dumps(job.payload).encode())
+                payload = memory_file(json.dumps(job.payload).encode())
                 for fd in (payload, out_inside, err_inside, *job.links):
                     sent.callback(os.close, fd)
                 self._send_request(job, limits, folder, [payload, out_inside, err_inside, *job.archives, *job.links])
             self._watch(outcome, out, err, job, limits)
         if self._group and self.alive:
-            outcome.out_of_memory = self._group.ran_out_of_memory()
-            outcome.memory_mib = self._group.peak_mib()
+            self._out_of_memory = self._group.ran_out_of_memory()
+            if not self._grouped_whole:
+                outcome.memory_mib = self._group.peak_mib()
+        outcome.out_of_memory = self._out_of_memory
+        if self._group and self._ended_by_the_machine(outcome, self._group, limits):
+            outcome.end = "lost"
         return outcome
+
+    def _ended_by_the_machine(self, outcome: Outcome, group: ControlGroup, limits: Limits) -> bool:
+        """Whether something outside killed the job, which within its namespaces nothing can, or the machine's want of
+        memory did, not its own."""
+        if not self.options.nested or not self.alive or outcome.end != "exit" or outcome.exit_code != -signal.SIGKILL:
+            return False
+        return not group.neared_limit() if outcome.out_of_memory else outcome.cpu_s < CPU_SHARE * limits.cpu_s
+
+    @property
+    def _grouped_whole(self) -> bool:
+        """Whether the jail as a whole is in the control group, its own processes with the job's."""
+        return self.options.jail == "gvisor"
+
+    def _bound_group(self, limits: Limits) -> None:
+        if self._group and self._grouped_whole:
+            self._group.prepare(limits.memory_mib + RUNTIME_MIB, limits.processes + RUNTIME_PROCESSES)
+        elif self._group:
+            self._group.prepare(limits.memory_mib, limits.processes)
 
     def _send_request(self, job: Job, limits: Limits, folder: str, fds: Sequence[int]) -> None:
         request = {
@@ -231,7 +193,7 @@ class Jail:
             "num_links": len(job.links),
             "collect_bytes": job.collect,
         }
-        groups = self._group.fds if self._group else []
+        groups = self._group.fds if self._group and not self._grouped_whole else []
         try:
             socket.send_fds(self._control, [json.dumps(request).encode()], [*fds, *groups])
         except OSError as error:
@@ -246,9 +208,9 @@ class Jail:
             "CORE": 0,
             "STACK": STACK_BYTES,
         }
-        if self.options.bubblewrap:  # without a user namespace this would count all processes of the user
+        if self.options.isolated:  # without a user namespace this would count all processes of the user
             rlimits["NPROC"] = limits.processes
-        if self._group is None:
+        if self._group is None or self._grouped_whole:
             rlimits["DATA" if job.native else "AS"] = (limits.memory_mib + BASE_MIB) << 20
         return rlimits
 
@@ -323,25 +285,32 @@ class Jail:
         return report
 
     def _receive_report(self, outcome: Outcome) -> dict[str, Any] | None:
-        message, fds = self._receive(KILL_S)
+        message = self._receive(KILL_S)
         if not message:
             self.kill()
             return None
-        if fds:
-            outcome.made = fds[0]
         report = json.loads(message)
         if "error" in report:
             self.kill()
             raise JailError(f"the job could not be set up: {report['error']}")
+        if report["made_bytes"]:
+            made = bytearray()
+            while len(made) < report["made_bytes"]:
+                part = self._receive(KILL_S)
+                if not part:
+                    self.kill()
+                    return None
+                made += part
+            outcome.made = memory_file(made)
         return report
 
-    def _receive(self, timeout_s: float) -> tuple[bytes, list[int]]:
+    def _receive(self, timeout_s: float) -> bytes:
+        """The next message; empty where none comes in time, or none any more."""
         self._control.settimeout(timeout_s)
         try:
-            message, fds, _, _ = socket.recv_fds(self._control, 1 << 16, 1, socket.MSG_CMSG_CLOEXEC)
-            return message, fds
+            return self._control.recv(MESSAGE_BYTES)
         except OSError:
-            return b"", []
+            return b""
         finally:
             self._control.settimeout(None)
 
@@ -357,13 +326,18 @@ class Jail:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
+        if self._group and self._grouped_whole:
+            self._group.kill()
         self._release()
 
     def _release(self) -> None:
         self._control.close()
         os.close(self._errors)
         if self._group:
+            with contextlib.suppress(OSError):
+                self._out_of_memory = self._group.ran_out_of_memory()
             self._group.close()
+        self._launch.remove()
 
 
 def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
@@ -372,15 +346,6 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
     os.set_blocking(ours, False)
     stack.callback(os.close, ours)
     return ours, inside
-
-
-def _memory_file(data: bytes) -> int:
-    """A descriptor of an anonymous file that holds the data, read from its start."""
-    fd = os.memfd_create("data")
-    with open(fd, "wb", closefd=False) as file:
-        file.write(data)
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
 
 
 def _drain(fd: int, buffer: bytearray, cap: int) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from openqwq.sandbox.codec import CodecError, encode
 from openqwq.sandbox.compare import matches
-from openqwq.sandbox.jail import Job, Outcome
+from openqwq.sandbox.jail import CPU_SHARE, Job, Outcome
 from openqwq.sandbox.languages import COMPILE_LIMITS, Toolchain
 from openqwq.sandbox.programs import CompileError, Execute, prepare
 from openqwq.sandbox.spec import JudgeResult, JudgeVerdict, Limits, RunResult, RunStatus, Submission, TestResult
@@ -22,6 +22,7 @@ ExecutePair = Callable[[Job, Job, Limits], tuple[Outcome, Outcome]]
 
 UNREADABLE = "unreadable tests: "  # how the reason begins where the tests are at fault
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+_EXCEPTION = re.compile(rb"([A-Z]\w{0,60})(?::|$)", re.ASCII)
 MAX_COMPILER_WORDS = 2000  # characters of a compiler's complaint that go into a reason
 UNSAFE_NAMES = {"eval", "exec", "compile", "__import__", "pickle", "marshal", "importlib", "runpy"}
 """What could run a text that the candidate returned, inside of the tests' own process."""
@@ -48,7 +49,7 @@ def read_outcome(outcome: Outcome, limits: Limits, fault: str = "") -> RunResult
 
 def _status(outcome: Outcome, limits: Limits) -> tuple[RunStatus, str]:
     if outcome.end == "lost":
-        return "infra_error", "the jail died under the program"
+        return "infra_error", "the machine killed the program, or its jail"
     if outcome.end == "starved":
         return "infra_error", "the machine was too busy to give the program a processor"
     if outcome.end == "timeout":
@@ -62,12 +63,19 @@ def _status(outcome: Outcome, limits: Limits) -> tuple[RunStatus, str]:
     if outcome.out_of_memory or b"MemoryError" in outcome.err[-200:]:
         return "memory", f"more than {limits.memory_mib} MiB of memory"
     if outcome.exit_code == -9:
-        if outcome.cpu_s >= 0.5 * limits.cpu_s:  # the kernel counts ticks for the limit, and time for the report
+        if outcome.cpu_s >= CPU_SHARE * limits.cpu_s:
             return "timeout", f"more than {limits.cpu_s:g} s of processor time"
         return "killed", "killed by a signal 9 that was not ours"
     if outcome.exit_code is not None and outcome.exit_code < 0:
         return "runtime_error", f"ended by signal {-outcome.exit_code}"
-    return "runtime_error", f"exit code {outcome.exit_code}"
+    return "runtime_error", f"exit code {outcome.exit_code}{_exception_name(outcome)}"
+
+
+def _exception_name(outcome: Outcome) -> str:
+    """`: ` and the name of the exception that ended a Python program, as its last words have it."""
+    last_line = bytes(outcome.err).rstrip().rpartition(b"\n")[2]
+    found = _EXCEPTION.match(last_line) if outcome.exit_code == 1 else None
+    return f": {found[1].decode()}" if found else ""
 
 
 def run(
@@ -216,7 +224,8 @@ def _judge_asserts(submission: Submission, execute_pair: ExecutePair) -> list[Te
         results.append(result)
     if len(results) < count:
         status, reason = _status(tester, submission.limits)
-        verdict = _as_verdict(status) if status != "ok" else "infra_error"
+        charged = status in ("timeout", "memory", "output_limit")  # by what the program returned
+        verdict: JudgeVerdict = _as_verdict(status) if charged else "infra_error"
         return _pad([*results, TestResult(verdict=verdict, reason=reason)], count)
     return results
 

@@ -9,7 +9,9 @@ import os
 from openqwq.errors import UserError
 from openqwq.sandbox.bubblewrap import find_bubblewrap, find_interpreter
 from openqwq.sandbox.cgroup import ControlGroup, remove_stale_groups
-from openqwq.sandbox.jail import Jail, JailError, JailOptions, Job
+from openqwq.sandbox.gvisor import find_gvisor, remove_stale_bundles
+from openqwq.sandbox.jail import Jail, JailError, Job
+from openqwq.sandbox.options import JAILS, JailKind, JailOptions
 from openqwq.sandbox.spec import Limits
 
 logger = logging.getLogger("openqwq.sandbox")
@@ -17,18 +19,22 @@ logger = logging.getLogger("openqwq.sandbox")
 PROBE_JOB = Job(payload={"kind": "run", "code": "print('up')", "stdin": ""})
 
 
-def find_options(*, no_jail: bool = False) -> JailOptions:
-    """The first way of making a jail that runs a program here.
+def find_options(jail: JailKind = "bubblewrap", *, no_jail: bool = False) -> JailOptions:
+    """The first way of making this kind of jail that runs a program here.
 
     Order: namespaces for every job before one jail a job, an unprivileged bubblewrap before root's.
     no_jail: run programs WITHOUT ANY ISOLATION, as this user; logged as a warning each time.
-    Raises UserError where no jail works.
+    Raises UserError where none works.
     """
+    if jail not in JAILS:
+        raise UserError(f"there is no jail {jail!r}", hint=f"there are {', '.join(JAILS)}")
     cgroup = _has_cgroup()
     interpreter = find_interpreter()
     if no_jail:
         logger.warning("the sandbox is OFF: programs run unprotected, as this user, with this machine's files")
-        return JailOptions(interpreter, bubblewrap=False, nested=False, cgroup=cgroup)
+        return JailOptions(interpreter, "none", nested=False, cgroup=cgroup)
+    if jail == "gvisor":
+        return _find_gvisor(JailOptions(interpreter, "gvisor", nested=False, cgroup=cgroup))
     find_bubblewrap()
     errors = []
     for nested, as_nobody in itertools.product((True, False), (True, False) if os.getuid() == 0 else (False,)):
@@ -48,6 +54,16 @@ def find_options(*, no_jail: bool = False) -> JailOptions:
         hint="allow user namespaces (`sysctl kernel.unprivileged_userns_clone=1`), "
         "or start the container with `--security-opt seccomp=unconfined`",
     )
+
+
+def _find_gvisor(options: JailOptions) -> JailOptions:
+    find_gvisor()
+    remove_stale_bundles()
+    try:
+        _try(options)
+    except JailError as error:
+        raise UserError(f"gVisor does not work here: {error}", hint="take the jail `bubblewrap`") from None
+    return options
 
 
 def _has_cgroup() -> bool:

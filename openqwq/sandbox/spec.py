@@ -15,6 +15,8 @@ Mode = Literal["function", "stdio", "asserts"]
 LANGUAGES = ("python", "cpp", "javascript", "java", "rust", "go")
 MODES = ("function", "stdio", "asserts")
 MAX_CODE_CHARACTERS = 1 << 20
+TOKEN = "OPENQWQ_SANDBOX_TOKEN"
+"""The environment variable that holds a service's token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ Runs with the standard library of any Python from 3.10 on; imports of ours: thos
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -46,10 +47,11 @@ ENDED = 3  # exit code of a supervisor after which the zygote ends too
 Work = Callable[[], None]
 
 
-def serve(control: socket.socket, nested: bool, filter_program: bytes) -> Work | None:
-    """Prepare a child for each job to come; returns None when the other side is gone, and the child's work in a child.
+def serve(control: socket.socket, nested: bool, many: bool, filter_program: bytes) -> Work | None:
+    """Prepare a child for each job to come; returns None when there are no more, and the child's work in a child.
 
     nested:         every child gets namespaces of its own.
+    many:           jobs come until the other side is gone, rather than one.
     filter_program: the system calls that a child may make; empty for all.
     """
     while True:
@@ -57,7 +59,7 @@ def serve(control: socket.socket, nested: bool, filter_program: bytes) -> Work |
         if pid == 0:
             return _supervise(control, nested, filter_program)
         _, status = os.waitpid(pid, 0)
-        if os.waitstatus_to_exitcode(status) == ENDED:
+        if not many or os.waitstatus_to_exitcode(status) == ENDED:
             return None
 
 
@@ -97,9 +99,9 @@ def _receive(control: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 def _report(control: socket.socket, pid: int, nested: bool, folder: str, collect: int) -> None:
     """Wait for the child's end, or bring it about when told to, and send how it was."""
-    pidfd = os.pidfd_open(pid)
-    ready, _, _ = select.select([pidfd, control.fileno()], [], [])
-    if pidfd not in ready:
+    ended = _watch_end(pid)
+    ready, _, _ = select.select([ended, control.fileno()], [], [])
+    if ended not in ready:
         control.recv(16)
         os.kill(pid, signal.SIGKILL)
         if not nested:
@@ -110,8 +112,25 @@ def _report(control: socket.socket, pid: int, nested: bool, folder: str, collect
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "memory_mib": usage.ru_maxrss / 1024,
     }
-    made = [archive.pack(archive.collect(os.path.join(folder, "out"), collect))] if collect else []
-    socket.send_fds(control, [json.dumps(report).encode()], made)
+    made = archive.pack(archive.collect(os.path.join(folder, "out"), collect)) if collect else -1
+    size = os.fstat(made).st_size if collect else 0
+    control.send(json.dumps(report | {"made_bytes": size}).encode())
+    for offset in range(0, size, MESSAGE_BYTES):  # gVisor lets no descriptor out
+        control.send(os.pread(made, MESSAGE_BYTES, offset))
+
+
+def _watch_end(pid: int) -> int:
+    """A descriptor that is readable from the child's end on."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # gVisor may have no such call
+        ended, wake = os.pipe()
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):  # before the signal was watched
+            os.write(wake, b"x")
+        return ended
 
 
 def _kill_group(pid: int) -> None:
@@ -181,15 +200,17 @@ def _place_descriptors(job: dict[str, Any], out: int, err: int, links: list[int]
 def main() -> None:
     """Serve on the descriptor that the first argument names; a child leaves the loop to run its candidate.
 
-    The second argument is "nested" or "flat", the third "many" or "once" (jobs), the fourth the path of the
-    system-call filter or "".
+    It may be 0, where a job's stdin will lie, and is moved out of the way. The second argument is "nested" or "flat",
+    the third "many" or "once" (jobs), the fourth the path of the system-call filter or "".
     """
-    control = socket.socket(fileno=int(sys.argv[1]))
+    control = socket.socket(fileno=fcntl.fcntl(int(sys.argv[1]), fcntl.F_DUPFD_CLOEXEC, 3))
+    os.close(int(sys.argv[1]))
     filter_program = b""
     if sys.argv[4]:
         with open(sys.argv[4], "rb") as file:
             filter_program = file.read()
-    for name in PRELOADED if sys.argv[3] == "many" else ():
+    many = sys.argv[3] == "many"
+    for name in PRELOADED if many else ():
         importlib.import_module(name)
     for name in ("PYTHONPATH", "PYTHONHASHSEED"):
         os.environ.pop(name, None)
@@ -197,6 +218,6 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     control.send(b"ready")
-    work = serve(control, sys.argv[2] == "nested", filter_program)
+    work = serve(control, sys.argv[2] == "nested", many, filter_program)
     if work is not None:
         work()

@@ -35,7 +35,12 @@ def plan_chat(server: Server, body: ChatBody) -> Plan:
     tools = choose_tools(body.tools or [], body.tool_choice)
     budget = thinking_budget(body)
     prompt_ids, opened = chat_prompt(
-        model, body.messages, tools, variables=body.chat_template_kwargs, thinks=budget != 0
+        model,
+        body.messages,
+        tools,
+        variables=body.chat_template_kwargs,
+        thinks=budget != 0,
+        style=body.prompt_style,
     )
     room = check_length(model, prompt_ids, "messages")
     warnings: list[str] = []

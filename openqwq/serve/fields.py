@@ -143,6 +143,7 @@ class ChatBody(Sampled):
     reasoning_effort: Effort | None = None
     thinking_budget: Annotated[int, Field(ge=0)] | None = None
     min_thinking_tokens: Annotated[int, Field(ge=0)] | None = None
+    prompt_style: Literal["concise", "draft"] | None = None
     answer_scripts: list[str] | None = None
     thinking_scripts: list[str] | None = None
     structured_outputs: FormSpec | None = None

@@ -28,6 +28,8 @@ from .state import Server
 # A program that goes on with a conversation does so sooner, and gains nothing; a person reads first.
 PAUSE_BEFORE_PREPARING_S = 0.1
 CLOSING_TAG = THINK_END.encode()
+# Other requests wait no longer for one that has much to read.
+SLICE_S = 0.01
 
 
 @dataclass(slots=True, kw_only=True)
@@ -237,7 +239,7 @@ class Run:
 
     async def gains(self) -> AsyncIterator[Gain]:
         """Gains of all samples until each has ended. Raises ApiError where the engine gave up on one."""
-        last = time.monotonic()
+        last = slice_began = time.monotonic()
         first_texts = []
         delta = self._first
         while delta is not None:
@@ -259,6 +261,9 @@ class Run:
                 yield gain
             if all(s.ended for s in self._samples):
                 break
+            if time.monotonic() - slice_began > SLICE_S:  # what waits in the queue is read without ever waiting
+                await asyncio.sleep(0)
+                slice_began = time.monotonic()
             delta = await anext(self._deltas, None)
 
     def _count(self, gain: Gain, seconds: float) -> None:

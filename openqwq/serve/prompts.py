@@ -12,7 +12,7 @@ import jinja2
 from jinja2 import meta
 
 from openqwq.errors import UserError
-from openqwq.tokenizer import render_chat
+from openqwq.tokenizer import render_chat, with_style
 from openqwq.tokenizer.special_tokens import THINK_END, THINK_START
 
 from .engine import ServedModel
@@ -27,12 +27,14 @@ def chat_prompt(
     *,
     variables: Mapping[str, Any] | None = None,
     thinks: bool = True,
+    style: str | None = None,
     add_generation_prompt: bool = True,
     param: str = "messages",
 ) -> tuple[list[int], bool]:
     """Token ids of a conversation, and whether they end inside a thinking block.
 
     variables: `chat_template_kwargs`; names that the template does not read are refused.
+    style:     of `tokenizer.PROMPT_STYLES`.
     thinks:    False closes the thinking block that the template opens.
     """
     tokenizer = model.tokenizer
@@ -41,7 +43,7 @@ def chat_prompt(
     try:
         text = render_chat(
             tokenizer.chat_template,
-            [_plain(message) for message in messages],
+            with_style([_plain(message) for message in messages], style),
             tools=[_told(tool) for tool in tools] or None,
             add_generation_prompt=add_generation_prompt,
             variables=names,

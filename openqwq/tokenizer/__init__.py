@@ -4,10 +4,12 @@ from .chat import load_default_template, normalize_messages, render_chat
 from .parse import ParsedCompletion, parse_completion, parse_tool_calls
 from .parse_stream import CallError, ThinkingStream, ToolCallStream
 from .special_tokens import SPECIAL_TOKENS, TAG_TOKENS
+from .styles import PROMPT_STYLES, with_style
 from .tokenizer import StreamDecoder, Tokenizer
 from .training import render_training_turn, train_tokenizer
 
 __all__ = [
+    "PROMPT_STYLES",
     "SPECIAL_TOKENS",
     "TAG_TOKENS",
     "CallError",
@@ -23,4 +25,5 @@ __all__ = [
     "render_chat",
     "render_training_turn",
     "train_tokenizer",
+    "with_style",
 ]

@@ -20,6 +20,7 @@ from openqwq.types import Group, Policy, Problem, Rollout, SamplingParams, Verdi
 from openqwq.verifiers import Verifier, verify_all
 
 from .credit import outcome_advantages
+from .parallel import collect_dealt, deal
 from .rewards import RewardScorer, coin_rewards, shape_by_length, verdict_rewards
 from .stage import StageContext
 from .timeline import Timeline
@@ -116,15 +117,18 @@ class Collector:
         with self.timeline.phase("generate"):
             groups = self._streamed(count, step, refill) if self.stream else self._sampled(count, step, refill)
         with self.timeline.phase("verify"):
-            rollouts = [rollout for group in groups for rollout in group.rollouts]
-            verdicts = judge(rollouts, self.verifiers)
+            found = iter(judge([rollout for group in groups for rollout in group.rollouts], self.verifiers))
+            judged = collect_dealt([[(r, next(found)) for r in group.rollouts] for group in groups])
+            rollouts, verdicts = [r for group in judged for r, _ in group], [v for group in judged for _, v in group]
             rewards = self._rewards(rollouts, verdicts, step, refill)
-        return with_advantages([len(group.rollouts) for group in groups], rollouts, verdicts, rewards, self.stage)
+        return with_advantages([len(group) for group in judged], rollouts, verdicts, rewards, self.stage)
 
     def _sampled(self, count: int, step: int, refill: int) -> list[Group]:
         problems = self.mixture.batch(step, count, refill)
-        params = [self._sampling(step, refill, position) for position in range(len(problems))]
-        return sample_groups(self.policy, self.tokenizer, problems, self.stage.samples_per_prompt, params)
+        params = deal([self._sampling(step, refill, position) for position in range(len(problems))])
+        problems = deal(problems)
+        sizes = [group_size(self.stage, problem) for problem in problems]
+        return sample_groups(self.policy, self.tokenizer, problems, sizes, params)
 
     def _streamed(self, count: int, step: int, refill: int) -> list[Group]:
         """Complete groups of the stream; from a bound of two steps on, a step's worth of further ones stays in flight.
@@ -138,7 +142,8 @@ class Collector:
             spare = stage.prompts_per_step
         if (new := count + spare - len(self.stream.groups)) > 0:
             for position, problem in enumerate(self.mixture.batch(step, new, refill)):
-                self.stream.begin(problem, self._sampling(step, refill, position), step)
+                params = self._sampling(step, refill, position)
+                self.stream.begin(problem, params, step, group_size(stage, problem))
         return self.stream.advance(count, due=step - stage.max_staleness + 1)
 
     def _rewards(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict], step: int, refill: int) -> list[float]:
@@ -151,13 +156,16 @@ class Collector:
         return shape_by_length(rollouts, rewards, self.stage)
 
     def _sampling(self, *place: int) -> SamplingParams:
-        """The policy's own distribution, seeded by the place in the run (step, refill round, problem)."""
+        """The distribution that is trained, seeded by the place in the run (step, refill round, problem)."""
+        stage = self.stage
         return SamplingParams(
-            temperature=self.stage.temperature,
-            top_p=1.0,
-            top_k=0,
-            max_tokens=self.stage.max_completion_tokens,
-            thinking_budget=self.stage.thinking_budget or None,
+            temperature=stage.temperature,
+            top_p=stage.top_p,
+            top_k=stage.top_k,
+            min_p=stage.min_p,
+            kept_ids=stage.top_p < 1 or stage.top_k > 0 or stage.min_p > 0,
+            max_tokens=stage.max_completion_tokens,
+            thinking_budget=stage.thinking_budget or None,
             seed=self.ctx.seed_for("sampling", *place),
         )
 
@@ -183,6 +191,11 @@ def with_advantages(
         )
         start += size
     return groups
+
+
+def group_size(stage: RLStage, problem: Problem) -> int:
+    """How many rollouts a problem gets."""
+    return stage.source_samples_per_prompt.get(problem.source, stage.samples_per_prompt)
 
 
 def needs_spread(stage: RLStage) -> bool:

@@ -35,6 +35,7 @@ class Freshness:
         Raises RuntimeError when a token is older than the bound, or bears the checksum of other weights than those
         that its version had: the sampler then ran weights that the trainer never gave it.
         """
+        rollouts = list(rollouts)
         version, checksum = self._published[-1] if self._published else (None, None)
         row: dict[str, Any] = {"policy_version": version, "weight_checksum": checksum}
         if self.bound is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from openqwq.config import GateConfig
 from openqwq.log import logger
 
+from .parallel import from_first
 from .stage import StageRun, load_weights
 
 GateEvaluate = Callable[[], Mapping[str, float]]
@@ -37,7 +38,7 @@ class RegressionGate:
         due = run.step % self.config.every == 0 or run.step == run.steps
         if self._evaluate is None or not due or run.values.get("gate_looked_at") == run.step:
             return
-        found = self._evaluate()
+        found = from_first(self._evaluate)
         scores = {kind: float(found[kind]) for kind in self.config.kinds}
         baseline = run.values.setdefault("gate_baseline", scores)
         run.values["gate_looked_at"] = run.step

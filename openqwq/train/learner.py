@@ -66,10 +66,11 @@ class Learner:
         with recomputed_activations(run.model, stage.activation_checkpointing):
             for number, samples in enumerate(split_groups(batch, stage.updates_per_batch)):
                 batches = self._packed([sample for group in samples for sample in group])
-                if self.critic and batches:
+                is_trained_on = any(sample.trained_tokens for group in samples for sample in group)
+                if self.critic and is_trained_on:
                     rate = learning_rate(self.value_stage, step, run.steps)
                     learned.values.append(self.critic.update(run, batches, rate))
-                if batches and not only_values:
+                if is_trained_on and not only_values:
                     learned.updates.append(self._update(batches, step, number, learned.entropy_weight, ready))
         if not learned.updates:
             why = "only the value model learns" if only_values and learned.values else "no group has signal"
@@ -80,7 +81,12 @@ class Learner:
     def samples(self, groups: Sequence[list[Attempt]]) -> list[list[Sample]]:
         """The groups' trained rollouts as samples with every stream that the objective reads."""
         kept = [[a for a in group if is_trained(a)] for group in groups]
-        samples = [rollout_sample(a.rollout, a.advantage) for group in kept for a in group]
+        weights = self.stage.source_weights
+        samples = [
+            rollout_sample(a.rollout, a.advantage, weight=weights.get(a.rollout.problem.source, 1.0))
+            for group in kept
+            for a in group
+        ]
         if self.reference:
             samples = self._with(samples, "ref_logprobs", self._scores(samples, self.reference.logprobs))
         if self.stage.correction.mode != "none":

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from openqwq.types import Rollout
 
+from .parallel import gather, own_share
+
 STREAMS = ("rollout_logprobs", "advantages", "old_logprobs", "ref_logprobs", "values", "returns")
 """Fields of `Sample` that are numbers of each trained token in `PackedBatch`."""
 
@@ -34,6 +36,8 @@ class Sample:
     The other streams are read where `loss_mask` is 1; empty where the algorithm has no use for them.
     rollout_logprobs: the sampler's own; old_logprobs: the trainer's, before the batch's first update;
     ref_logprobs: the reference's. values: a value model's, before the update; returns: what it should have said.
+    kept_ids: what each token was drawn from, where the sampler cut the vocabulary; empty where it did not.
+    weight: factor of the sample's whole loss.
     """
 
     token_ids: Sequence[int]
@@ -45,9 +49,11 @@ class Sample:
     ref_logprobs: Sequence[float] = ()
     values: Sequence[float] = ()
     returns: Sequence[float] = ()
+    kept_ids: Sequence[Sequence[int]] = ()
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
-        streams = [self.loss_mask, self.policy_versions, *(getattr(self, name) for name in STREAMS)]
+        streams = [self.loss_mask, self.policy_versions, self.kept_ids, *(getattr(self, name) for name in STREAMS)]
         if any(len(s) not in (0, len(self.token_ids)) for s in streams) or len(self.loss_mask) == 0:
             raise ValueError(f"streams of lengths {[len(s) for s in streams]} for {len(self.token_ids)} tokens")
         if self.loss_mask[0]:
@@ -66,6 +72,8 @@ class PackedBatch:
     positions:  [M] places in input_ids of the trained tokens; each is predicted from the place before.
     shared:     where prompts come more than once: [N] the row that computes each token, [R] each row's first token.
     targets:    [M] the trained tokens. sequences: [M] which of the S sequences each belongs to.
+    kept:       where a sampler cut the vocabulary: [M] how many ids it left each token (0: all of them), and those
+                ids, end to end.
     The others: [M] numbers of each trained token; zeros where the samples do not bear them, but for
     old_logprobs, which then are the rollout_logprobs.
     """
@@ -83,6 +91,7 @@ class PackedBatch:
     values: Tensor
     returns: Tensor
     shared: tuple[Tensor, Tensor] | None = None
+    kept: tuple[Tensor, Tensor] | None = None
 
 
 def document_sample(token_ids: Sequence[int]) -> Sample:
@@ -95,7 +104,7 @@ def completion_sample(prompt_ids: Sequence[int], completion_ids: Sequence[int]) 
     return Sample(token_ids=[*prompt_ids, *completion_ids], loss_mask=[0] * len(prompt_ids) + [1] * len(completion_ids))
 
 
-def rollout_sample(rollout: Rollout, advantage: float) -> Sample:
+def rollout_sample(rollout: Rollout, advantage: float, *, weight: float = 1.0) -> Sample:
     """A rollout with one advantage for all of its sampled tokens; inserted tokens stay untrained."""
     prompt, length = len(rollout.prompt_ids), len(rollout.prompt_ids) + len(rollout.completion_ids)
     return Sample(
@@ -104,6 +113,8 @@ def rollout_sample(rollout: Rollout, advantage: float) -> Sample:
         rollout_logprobs=[0.0] * prompt + list(rollout.rollout_logprobs),
         advantages=[advantage] * length,
         policy_versions=[0] * prompt + list(rollout.policy_versions),
+        kept_ids=[()] * prompt + list(rollout.kept_ids) if rollout.kept_ids else (),
+        weight=weight,
     )
 
 
@@ -131,11 +142,12 @@ def pack(
     tokens_per_microbatch: int,
     device: torch.device | str = "cpu",
 ) -> list[PackedBatch]:
-    """Micro-batches of the samples that have a trained token.
+    """Micro-batches of the samples that have a trained token; of several ranks each packs its own share.
 
-    weights: each sample's weight per trained token, as `losses.sample_weights` makes them.
+    weights: each sample's weight per trained token, as `losses.sample_weights` makes them; times `Sample.weight`.
     """
-    useful = [(s, w) for s, w in zip(samples, weights, strict=True) if s.trained_tokens]
+    useful = [(s, w * s.weight) for s, w in zip(samples, weights, strict=True) if s.trained_tokens]
+    useful = [useful[i] for i in own_share([len(s.token_ids) for s, _ in useful])]
     splits = split_microbatches([len(s.token_ids) for s, _ in useful], tokens_per_microbatch)
     return [pack_one([useful[i] for i in split], device) for split in splits]
 
@@ -163,8 +175,23 @@ def pack_one(samples: Sequence[tuple[Sample, float]], device: torch.device | str
         sequences=torch.arange(len(samples)).repeat_interleave(trained).to(device),
         weights=torch.tensor([w for _, w in samples]).repeat_interleave(trained).to(device),
         shared=_shared_rows([s for s, _ in samples], device),
+        kept=_kept([s for s, _ in samples], device),
         **streams,
     )
+
+
+def _kept(samples: Sequence[Sample], device: torch.device | str) -> tuple[Tensor, Tensor] | None:
+    """`PackedBatch.kept` of the samples' trained tokens."""
+    if not any(sample.kept_ids for sample in samples):
+        return None
+    lists = [
+        sample.kept_ids[place] if sample.kept_ids else ()
+        for sample in samples
+        for place, trained in enumerate(sample.loss_mask)
+        if trained
+    ]
+    counts = torch.tensor([len(ids) for ids in lists])
+    return counts.to(device), _concatenate(lists, torch.long).to(device)
 
 
 def _shared_rows(samples: Sequence[Sample], device: torch.device | str) -> tuple[Tensor, Tensor] | None:
@@ -204,14 +231,21 @@ def token_scores(
     tokens_per_microbatch: int,
     device: torch.device | str = "cpu",
 ) -> list[list[float]]:
-    """What `score` gives for each trained token ([M] of a micro-batch), one list for each sample, in order."""
+    """What `score` gives for each trained token ([M] of a micro-batch), one list for each sample, in order.
+
+    Of several ranks each computes its own share, and all know the whole.
+    """
     results: list[list[float]] = [[] for _ in samples]
-    scored = [i for i, sample in enumerate(samples) if sample.trained_tokens]
+    trained = [i for i, sample in enumerate(samples) if sample.trained_tokens]
+    scored = [trained[i] for i in own_share([len(samples[i].token_ids) for i in trained])]
     for part in split_microbatches([len(samples[i].token_ids) for i in scored], tokens_per_microbatch):
         own = [scored[i] for i in part]
         values = score(pack_one([(samples[i], 1.0) for i in own], device)).tolist()
         for i in own:
             results[i], values = values[: samples[i].trained_tokens], values[samples[i].trained_tokens :]
+    for found in gather({i: results[i] for i in scored}):
+        for i, scores in found.items():
+            results[i] = scores
     return results
 
 

@@ -88,6 +88,7 @@ def attempt_row(attempt: Attempt, step: int, group: int) -> dict[str, Any]:
         "reward": None if math.isnan(attempt.reward) else attempt.reward,
         "problem": rollout.problem.to_dict(),
         "weight_checksums": dict(rollout.weight_checksums),
+        "kept_ids": [list(own) for own in rollout.kept_ids],
     }
 
 
@@ -98,8 +99,13 @@ def read_attempt(row: Mapping[str, Any]) -> tuple[Rollout, Verdict, float]:
     if len(set(lengths.values())) != 1:
         raise ValueError(f"streams of unequal lengths: {lengths}")
     rest = {name: row[name] for name in ("text", "finish_reason", "status", "error")}
+    kept = tuple(map(tuple, row.get("kept_ids", ())))
+    if kept and any(own and token not in own for own, token in zip(kept, ids["completion_ids"], strict=True)):
+        raise ValueError("a token is not among the ids that it was drawn from")
     checksums = {int(version): name for version, name in row.get("weight_checksums", {}).items()}
-    rollout = Rollout(problem=Problem.from_dict(row["problem"]), weight_checksums=checksums, **ids, **rest)
+    rollout = Rollout(
+        problem=Problem.from_dict(row["problem"]), weight_checksums=checksums, kept_ids=kept, **ids, **rest
+    )
     return rollout, Verdict(**row["verdict"]), math.nan if row["reward"] is None else float(row["reward"])
 
 

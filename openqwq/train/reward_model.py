@@ -27,6 +27,7 @@ from openqwq.model import Qwen2ForCausalLM, load_model
 from .losses import preference_loss
 from .optimizer import build_optimizer, learning_rate
 from .packing import split_microbatches
+from .parallel import own_share, total
 from .sft import epoch_indices
 from .stage import StageContext, StageRun
 from .update import step_optimizer
@@ -129,14 +130,16 @@ def _train_on_pairs(
     started, stage, model = time.perf_counter(), run.stage, run.model
     rate = learning_rate(stage, step, run.steps)
     run.optimizer.zero_grad(set_to_none=True)
-    loss, correct = 0.0, 0
+    loss, correct = 0.0, 0.0
     lengths = [len(chosen) + len(rejected) for chosen, rejected in pairs]
-    for part in split_microbatches(lengths, stage.tokens_per_microbatch):
-        chosen, rejected = model.pair_scores([pairs[i] for i in part])
+    own = own_share(lengths)
+    for part in split_microbatches([lengths[i] for i in own], stage.tokens_per_microbatch):
+        chosen, rejected = model.pair_scores([pairs[own[i]] for i in part])
         part_loss = preference_loss(chosen, rejected).sum() / len(pairs)
         part_loss.backward()
         loss += float(part_loss.detach())
         correct += int((chosen > rejected).sum())
+    loss, correct = total(loss, correct)
     grad_norm = step_optimizer(model, run.optimizer, learning_rate=rate, max_grad_norm=stage.max_grad_norm)
     return {
         "stage": run.ctx.name,

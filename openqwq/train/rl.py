@@ -37,6 +37,7 @@ from .gate import GateEvaluate, RegressionGate
 from .learner import Learned, Learner
 from .optimizer import build_optimizer, learning_rate
 from .overlap import InTurn, Overlap
+from .parallel import is_first, num_ranks
 from .rewards import RewardScorer, check_rewards
 from .rl_metrics import experience_metrics, sample_rows, seconds_metrics, update_metrics
 from .stage import StageContext, StageRun
@@ -45,8 +46,15 @@ from .trackers import Trackers, open_trackers
 
 
 class TrainedPolicy(SteppedPolicy, Protocol):
-    """A policy that takes the trainer's weights and counts them as a version."""
+    """A policy that takes the trainer's weights, counts them as a version and knows their checksum.
 
+    model: what it samples from, the trainer's own module or another one.
+    """
+
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def weight_checksums(self) -> Mapping[int, str]: ...
     def load_weights(self, source: nn.Module, *, version: int | None = None) -> None: ...
 
 
@@ -101,7 +109,7 @@ def run_rl(
             freshness = Freshness(run, None if replay else stage.max_staleness)
             policy.load_weights(model, version=run.values.setdefault("policy_version", 0))
             if run.step == 0:
-                freshness.publish(policy.version, weight_checksum(model))
+                freshness.publish(policy.version, _trainer_checksum(policy, model))
             if pool and "curriculum" in run.values:
                 pool.load_state(run.values["curriculum"])
             learner = Learner(stage, run, tokenizer)
@@ -138,7 +146,12 @@ def run_rl(
 def publish(policy: TrainedPolicy, model: Qwen2ForCausalLM, freshness: Freshness, version: int) -> None:
     """Give the policy the model's weights under this version, and note which weights they are."""
     policy.load_weights(model, version=version)
-    freshness.publish(version, weight_checksum(model))
+    freshness.publish(version, _trainer_checksum(policy, model))
+
+
+def _trainer_checksum(policy: TrainedPolicy, model: Qwen2ForCausalLM) -> str:
+    """Of the trainer's weights; where the sampler runs the very same module, what it has just computed."""
+    return policy.weight_checksums[policy.version] if policy.model is model else weight_checksum(model)
 
 
 @contextmanager
@@ -156,7 +169,8 @@ def adapters(model: Qwen2ForCausalLM, stage: RLStage, ctx: StageContext) -> Iter
     except ValueError as error:
         raise UserError(f"`lora.targets` of stage `{ctx.name}`: {error}", hint="e.g. q_proj, v_proj") from error
     yield
-    save_lora(model, ctx.checkpoints.run_folder / "adapters" / ctx.name)
+    if is_first():
+        save_lora(model, ctx.checkpoints.run_folder / "adapters" / ctx.name)
     merge_lora(model)
 
 
@@ -180,7 +194,8 @@ def invariance(model: Qwen2ForCausalLM, stage: RLStage) -> Iterator[None]:
 def trackers(stage: RLStage, ctx: StageContext) -> Iterator[Trackers]:
     """The stage's trackers, closed at the end of this block, whatever ends it."""
     first_step = ctx.resume.step if ctx.resume else 0
-    opened = open_trackers(stage.trackers, ctx.checkpoints.run_folder, ctx.name, asdict(stage), first_step=first_step)
+    names = stage.trackers if is_first() else ()
+    opened = open_trackers(names, ctx.checkpoints.run_folder, ctx.name, asdict(stage), first_step=first_step)
     try:
         yield opened
     finally:
@@ -233,5 +248,11 @@ def _metrics_row(
 
 def _check_stage(stage: RLStage, ctx: StageContext) -> None:
     check_algorithm(stage, f"stage `{ctx.name}`")
+    if stage.max_staleness > 0 and num_ranks() > 1:
+        raise UserError(
+            f"`max_staleness` is {stage.max_staleness} in stage `{ctx.name}`, but sampling beside training is not "
+            f"there for {num_ranks()} ranks",
+            hint="set `max_staleness = 0`, or train with one process",
+        )
     if stage.temperature <= 0:
         raise UserError(f"`temperature` is {stage.temperature} in stage `{ctx.name}`, but rollouts must be sampled")

@@ -28,6 +28,7 @@ from openqwq.model.lora import MARK as LORA_MARK
 from openqwq.model.lora import lora_tensors
 
 from .optimizer import Optimizers, load_optimizer_tensors, optimizer_tensors
+from .parallel import is_first
 
 AnyStage = TypeVar("AnyStage", bound=Stage)
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
@@ -106,11 +107,12 @@ class StageRun(Generic[AnyStage, AnyModel]):
 
         samples, phases: rows for samples.jsonl and timeline.jsonl.
         """
-        folder = self.ctx.checkpoints.run_folder
-        append_jsonl(folder / "metrics.jsonl", dict(row))
-        for file, rows in (("samples.jsonl", samples), ("timeline.jsonl", phases)):
-            for entry in rows:
-                append_jsonl(folder / file, dict(entry))
+        if is_first():
+            folder = self.ctx.checkpoints.run_folder
+            append_jsonl(folder / "metrics.jsonl", dict(row))
+            for file, rows in (("samples.jsonl", samples), ("timeline.jsonl", phases)):
+                for entry in rows:
+                    append_jsonl(folder / file, dict(entry))
         self.step += 1
         self._changing = False
         self.ctx.progress(row, self.step, self.steps)
@@ -137,8 +139,8 @@ class StageRun(Generic[AnyStage, AnyModel]):
             self._changing = False
 
     def save(self) -> None:
-        """Write a resumable checkpoint unless this very state was just written."""
-        if self._saved_at == (self.step, self._stopped):
+        """Write a resumable checkpoint unless this very state was just written; only the first rank does."""
+        if self._saved_at == (self.step, self._stopped) or not is_first():
             return
         self.ctx.checkpoints.save(
             RunState(
@@ -175,7 +177,8 @@ class StageRun(Generic[AnyStage, AnyModel]):
         self.values = dict(state.values)
         self._stopped = bool(self.values.pop("stopped"))
         restore_rng(state.rng)
-        self.ctx.checkpoints.rewind_logs(state)
+        if is_first():
+            self.ctx.checkpoints.rewind_logs(state)
         self.step = state.step
         self._saved_at = (self.step, self._stopped)
 

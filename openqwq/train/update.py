@@ -20,6 +20,7 @@ from openqwq.model import Qwen2ForCausalLM
 from .losses import chunked_logprobs
 from .optimizer import Optimizers, clip_gradients, set_learning_rate
 from .packing import PackedBatch
+from .parallel import gather_tokens, sum_gradients, total
 
 Objective = Callable[[Tensor, PackedBatch], tuple[Tensor, dict[str, Tensor]]]
 """(policy log-probs [M], batch) -> loss of each token [M], and named observations of each token [M]."""
@@ -57,6 +58,7 @@ def policy_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probs of the batch's trained tokens, with gradient, and entropies: two [M] tensors.
 
+    Both are of the distribution that the sampler drew from: at `temperature`, over `batch.kept`.
     Only positions that predict a trained token reach the output head. entropy_gradient: the entropies bear one too.
     """
     input_ids, before = batch.input_ids, batch.positions - 1
@@ -73,6 +75,7 @@ def policy_logprobs(
         temperature=temperature,
         entropy_gradient=entropy_gradient,
         invariant=model.batch_invariant,
+        kept=batch.kept,
     )
 
 
@@ -99,6 +102,7 @@ def update(
     entropy_weight: factor of the entropy of each token, which is subtracted from its loss.
     ready: called once the gradient is there; the weights change when it returns.
     further: other terms of the loss; only the first one's tokens are observed.
+    Of several ranks each has its own micro-batches; the step, and what is given back, is of all of them.
     Raises UserError, before touching the weights, when the gradient is not finite.
     """
     optimizer.zero_grad(set_to_none=True)
@@ -109,8 +113,9 @@ def update(
         loss += own
         num_tokens += sum(len(batch.input_ids) for batch in part.batches)
     ready()
+    loss, all_tokens = total(loss, num_tokens)
     grad_norm = step_optimizer(model, optimizer, learning_rate=learning_rate, max_grad_norm=max_grad_norm)
-    return UpdateResult(loss=loss, grad_norm=grad_norm, num_tokens=num_tokens, tokens=tokens)
+    return UpdateResult(loss=loss, grad_norm=grad_norm, num_tokens=int(all_tokens), tokens=gather_tokens(tokens))
 
 
 def accumulate(
@@ -136,11 +141,12 @@ def accumulate(
         weighted.backward()
         loss += float(weighted.detach())
         observed.append({"entropy": entropy.detach(), **{k: v.detach() for k, v in observations.items()}})
-    return loss, {name: torch.cat([row[name] for row in observed]) for name in observed[0]}
+    return loss, {name: torch.cat([row[name] for row in observed]) for row in observed[:1] for name in row}
 
 
 def step_optimizer(model: nn.Module, optimizer: Optimizers, *, learning_rate: float, max_grad_norm: float) -> float:
-    """Clip the gradients, step at this learning rate, and give the norm before clipping."""
+    """Sum the ranks' gradients, clip them, step at this learning rate, and give the norm before clipping."""
+    sum_gradients(model.parameters())
     grad_norm = clip_gradients(model.parameters(), max_grad_norm)
     if not math.isfinite(grad_norm):
         raise UserError(

@@ -19,6 +19,7 @@ from openqwq.model import Qwen2ForCausalLM
 from .losses import value_loss
 from .optimizer import Optimizers, build_optimizer, load_optimizer_tensors, optimizer_tensors
 from .packing import PackedBatch
+from .parallel import gather_tokens, total
 from .stage import StageRun, load_weights
 from .update import step_optimizer
 
@@ -55,20 +56,20 @@ class Critic:
 
     def update(self, run: StageRun, batches: Sequence[PackedBatch], rate: float) -> dict[str, float]:
         """One step on the mean loss of the batches' tokens; the loss and the share of variance explained."""
-        tokens = sum(len(batch.targets) for batch in batches)
+        (tokens,) = total(sum(len(batch.targets) for batch in batches))
         self.optimizer.zero_grad(set_to_none=True)
-        loss, values, returns = 0.0, [], []
+        loss, seen = 0.0, []
         for batch in batches:
             found = self.model(batch)
             losses = value_loss(found, batch.returns, batch.values, clip=self.stage.value.clip)
             part = losses.sum() / tokens
             part.backward()
             loss += float(part.detach())
-            values.append(batch.values)
-            returns.append(batch.returns)
+            seen.append({"values": batch.values, "returns": batch.returns})
         step_optimizer(self.model, self.optimizer, learning_rate=rate, max_grad_norm=self.stage.max_grad_norm)
         self._remember(run)
-        return {"value_loss": loss, "value_explained": explained_variance(torch.cat(values), torch.cat(returns))}
+        own = {name: torch.cat([part[name] for part in seen]) for part in seen[:1] for name in part}
+        return {"value_loss": total(loss)[0], "value_explained": explained_variance(**gather_tokens(own))}
 
     def _remember(self, run: StageRun) -> None:
         """Views of the live tensors: what is saved is what they hold at the time of the save."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from openqwq.errors import UserError
-from openqwq.sandbox import BaseSandbox, JudgeResult, Limits, Submission, default_sandbox
+from openqwq.sandbox import BaseSandbox, JudgeResult, Limits, Submission, check_place, find_sandbox
 from openqwq.sandbox.spec import LANGUAGES
 from openqwq.types import Problem, Verdict
 from openqwq.verifiers.base import THINK_CLOSE, Verifier, answer_part
@@ -56,7 +56,8 @@ class CodeVerifier(Verifier):
     memory_mib: memory of the program and everything that it starts.
     partial:    the score is the share of passed tests (a program that ends early goes on with the next test).
     language:   of programs on stdin whose task names none; "any": the one that the fence names.
-    sandbox:    where programs run; by default the one that the process shares.
+    sandbox:    where programs run: a sandbox, "bubblewrap", "gvisor", or a service's address (its token is in the
+                environment variable OPENQWQ_SANDBOX_TOKEN); by default the one that the process shares.
     """
 
     name: ClassVar[str] = "code"
@@ -70,7 +71,7 @@ class CodeVerifier(Verifier):
         memory_mib: int = 256,
         partial: bool = False,
         language: str = "python",
-        sandbox: BaseSandbox | None = None,
+        sandbox: BaseSandbox | str = "",
     ):
         super().__init__(format_free=format_free)
         if language not in (*LANGUAGES, ANY):
@@ -78,6 +79,7 @@ class CodeVerifier(Verifier):
         self.limits = Limits(wall_s=wall_s, cpu_s=4 * wall_s, memory_mib=memory_mib)
         self.partial = partial
         self.language = language
+        check_place(sandbox)
         self._sandbox = sandbox
         self._cache: OrderedDict[str, JudgeResult] = OrderedDict()
 
@@ -143,7 +145,7 @@ class CodeVerifier(Verifier):
 
     def _run(self, submissions: dict[str, Submission]) -> dict[str, JudgeResult]:
         """Each submission's result; a language that the sandbox has no toolchain for is our fault, not the model's."""
-        sandbox = self._sandbox or default_sandbox()
+        sandbox = find_sandbox(self._sandbox)
         results: dict[str, JudgeResult] = {}
         if any(submission.language != "python" for submission in submissions.values()):
             there = sandbox.capabilities()["languages"]

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 from openqwq.errors import UserError
-from openqwq.sandbox import BaseSandbox, Limits, default_sandbox
+from openqwq.sandbox import BaseSandbox, Limits, check_place, find_sandbox
 from openqwq.types import Problem, Verdict
 from openqwq.verifiers.base import answer_part
 from openqwq.verifiers.coq import OUTPUT_BYTES, CoqTask, check_coq
@@ -44,7 +44,7 @@ class ProofVerifier(WorkerVerifier):
     lean_memory_mib: address space of the REPL.
     coq_timeout_s:   seconds for each of the three compilations of a Coq proof.
     coq_memory_mib:  memory for each of them.
-    sandbox:         where Coq runs; by default the one that the process shares.
+    sandbox:         where Coq runs, as for the verifier `code`.
     """
 
     name: ClassVar[str] = "proof"
@@ -65,7 +65,7 @@ class ProofVerifier(WorkerVerifier):
         lean_memory_mib: int = 16384,
         coq_timeout_s: float = 60.0,
         coq_memory_mib: int = 2048,
-        sandbox: BaseSandbox | None = None,
+        sandbox: BaseSandbox | str = "",
     ):
         super().__init__(format_free=format_free, deadline_s=deadline_s, num_workers=num_workers)
         if lean_command and lean_url:
@@ -77,6 +77,7 @@ class ProofVerifier(WorkerVerifier):
         self._coq_limits = Limits(
             wall_s=coq_timeout_s, cpu_s=coq_timeout_s, memory_mib=coq_memory_mib, tmp_mib=256, output_bytes=OUTPUT_BYTES
         )
+        check_place(sandbox)
         self._sandbox = sandbox
 
     def prepare_many(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict | list[Any]]:
@@ -99,7 +100,7 @@ class ProofVerifier(WorkerVerifier):
             if checker == "lean":
                 return self._judge_lean(LeanTask.read(answer), proof)
             if checker == "coq":
-                return check_coq(CoqTask.read(answer), proof, self._sandbox or default_sandbox(), self._coq_limits)
+                return check_coq(CoqTask.read(answer), proof, find_sandbox(self._sandbox), self._coq_limits)
         except TypeError as error:
             return Verdict.unjudged(f"unreadable task: {error}")
         source = [answer.get("database", ""), answer.get("database_file", ""), answer.get("theorem")]

@@ -226,12 +226,12 @@ def test_the_least_recently_used_prefix_makes_room():
     pool = BlockPool(3, SIZE)
     for first in (10, 20):
         table = pool.match(())
-        assert pool.extend(table, SIZE)
+        assert pool.extend(table, SIZE, 0, SIZE - 1)
         pool.register(table, [first] * SIZE, SIZE)
         pool.release(table)
     pool.release(pool.match([10] * SIZE))  # used again: the other one is older now
     table = pool.match(())
-    assert pool.extend(table, 2 * SIZE) and not pool.extend(table, 4 * SIZE)
+    assert pool.extend(table, 2 * SIZE, 0, 0) and not pool.extend(table, 4 * SIZE, 0, 0)
     assert len(pool.match([10] * SIZE).blocks) == 1 and not pool.match([20] * SIZE).blocks
 
 

@@ -85,7 +85,7 @@ def test_strict_guesses_change_no_token(model, similar, params):
     assert_same(complete(make_engine(model), params), complete(engine, params))
     stats = engine.stats()
     assert stats.drafted_tokens >= stats.accepted_tokens
-    assert bool(stats.drafted_tokens) == (not params.bad_words)
+    assert stats.drafted_tokens > 0
 
 
 def test_thinking_is_closed_and_prolonged_in_the_middle_of_a_run(model, similar):

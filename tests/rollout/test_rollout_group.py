@@ -86,6 +86,16 @@ def test_params_may_be_one_for_each_problem():
         sample_groups(policy, Tokenizer(), problems, 4, [PARAMS])
 
 
+def test_each_problem_may_have_a_group_size_of_its_own():
+    policy = Echo()
+    problems = [make_problem("a"), make_problem(""), make_problem("b")]
+    groups = sample_groups(policy, Tokenizer(), problems, [3, 2, 5], PARAMS)
+    assert [len(group.rollouts) for group in groups] == [3, 2, 5]
+    assert [p.n for p in policy.calls[0][1]] == [3, 5]
+    with pytest.raises(ValueError, match="2 group sizes for 3 problems"):
+        sample_groups(policy, Tokenizer(), problems, [3, 2], PARAMS)
+
+
 def test_the_policy_sees_the_messages_beside_the_ids():
     policy = Echo()
     sample_groups(policy, Tokenizer(), [make_problem("a")], 1, PARAMS)

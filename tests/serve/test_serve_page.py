@@ -19,7 +19,8 @@ TIMEOUT_MS = 60_000
 ROOT = Path(__file__).parents[2]
 ANSWER = (
     "First $x$ alone.\n</think>\n\n## So\n\n**Five**: $$\\frac{10}{2}$$\n\n"
-    "```python\nreturn 5\n```\n\n<img src=x onerror=alert(1)> [no](javascript:alert(1))"
+    "```python\nreturn 5\n```\n\n| a | b |\n|---|--:|\n| x \\| y | 1 |\n\n"
+    "<img src=x onerror=alert(1)> [no](javascript:alert(1))"
 )
 CALL = '</think>\n\n<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
 TOOLS = '[{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]'
@@ -125,6 +126,8 @@ def test_a_question_is_answered_with_thinking_markdown_and_maths(page, engines):
     assert page.locator(".answer strong").text_content() == "Five"
     assert page.locator(".answer math mfrac").count() == 1
     assert page.locator(".answer pre code .k").text_content() == "return"
+    assert page.locator(".answer td").all_text_contents() == ["x | y", "1"]
+    assert page.locator(".answer td").last.get_attribute("style") == "text-align: right"
     assert page.locator(".answer img").count() == page.locator(".answer a").count() == 0
     assert "<img src=x" in page.locator(".answer").text_content()
 
@@ -172,6 +175,7 @@ def test_stop_ends_the_answer_on_the_server(page, engines):
         assert last in engines[0].ended
         assert engines[0].told == [last]
         assert page.locator("details.thinking summary").text_content().startswith("Thought for ")
+        assert page.locator(".facts").text_content().endswith(" s, stopped")
     finally:
         engines[0].pause_s = 0.0
 

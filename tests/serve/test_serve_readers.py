@@ -1,12 +1,13 @@
-"""Readers that are slow, and readers that take nothing at all."""
+"""Readers that are slow, readers that take nothing at all, and a request that has much to be read at once."""
 
 import json
 import socket
+import threading
 import time
 from urllib.parse import urlparse
 
 import pytest
-from serve_support import FakeEngine, running, wait_for
+from serve_support import FakeDelta, FakeEngine, running, wait_for
 
 from openqwq.serve import ServedModel
 from openqwq.serve.listen import Connection
@@ -64,3 +65,24 @@ def test_a_slow_reader_gets_everything(narrow):
             got += piece
         assert time.monotonic() - begun > 2 * TIMEOUT_S
         assert got.count(b'"finish_reason":"stop"') == 3
+
+
+class RushingEngine(FakeEngine):
+    """Has everything ready at once: nothing is ever waited for."""
+
+    async def _sample(self, index, params):
+        for position in range(40_000):
+            yield FakeDelta(index, "a", (1,), (0.0,), None if position < 39_999 else "length")
+
+
+def test_other_requests_are_answered_while_much_is_read(tokenizer):
+    engine = RushingEngine(tokenizer)
+    model = ServedModel(name="m", engine=engine, tokenizer=tokenizer, max_model_len=2048, vocab_size=1024)
+    with running([model]) as live:
+        body = {"messages": [{"role": "user", "content": "hi"}]}
+        busy = threading.Thread(target=live.web.post, args=("/v1/chat/completions",), kwargs={"json": body})
+        busy.start()
+        wait_for(lambda: engine.running)
+        assert live.web.get("/version").status_code == 200
+        assert engine.running
+        busy.join()

@@ -1,13 +1,12 @@
 """The batch-invariant mode: the sampler's log-probs are the trainer's, bit for bit, whatever runs together."""
 
-import copy
 import random
 from pathlib import Path
 
 import pytest
 import torch
 
-from openqwq.config import CorrectionConfig, LoRAConfig, RLStage
+from openqwq.config import LoRAConfig, RLStage
 from openqwq.errors import UserError
 from openqwq.inference import Engine, Speculation
 from openqwq.model import (
@@ -16,7 +15,6 @@ from openqwq.model import (
     native_kernels,
     quantize_weights,
     set_batch_invariant,
-    weight_checksum,
 )
 from openqwq.model.invariant import linear, rms_norm, swiglu, token_logprobs
 from openqwq.rollout import make_rollout
@@ -101,26 +99,6 @@ def test_a_thinking_budget_masks_the_text_that_it_puts_in_and_the_rest_agrees(ba
             samples.append(rollout_sample(rollout, 1.0))
     assert masked > 20
     assert largest_mismatch(model, samples, temperature=1.0) == 0.0
-
-
-def test_rollouts_of_rounded_weights_are_corrected_and_the_ratios_begin_at_one(world, tmp_path):
-    class Rounded(Engine):
-        """Samples from an int8 copy of the trainer's weights, made anew at every update."""
-
-        def load_weights(self, source, *, version=None):
-            copied = copy.deepcopy(source)
-            quantize_weights(copied)
-            super().load_weights(copied, version=version)
-            self.weight_checksums[self.version] = weight_checksum(source)
-
-    model = world.model()
-    rounded = copy.deepcopy(model)
-    quantize_weights(rounded)
-    stage = world.stage(learning_rate=1e-2, reward="random", correction=CorrectionConfig(mode="truncate"))
-    world.train_rl(tmp_path, stage, model=model, engine=Rounded(rounded, world.HexTokenizer(), max_num_seqs=64))
-    rows = [row for row in world.rows(tmp_path) if row["updates"]]
-    assert rows and all(row["mismatch_max"] > 1e-4 for row in rows)
-    assert all(row["clip_share"] == 0 and abs(row["importance_mean"] - 1) < 0.05 for row in rows)
 
 
 def test_gradients_are_those_of_the_plain_mode(world):

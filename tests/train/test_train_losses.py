@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from openqwq.train.losses import chunked_logprobs, clipped_policy_loss, preference_loss, sample_weights
 
@@ -44,6 +45,36 @@ def test_gradient_of_chunked_logprobs_is_that_of_log_softmax(temperature):
     found = torch.autograd.grad((logprobs * outer).sum(), (hidden, weight))
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the largest tensor that any operator gives."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **kwargs or {})
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_logits_of_a_vocabulary_of_152064_never_exist_whole(kept):
+    tokens, chunk, vocabulary = 48, 8, 152_064
+    draw = torch.Generator().manual_seed(3)
+    hidden = torch.randn(tokens, 2, generator=draw, requires_grad=True)
+    weight = torch.randn(vocabulary, 2, generator=draw, requires_grad=True)
+    targets = torch.randint(vocabulary, (tokens,), generator=draw)
+    own = (torch.full((tokens,), 2), torch.stack([targets, (targets + 1) % vocabulary], 1).flatten()) if kept else None
+    with LargestTensor() as largest:
+        logprobs, entropies = chunked_logprobs(
+            hidden, weight, targets, chunk_tokens=chunk, entropy_gradient=True, kept=own
+        )
+        (logprobs.sum() + entropies.sum()).backward()
+    assert largest.numel == chunk * vocabulary
+    assert weight.grad.abs().max() > 0
 
 
 # ratio e^(policy - old), advantage, expected loss, gradient clipped away; clip range [0.8, 1.28]

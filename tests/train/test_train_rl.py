@@ -5,6 +5,7 @@ import pytest
 
 from openqwq.config import GateConfig, RLStage
 from openqwq.errors import UserError
+from openqwq.inference import Engine
 from openqwq.train.experience import judge
 from openqwq.train.rewards import coin_rewards, verdict_rewards
 from openqwq.types import Completion, Message, Problem, Rollout, Verdict
@@ -243,3 +244,17 @@ def test_the_policy_counts_updates_as_versions(world, tmp_path):
 def test_impossible_settings_are_refused_with_their_name(world, tmp_path, fields, message):
     with pytest.raises(UserError, match=message):
         world.train_rl(tmp_path, world.stage(**fields))
+
+
+def test_a_sampler_that_does_not_take_the_weights_ends_the_run(world, tmp_path):
+    """A weight sync that silently does nothing: versions count on, the weights stay."""
+
+    class Deaf(Engine):
+        def load_weights(self, source, *, version=None):
+            super().load_weights(self.model, version=version)
+
+    model = world.model()
+    deaf = Deaf(world.model(), world.HexTokenizer(), max_num_seqs=64)
+    with pytest.raises(RuntimeError, match="was sampled from weights"):
+        world.train_rl(tmp_path, world.stage(reward="random"), model=model, engine=deaf)
+    assert [row["step"] for row in world.rows(tmp_path)] == [0]  # the first step's weights were the trainer's

@@ -12,7 +12,7 @@ from openqwq.errors import UserError
 from openqwq.types import Message, Problem
 from openqwq.verifiers import get_verifier
 from openqwq.verifiers.instructions import CHECKS, require_supported
-from openqwq.verifiers.instructions.sentences import count_sentences
+from openqwq.verifiers.instructions.sentences import count_sentences, read_punkt
 from openqwq.verifiers.instructions.text import count_capital_tokens, count_words
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -112,11 +112,47 @@ def test_followed_and_broken(name):
         ("Really?! Yes.", 2), ('He said "no." She left.', 2), ("It costs 3.50 dollars. Fine.", 2),
         ("Go to example.com now.", 1), ("First line\nsecond line.", 1), ("Wait... what?", 1), ("e.g. this one.", 2),
         ("Wait... The end.", 2), ("in the U.S. It is", 2), ("the U.S. law.", 1), ("1. one\n2. Two", 2), ("A.) b", 2),
-        ("It was I. Then it ended.", 2), ("Done. and more", 2),
+        ("It was I. Then it ended.", 2), ("Done. and more", 2), ("a ?(b?) c", 3), ("a ?(b) c", 2),
     ],
 )  # fmt: skip
 def test_sentences_are_counted(text, count):
     assert count_sentences(text) == count
+
+
+PUNKT = {
+    "abbrev_types.txt": "dr\netc",
+    "sent_starters.txt": "the",
+    "collocations.tab": "##number##\tstreet",
+    "ortho_context.tab": "carpenter\t32\nsmith\t4\nstreet\t36\nran\t48",
+}
+"""NLTK's form; the bits: 4 upper case in the middle, 16 lower case at the beginning, 32 lower case in the middle."""
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("Dr. Carpenter came.", 2), ("Dr. Smith came.", 1), ("Dr. The came.", 2), ("Dr. Jones came.", 1),
+        ("J. Carpenter came.", 2), ("J. Smith came.", 1), ("J. Jones came.", 1), ("It is 5. Carpenter.", 2),
+        ("It is 5. carpenter.", 1), ("It is 5. ran.", 2), ("It is 5. Street.", 1), ("It is 5. Smith.", 2),
+        ("One... Carpenter.", 2), ("One... Smith.", 1), ("A cat. A dog.", 2), ("", 0),
+    ],
+)  # fmt: skip
+def test_sentences_are_counted_by_nltks_statistics_where_they_are_given(tmp_path, text, count):
+    for name, content in PUNKT.items():
+        (tmp_path / name).write_text(content)
+    assert count_sentences(text, read_punkt(str(tmp_path))) == count
+    problem = make_problem(
+        ("length_constraints:number_sentences", {"num_sentences": count + 1, "relation": "less than"}),
+        ("length_constraints:number_sentences", {"num_sentences": count, "relation": "at least"}),
+    )
+    if text and count > 1:
+        verifier = get_verifier("instructions", protocol="ifeval", punkt=str(tmp_path), num_workers=1)
+        assert verifier(problem, f"Hm.\n</think>\n\n{text}").status == "correct"
+
+
+def test_a_folder_without_nltks_model_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="sentence model"):
+        get_verifier("instructions", protocol="ifeval", punkt=str(tmp_path))
 
 
 def test_words_and_capital_tokens_are_counted():

@@ -107,8 +107,10 @@ function quoteElement(lines) {
 }
 
 function tableElement(lines) {
-  const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
-  const row = (line, tag) => make("tr", {}, cells(line).map((cell) => make(tag, {}, inline(cell))));
+  const cells = (line) => line.trim().replace(/^\||(?<!\\)\|$/g, "").split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
+  const sides = cells(lines[1]).map((rule) => (rule.endsWith(":") ? (rule.startsWith(":") ? "center" : "right") : null));
+  const style = (i) => (sides[i] ? { style: `text-align: ${sides[i]}` } : {});
+  const row = (line, tag) => make("tr", {}, cells(line).map((cell, i) => make(tag, style(i), inline(cell))));
   return make("table", {}, make("thead", {}, row(lines[0], "th")), make("tbody", {}, lines.slice(2).map((line) => row(line, "td"))));
 }
 

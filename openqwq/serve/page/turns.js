@@ -34,7 +34,7 @@ export class AnswerView {
     const warnings = [...(message.warnings ?? []), ...(message.error ? [message.error] : [])];
     this.notes.replaceChildren(...warnings.map((text) => make("p", { class: "warning" }, text)));
     this.tools.hidden = running;
-    this.facts.textContent = running || !message.usage ? "" : factsOf(message);
+    this.facts.textContent = running ? "" : factsOf(message);
   }
 
   showCalls(message, running, onResults) {
@@ -49,10 +49,11 @@ export class AnswerView {
   }
 }
 
-function factsOf(message) {
-  const { completion_tokens } = message.usage;
-  const ended = { stop: "", tool_calls: "", length: ", cut off", stopped: ", stopped" }[message.finish] ?? `, ${message.finish}`;
-  return `${count(completion_tokens, "token")}, ${seconds(message.seconds)}${ended}`;
+const ENDS = { stop: "", tool_calls: "", length: "cut off" };
+
+function factsOf({ usage, seconds: time, finish }) {
+  const tokens = usage && count(usage.completion_tokens, "token");
+  return [tokens, time !== undefined && seconds(time), ENDS[finish] ?? finish].filter(Boolean).join(", ");
 }
 
 function callElement(call, result, open) {

@@ -55,7 +55,8 @@ class Check:
         return self.function(text, **given)
 
 
-def _compare(count: int, relation: str, limit: int) -> bool:
+def compare(count: int, relation: str, limit: int) -> bool:
+    """Whether the relation, "at least" or "less than", holds. Raises TaskError for another one."""
     if relation == "at least":
         return count >= limit
     if relation == "less than":
@@ -81,15 +82,15 @@ def response_language(text: str, language: str) -> bool:
 
 
 def capital_word_frequency(text: str, capital_frequency: int, capital_relation: str) -> bool:
-    return _compare(count_capital_tokens(text), capital_relation, capital_frequency)
+    return compare(count_capital_tokens(text), capital_relation, capital_frequency)
 
 
 def number_words(text: str, num_words: int, relation: str) -> bool:
-    return _compare(count_words(text), relation, num_words)
+    return compare(count_words(text), relation, num_words)
 
 
 def number_sentences(text: str, num_sentences: int, relation: str) -> bool:
-    return _compare(count_sentences(text), relation, num_sentences)
+    return compare(count_sentences(text), relation, num_sentences)
 
 
 def number_paragraphs(text: str, num_paragraphs: int) -> bool:
@@ -121,11 +122,11 @@ def forbidden_words_absent(text: str, forbidden_words: Sequence[str]) -> bool:
 
 
 def keyword_frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
-    return _compare(_occurrences(keyword.strip(), text), relation, frequency)
+    return compare(_occurrences(keyword.strip(), text), relation, frequency)
 
 
 def letter_frequency(text: str, letter: str, let_frequency: int, let_relation: str) -> bool:
-    return _compare(text.lower().count(letter.strip().lower()), let_relation, let_frequency)
+    return compare(text.lower().count(letter.strip().lower()), let_relation, let_frequency)
 
 
 def _occurrences(keyword: str, text: str) -> int:

@@ -1,8 +1,8 @@
 """The official IFEval checker's judgements, and what runs inside the worker process of `instructions`.
 
-Public: `OFFICIAL` (name -> `Check`), `judge`. The official checker asks langdetect where `checks.py` asks for Latin
-letters only, and takes a text without a language as obeying. Two of the 541 prompts ask for the frequency of `#` and
-`!`, where it draws a random letter instead; here the character counts.
+Public: `OFFICIAL` (name -> `Check`), `official_checks`, `judge`. The official checker asks langdetect where
+`checks.py` asks for Latin letters only, and takes a text without a language as obeying. Two of the 541 prompts ask for
+the frequency of `#` and `!`, where it draws a random letter instead; here the character counts.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from openqwq.verifiers.instructions.checks import CHECKS, Check, TaskError
+from openqwq.verifiers.instructions.checks import CHECKS, Check, TaskError, compare
 from openqwq.verifiers.instructions.language_id import detect
+from openqwq.verifiers.instructions.sentences import count_sentences, read_punkt
 
 
 def english_lowercase(text: str) -> bool:
@@ -29,10 +30,23 @@ OFFICIAL: dict[str, Check] = {
 }
 
 
+def official_checks(punkt: str) -> dict[str, Check]:
+    """The official checker's kinds; punkt: the folder of NLTK's sentence model, "" for our small one."""
+    if not punkt:
+        return OFFICIAL
+    model = read_punkt(punkt)
+    name = "length_constraints:number_sentences"
+
+    def number_sentences(text: str, num_sentences: int, relation: str) -> bool:
+        return compare(count_sentences(text, model), relation, num_sentences)
+
+    return {**OFFICIAL, name: Check(number_sentences, CHECKS[name].arguments)}
+
+
 def judge(job: list[Any], mark: Callable[[str], None]) -> dict[str, Any]:
     """`{"followed": [...]}`, one for each rule, or `{"unreadable": why}`: the rules are the task's side."""
-    protocol, rules, texts = job[0], job[1], job[2]
-    checks = OFFICIAL if protocol == "ifeval" else CHECKS
+    protocol, rules, texts, punkt = job[:4]
+    checks = official_checks(punkt) if protocol == "ifeval" else CHECKS
     try:
         detect("any text")  # a detector that is missing, or slow to load, is no fault of the candidate's
         for name, arguments in rules:

@@ -13,6 +13,7 @@ from openqwq.errors import UserError
 from openqwq.types import Problem, Verdict
 from openqwq.verifiers.base import answer_part
 from openqwq.verifiers.instructions.checks import CHECKS, TaskError
+from openqwq.verifiers.instructions.sentences import read_punkt
 from openqwq.verifiers.worker_verifier import WorkerVerifier
 
 DETECTED = "language:response_language"
@@ -26,6 +27,8 @@ class InstructionsVerifier(WorkerVerifier):
               text after the first closed thought (the whole text when there is none), with a language detector.
     loose:    an instruction also holds when it does without the first line, the last line or asterisks (IFEval's
               loose accuracy).
+    punkt:    for "ifeval", the folder of NLTK's English sentence model (nltk_data/tokenizers/punkt_tab/english), with
+              which sentences are counted exactly as the official checker counts them; "": by a small model of ours.
     partial:  the score of a wrong answer is the share of its instructions that hold, instead of 0.
     Format-free judges the whole text where the thinking was never closed. An empty answer is wrong.
     """
@@ -40,6 +43,7 @@ class InstructionsVerifier(WorkerVerifier):
         loose: bool = False,
         partial: bool = False,
         protocol: str = "strict",
+        punkt: str = "",
         deadline_s: float = 5.0,
         num_workers: int = 0,
     ):
@@ -48,12 +52,15 @@ class InstructionsVerifier(WorkerVerifier):
             raise UserError(
                 f"option `protocol` of verifier `instructions` is {protocol!r}", hint="it takes `strict` or `ifeval`"
             )
+        if punkt:
+            read_punkt(punkt)  # a folder that is none is told now, not by a worker
+        self.punkt = punkt
         self.loose = loose
         self.partial = partial
         self.protocol = protocol
 
     def prepare(self, problem: Problem, completion: str) -> Verdict | list[Any]:
-        """The verdict, or the job [protocol, rules, texts, text]."""
+        """The verdict, or the job [protocol, rules, texts, punkt, text]."""
         text = self._text(completion)
         if text is None:
             return Verdict.wrong("no answer")
@@ -63,7 +70,7 @@ class InstructionsVerifier(WorkerVerifier):
         try:
             rules = read_instructions(problem.answer)
             if self.protocol == "ifeval" or any(name == DETECTED for name, _ in rules):
-                return [self.protocol, [[name, dict(kwargs)] for name, kwargs in rules], texts, text]
+                return [self.protocol, [[name, dict(kwargs)] for name, kwargs in rules], texts, self.punkt, text]
             followed = [any(CHECKS[name](variant, kwargs) for variant in texts) for name, kwargs in rules]
         except TaskError as error:
             return Verdict.unjudged(f"unreadable instructions: {error}")

@@ -1,0 +1,111 @@
+"""What one stage leaves to the next: evaluations see the weights of their own stage."""
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from openqwq.cli.main import main
+from openqwq.log import read_jsonl
+from openqwq.pipeline.machine import keep_freed_memory
+
+BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"
+RECIPE = f"""
+name = "twice"
+threads = 1
+
+[model]
+path = "{BASE}"
+
+[source.chain_sum]
+type = "reasoning_gym"
+config = {{ min_terms = 2, max_terms = 2, min_digits = 1, max_digits = 1 }}
+
+[stage.first]
+kind = "sft"
+chains = {{ chain_sum = 16 }}
+chains_per_step = 4
+learning_rate = 3e-3
+
+[stage.second]
+kind = "sft"
+chains = {{ chain_sum = 16 }}
+chains_per_step = 4
+chains_seed = 1
+learning_rate = 3e-3
+
+[eval]
+families = ["chain_sum"]
+problems_per_family = 6
+max_completion_tokens = 24
+show_problems = 0
+"""
+
+
+@pytest.mark.skipif(not BASE.is_dir(), reason="the base model is not in this checkout")
+def test_an_evaluation_does_not_read_prompts_that_earlier_weights_have_cached(tmp_path):
+    recipe = tmp_path / "twice.toml"
+    recipe.write_text(RECIPE)
+    seen = []
+    for name, only in (("both", []), ("last", ["--set", 'eval.after=["second"]'])):
+        assert main(["train", str(recipe), "--out", str(tmp_path / name), *only]) == 0
+        seen.append([row["text"] for row in read_jsonl(tmp_path / name / "eval" / "second.jsonl")])
+    assert seen[0] == seen[1]
+    first = [row["text"] for row in read_jsonl(tmp_path / "both" / "eval" / "first.jsonl")]
+    assert first != seen[0]
+
+
+ROUNDED = """
+[stage.rl]
+kind = "rl"
+mix = { chain_sum = 1.0 }
+steps = 2
+prompts_per_step = 3
+samples_per_prompt = 4
+source_samples_per_prompt = { chain_sum = 5 }
+max_refills = 0
+max_completion_tokens = 12
+top_p = 0.9
+top_k = 20
+reward = "random"
+learning_rate = 1e-5
+temperature = 1.3
+rollout_quantization = "int8"
+rollout_kv_cache_dtype = "int8"
+correction = { mode = "truncate" }
+gate = { kinds = ["math"], max_drop = 1.0, every = 1, problems_per_family = 2 }
+"""
+
+
+@pytest.mark.skipif(not BASE.is_dir(), reason="the base model is not in this checkout")
+def test_a_recipe_samples_cut_rollouts_from_rounded_weights(tmp_path):
+    recipe = tmp_path / "rounded.toml"
+    head, _, rest = RECIPE.partition("[stage.first]")
+    recipe.write_text(head + ROUNDED + rest[rest.index("[eval]") :])
+    assert main(["train", str(recipe), "--out", str(tmp_path / "run")]) == 0
+    rows = [row for row in read_jsonl(tmp_path / "run" / "metrics.jsonl") if "updates" in row]
+    assert [row["updates"] for row in rows] == [1, 1]
+    assert all(row["sources"]["chain_sum"]["rollouts"] == 15 for row in rows)
+    assert all(1e-5 < row["mismatch_max"] < 2 and abs(row["importance_mean"] - 1) < 0.2 for row in rows)
+    assert rows[1]["gate"] is not None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
+def test_memory_that_was_freed_is_used_again_without_fresh_pages():
+    child = os.fork()
+    if child == 0:
+        if not keep_freed_memory():
+            os._exit(2)
+        faults = []
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.ones(2**24)  # 64 MiB, 16384 pages
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        os._exit(0 if max(faults[1:]) <= 5 else 1)  # fresh ones would be 32 huge pages at least
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == 2:
+        pytest.skip("this C library has no mallopt")
+    assert code == 0
