@@ -239,7 +239,7 @@ def test_jails_end_with_their_host_process():
 
 def test_one_jail_a_job_holds_where_namespaces_cannot_be_nested(monkeypatch):
     flat = replace(find_options(), nested=False)
-    monkeypatch.setattr(client, "find_options", lambda no_jail: flat)
+    monkeypatch.setattr(client, "find_options", lambda jail, no_jail: flat)
     tests = [{"args": [], "expected": 1}]
     with Sandbox(workers=1) as sandbox:
         assert sandbox.capabilities()["namespaces_per_job"] is False
