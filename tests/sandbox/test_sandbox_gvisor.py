@@ -125,5 +125,6 @@ def test_gvisor_that_is_missing_is_a_user_error(monkeypatch, capsys, tmp_path):
 
 
 def test_doctor_says_whether_gvisor_is_there():
-    assert ("no gVisor" in check_jail().text) == (shutil.which("runsc") is None)
-    assert "gvisor" in check_jail().text.lower()
+    text = check_jail().text
+    assert ("no gVisor" in text) == (shutil.which("runsc") is None)
+    assert "gvisor" in text.lower()
