@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -53,7 +54,7 @@ def main() -> int:
         started = time.perf_counter()
         command = [sys.executable, __file__, "--measure", part, "--preset", args.preset, "--output", str(args.output)]
         try:
-            code = subprocess.run(command, timeout=args.limit_s, check=False, cwd=ROOT).returncode
+            code = subprocess.run(command, timeout=args.limit_s, check=False, cwd=ROOT, env=own_package()).returncode
         except subprocess.TimeoutExpired:
             code = f"longer than {args.limit_s:.0f} s"
         print(f"== {part}: {time.perf_counter() - started:.0f} s, exit {code}", flush=True)
@@ -65,15 +66,20 @@ def main() -> int:
     return int(bool(failed))
 
 
+def own_package() -> dict[str, str]:
+    """This folder's package, installed or not; what is printed comes at once."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
 class Report:
     """The file of figures, written anew after each."""
 
     def __init__(self, path: Path, preset_name: str, part: str):
         import torch
 
-        from openqwq.log import logger
+        from openqwq.log import setup_logging
 
-        logger.setLevel("INFO")
+        setup_logging()
         self.path, self.preset, self.part = path, preset_name, part
         self.device = torch.cuda.get_device_name()
 
@@ -136,6 +142,7 @@ def run_check(report: Report) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *TESTS, "-q", "-p", "no:cacheprovider", "-x", "--tb=short"],
         cwd=ROOT,
+        env=own_package(),
         capture_output=True,
         text=True,
         check=False,
@@ -230,6 +237,16 @@ def steps_of(engine, steps: int) -> tuple[float, int]:
     return time.perf_counter() - started, engine.num_generated - before
 
 
+def pass_seconds(engine) -> float:
+    """Seconds of the model's pass alone, without sampling and the host's part, over the rows that run."""
+    import torch
+
+    runner, rows = engine.runner, engine.runner.num_rows
+    inputs = runner.tokens[:rows], runner.positions[:rows], runner.tables[:rows]
+    with torch.inference_mode():
+        return timed(lambda: runner._decoder(*inputs, runner.longest + 1, None), 20)
+
+
 def run_single(report: Report, quantization: str | None) -> None:
     """Batch 1: greedy, sampled, and with guesses that all stay."""
     from openqwq.inference import Speculation
@@ -243,12 +260,18 @@ def run_single(report: Report, quantization: str | None) -> None:
         engine.add_request(random_prompt(128), params, name)
         steps_of(engine, 8)  # the prompt; tile sizes are measured, graphs captured
         seconds, tokens = steps_of(engine, 200)
+        kernels = pass_seconds(engine)
         engine.abort(name)
         kv = 2 * 64 * 250 * model.config.num_key_value_heads * model.config.head_dim * 2
         floor = (weight_bytes(model) + kv) / report.bandwidth
         share = floor * tokens / seconds
         report.add(
-            f"batch 1, {name}", tok_s=tokens / seconds, share_of_copy_bandwidth=share, gb=weight_bytes(model) / 1e9
+            f"batch 1, {name}",
+            tok_s=tokens / seconds,
+            share_of_copy_bandwidth=share,
+            pass_ms=kernels * 1e3,
+            share_of_the_pass_alone=floor / kernels,
+            gb=weight_bytes(model) / 1e9,
         )
     del engine
     same = greedy.replace(logit_bias={1234: 1e4})

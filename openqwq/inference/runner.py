@@ -139,13 +139,14 @@ class Runner:
             self.longest = max((s.num_tokens for s in plan.running), default=1) - 1
             self.table.focus(self.num_rows)
             self.rules.focus(plan.running)
-            self._decoder = self._kernel if self._kernel is not None and self._kernel.look() else None
             if self.draft_model is not None:
                 self.draft_model.look()
             self._wanted = {
                 s.row: s.request.params.logprobs for s in plan.running if s.request.params.logprobs is not None
             }
             self._keeping = {s.row: s for s in plan.running if s.request.params.kept_ids}
+        if changed or plan.chunks:
+            self._decoder = self._kernel if self._kernel is not None and self._kernel.look() else None
         chunks = sorted(plan.chunks, key=lambda chunk: chunk.start > 0)  # those from position 0 on come first
         probs = None
         if self.draft_model is not None:

@@ -69,8 +69,11 @@ class PagedAttention:
         self._cache, self._parts = cache, list[_Part]()
         on_gpu = triton and _runs_triton(cache)
         if len(positions):
-            kernel = _NativeRows if native and _runs_native(cache) else _triton_rows() if on_gpu else _GatheredRows
-            self._parts.append(kernel(cache, tables, positions, longest))
+            if native and _runs_native(cache):
+                rows: _Part = _NativeRows(cache, tables, positions, longest)
+            else:
+                rows = (_triton_rows if on_gpu else _GatheredRows)(cache, tables, positions, longest)
+            self._parts.append(rows)
         self._num_rows, self._places = len(positions), None
         if chunks:
             self._parts += self._chunk_parts(cache, chunks, on_gpu)
@@ -244,10 +247,10 @@ def _runs_triton(cache: KVCache) -> bool:
     return cache.keys[0].device.type == "cuda" and find_spec("triton") is not None
 
 
-def _triton_rows() -> type[_Part]:
+def _triton_rows(cache: KVCache, tables: Tensor, positions: Tensor, longest: int) -> _Part:
     from .triton_attention import TritonRows  # Triton compiles for the GPU that is there: never loaded without one
 
-    return TritonRows
+    return TritonRows(cache, tables, positions)
 
 
 def _chunk_parts(cache: KVCache, chunks: Sequence[PagedChunk], on_gpu: bool) -> list[_Part]:

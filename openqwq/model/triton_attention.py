@@ -244,7 +244,7 @@ def attend_chunks(
 class TritonRows:
     """The part of a pass that decodes: stores the rows' keys and values and mixes."""
 
-    def __init__(self, cache: KVCache, tables: Tensor, positions: Tensor, longest: int):
+    def __init__(self, cache: KVCache, tables: Tensor, positions: Tensor):
         self.num_tokens, self._cache = len(positions), cache
         self._tables, self._positions = tables.contiguous(), positions.contiguous()
         blocks = tables.gather(1, (positions // cache.max_length)[:, None])[:, 0]

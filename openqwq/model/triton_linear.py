@@ -119,16 +119,11 @@ def _dot_kernel(
 
 @triton.jit
 def _code(words, i: tl.constexpr):
-    """The codes in bits 4 i to 4 i + 3 of words, each times 2^(4 i - 23), or 2^(4 i - 35) for i > 4: exact floats."""
-    bits = (words >> 12) & (15 << (4 * i - 12)) if i > 4 else words & (15 << (4 * i))
-    return (bits | 0x3F800000).to(tl.float32, bitcast=True) - 1.0
-
-
-@triton.jit
-def _unit(i: tl.constexpr):
-    """What `_code` is to be multiplied by."""
+    """The codes in bits 4 i to 4 i + 3 of words, as floats: in the mantissa of 1, then stretched, which is exact."""
     place: tl.constexpr = 4 * i - 12 if i > 4 else 4 * i
-    return 1.0 * (1 << (23 - place))
+    bits = (words >> 12 if i > 4 else words) & (15 << place)
+    unit: tl.constexpr = 1 << (23 - place)
+    return (bits | 0x3F800000).to(tl.float32, bitcast=True) * unit - unit
 
 
 @triton.jit(do_not_specialize=["splits"])
@@ -158,7 +153,7 @@ def _sum_words_kernel(
         for i in tl.static_range(8):
             own = tl.load(x + k + 4 * i, mask=k + 4 * i < n_in, other=0.0).to(tl.float32)
             whole += own
-            mixed += _code(w, i) * (own * _unit(i))[None, :, :]
+            mixed += _code(w, i) * own[None, :, :]
         grid = (panel * (8 * GROUPS) + n % 8 * GROUPS)[:, None] + (block * (8 * GROUPS) + group % GROUPS)[None, :]
         scale = tl.load(scales + grid, mask=live, other=0.0)
         zero = tl.load(zeros + grid, mask=live, other=0).to(tl.float32)
@@ -168,11 +163,12 @@ def _sum_words_kernel(
 
 @triton.jit
 def _word_grid(words, scales, zeros, n, block, n_out, blocks, GROUPS: tl.constexpr):
-    """Words [n, 16] of one block, and the scale and zero of each."""
+    """Words [n, 16] of one block, and their scales and zeros, [n, 1] where one is for all."""
     word, live = tl.arange(0, 16), (n < n_out)[:, None]
     panel = (n // 8).to(tl.int64) * blocks + block
     w = tl.load(words + (panel * 128 + n % 8 * 16)[:, None] + word[None, :], mask=live, other=0)
-    grid = (panel * (8 * GROUPS) + n % 8 * GROUPS)[:, None] + (word // (16 // GROUPS))[None, :]
+    part = tl.arange(0, 1) if GROUPS == 1 else word // (16 // GROUPS)
+    grid = (panel * (8 * GROUPS) + n % 8 * GROUPS)[:, None] + part[None, :]
     return w, tl.load(scales + grid, mask=live, other=0.0), tl.load(zeros + grid, mask=live, other=0).to(tl.float32)
 
 
@@ -192,7 +188,7 @@ def _dot_words_kernel(
         for i in tl.static_range(8):
             at, live = k + 4 * i, (m < rows)[None, :] & (k + 4 * i < n_in)[:, None]
             own = tl.load(x + m[None, :] * n_in + at[:, None], mask=live, other=0.0)
-            wide = _code(w, i) * (scale * _unit(i)) - zero * scale
+            wide = _code(w, i) * scale - zero * scale
             acc += _product(wide.to(own.dtype), own, WIDE)
     at = (split * rows + m).to(tl.int64)[None, :] * n_out + n[:, None]
     tl.store(out + at, acc, mask=(n < n_out)[:, None] & (m < rows)[None, :])
@@ -205,7 +201,7 @@ def _widen_words_kernel(words, scales, zeros, out, n_out, n_in, OUTPUTS: tl.cons
     k = block * 128 + word // 4 * 32 + word % 4
     for i in tl.static_range(8):
         at = n.to(tl.int64)[:, None] * n_in + (k + 4 * i)[None, :]
-        wide = _code(w, i) * (scale * _unit(i)) - zero * scale
+        wide = _code(w, i) * scale - zero * scale
         tl.store(out + at, wide.to(out.dtype.element_ty), mask=(n < n_out)[:, None] & (k + 4 * i < n_in)[None, :])
 
 
@@ -225,7 +221,7 @@ def _widen_panels_kernel(
 def default_tiling(weights: Weights, rows: int) -> Tiling:
     """What is taken where nothing was measured."""
     if rows == 1:
-        return Tiling("sum", outputs=16, inputs=1024 if weights.layout == "words" else 512)
+        return Tiling("sum", outputs=8, inputs=1024, warps=1 if weights.layout == "words" else 4)
     return Tiling("dot", outputs=64, inputs=128, stages=3)
 
 
@@ -253,15 +249,15 @@ def multiply(x: Tensor, weights: Weights, out: Tensor, tiling: Tiling) -> None:
             )  # fmt: skip
         return
     tile = min(max(triton.next_power_of_2(rows), 16), MAX_ROWS)
-    programs = (*programs, triton.cdiv(rows, tile))
+    grid = (*programs, triton.cdiv(rows, tile))
     wide = x.dtype == torch.float32 or interpreted()
     if weights.layout == "words":
-        _dot_words_kernel[programs](
+        _dot_words_kernel[grid](
             x, weights.codes, scales, weights.zeros, out, rows, n_out, n_in, tiling.splits,
             ROWS=tile, GROUPS=weights.groups, WIDE=wide, **sizes,
         )  # fmt: skip
     else:
-        _dot_kernel[programs](
+        _dot_kernel[grid](
             x, weights.codes, scales, out, rows, n_out, n_in, tiling.splits, INPUTS=tiling.inputs, ROWS=tile,
             PANELS=weights.layout == "panels", SCALED=scaled, WIDE=wide, **sizes,
         )  # fmt: skip

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..log import logger
 from .triton_linear import Tiling, Weights, default_tiling, multiply
 
-LEAST_PROGRAMS, MOST_PROGRAMS = 128, 2600  # of one product, for an H100's or H200's 132 multiprocessors
+LEAST_THREADS, MOST_THREADS = 1 << 14, 1 << 19  # of one product, for an H100's or H200's 132 multiprocessors
 SPLITS = (1, 2, 4, 8)
 MOST_SPLIT_ROWS = 128  # splits times rows: the room for their results
 MAX_LAYERS = 16  # that are timed: enough weights to overflow the cache
@@ -31,25 +31,22 @@ def candidates(weights: Weights, rows: int) -> list[Tiling]:
     shapes = _sum_shapes(weights) if rows == 1 else []
     found = [Tiling("library")] if weights.layout == "dense" else []
     for shape in shapes + _dot_shapes(weights, rows):
-        programs = -(-n_out // shape.outputs)
+        threads = 32 * shape.warps * -(-n_out // shape.outputs)
         splits = [s for s in SPLITS if s == 1 or s * rows <= MOST_SPLIT_ROWS]
-        fitting = [s for s in splits if LEAST_PROGRAMS <= programs * s <= MOST_PROGRAMS]
-        found += [replace(shape, splits=s) for s in fitting or [splits[-1] if programs < LEAST_PROGRAMS else 1]]
+        fitting = [s for s in splits if LEAST_THREADS <= threads * s <= MOST_THREADS]
+        found += [replace(shape, splits=s) for s in fitting or [splits[-1] if threads < LEAST_THREADS else 1]]
     return found
 
 
 def _sum_shapes(weights: Weights) -> list[Tiling]:
+    """Inputs are as many as the threads read at 16 bytes each: each then holds the numbers that it multiplies by."""
     if weights.layout == "words":
-        return [
-            Tiling("sum", outputs=16, inputs=1024, warps=4),
-            Tiling("sum", outputs=32, inputs=1024, warps=4),
-            Tiling("sum", outputs=16, inputs=1024, warps=4, stages=3),
-        ]
-    return [
-        Tiling("sum", outputs=8, inputs=512, warps=4),
-        Tiling("sum", outputs=16, inputs=512, warps=4),
-        Tiling("sum", outputs=16, inputs=512, warps=8, stages=3),
-    ]
+        shapes = ((4, 1024, 1, 1), (8, 1024, 1, 1), (16, 1024, 1, 1), (8, 2048, 2, 1), (8, 1024, 1, 3))
+    elif weights.codes.element_size() == 1:
+        shapes = ((8, 512, 1, 1), (8, 1024, 2, 1), (16, 512, 4, 1))
+    else:
+        shapes = ((4, 1024, 4, 1), (8, 1024, 4, 1), (8, 512, 2, 1), (4, 1024, 4, 3))
+    return [Tiling("sum", outputs=o, inputs=i, warps=w, stages=s) for o, i, w, s in shapes]
 
 
 def _dot_shapes(weights: Weights, rows: int) -> list[Tiling]:

@@ -79,7 +79,7 @@ def test_rows_store_their_keys_before_they_read():
     tables = torch.tensor([[3, 7], [8, 1]], dtype=torch.int32, device=DEVICE)
     positions = torch.tensor([20, 3], device=DEVICE)
     q, k, v = (torch.randn(2, heads, D, device=DEVICE) for heads in (H, K, K))
-    mixed = TritonRows(cache, tables, positions, 21).mix(LAYER, q, k, v)
+    mixed = TritonRows(cache, tables, positions).mix(LAYER, q, k, v)
     plain = PagedAttention(other, tables, positions, longest=21, native=False, triton=False).attend(LAYER, q, k, v)
     torch.testing.assert_close(mixed, plain, atol=2e-6, rtol=2e-6)
 
