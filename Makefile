@@ -12,6 +12,9 @@ BIN    := $(VENV)/bin
 # pip takes torch by itself first: resolved together with the other packages, a CPU build may lose to a far larger one.
 TORCH  := $(shell sed -n 's/^ *"\(torch[><=][^"]*\)",.*/\1/p' pyproject.toml)
 
+# A GPU build of torch brings its own. Elsewhere its interpreter tests the kernels; later versions are a third larger.
+TRITON := triton>=3.7,<3.8
+
 .PHONY: demo test lint clean jail
 .DELETE_ON_ERROR:
 
@@ -43,6 +46,8 @@ $(VENV)/.installed: $(VENV)/.torch
 
 $(VENV)/.installed-dev: $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -m pip install --quiet '$(TRITON)' || \
+	  echo 'Triton cannot be had here: the tests of the kernels for GPUs are skipped' >&2
 	@touch $@ $(VENV)/.installed
 
 # Programs that a model wrote run in bubblewrap, or not at all.

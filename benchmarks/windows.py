@@ -110,9 +110,10 @@ class Texts:
         return text, known
 
     def repeated(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random tokens, twice [T], and [T] which of them can be known."""
-        half = self._draw(length // 2, WORDS + 2 * NAMES)
-        return torch.cat((half, half)), torch.arange(length) > length // 2
+        """Random tokens [T] that come again and again after 8 to T / 2 others, and [T] which of them can be known."""
+        period = 8 + int(self._draw(1, length // 2 - 7))
+        tokens = self._draw(period, WORDS + 2 * NAMES)
+        return tokens[torch.arange(length) % period], torch.arange(length) > period
 
     def needle(self, depth: float) -> tuple[list[int], int, float]:
         """A prompt that ends with a name, the value that it was given at that depth, and the depth."""
@@ -127,8 +128,8 @@ class Texts:
 def train(model: Any, most: int) -> dict[str, Any]:
     """Next-token training until known values are recalled, on texts that grow longer.
 
-    First come random tokens and then the same ones again: heads that look back to what stood behind the same token
-    form much sooner there than where only some tokens can be known.
+    First come random tokens that come again after a number of others, another one in each text: heads that look back
+    to what stood behind the same token form much sooner there than where only some tokens can be known.
     """
     texts, started = Texts(0), time.perf_counter()
     hidden = [

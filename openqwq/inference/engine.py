@@ -18,11 +18,13 @@ from openqwq.model import AttentionWindows, Qwen2ForCausalLM, set_batch_invarian
 from openqwq.types import Completion, Prompt, SamplingParams
 
 from .block_manager import ROOT, SCALED_ROOT
+from .memory import cache_memory
 from .outputs import EngineStats, RequestOutput
 from .partial import restore
 from .reasoning import CLOSING_TEXT, Reasoning
 from .requests import Decoder, RequestMaker, check_invariant, check_windows, common_length, plain_window
-from .runner import Runner, Sampled, cache_memory
+from .runner import Runner
+from .sampled import Sampled
 from .scheduler import Plan, Scheduler
 from .sequence import NO_ROW, Request, failed_completion
 from .sequence import Sequence as Sample

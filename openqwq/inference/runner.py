@@ -6,13 +6,9 @@ a draft brings one more line for each token of it; its sampled tokens count up t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor
 
-from openqwq.errors import UserError
 from openqwq.model import (
     AttentionWindows,
     DecodeKernel,
@@ -21,45 +17,24 @@ from openqwq.model import (
     PagedChunk,
     PageMap,
     Qwen2ForCausalLM,
+    RowDecoder,
     WindowedAttention,
     bands_of,
+    row_decoder,
 )
-from openqwq.model.decode import MAX_ROWS
 from openqwq.model.paged import as_rows
 
 from .block_manager import BlockPool
+from .graphs import SampleGraphs
+from .memory import BLOCK_SIZE, fit_blocks, storage_dtype
 from .rules import Lines, LogitRules
+from .sampled import Sampled, accept, line_numbers, top_logprobs
 from .sampling import Guesses, SamplingTable, kept_ids, sample
 from .sampling_kernel import SamplingKernel
 from .scheduler import Chunk, Plan
 from .sequence import Sequence
 from .speculation import DraftModel, Speculation, chunk_inputs
 from .windowed_pool import WindowedPool, fit_pages
-
-GIB = 2**30
-CPU_CACHE_BYTES = 2 * GIB
-GPU_CACHE_SHARE = 0.5  # of the memory that is free once the weights are loaded: a trainer may need the rest
-BLOCK_SIZE = 16
-KV_CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
-
-
-@dataclass(slots=True)
-class Sampled:
-    """What a step has sampled.
-
-    tokens, logprobs: one for each row; a log-prob of NaN where the logits were not finite.
-    more:             for rows with a draft, the tokens and log-probs behind the first.
-    top:              for rows that asked, raw log-probs by token id at each of the row's tokens.
-    """
-
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    more: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
-    top: dict[int, list[dict[int, float]]] = field(default_factory=dict)
-
-    def run_of(self, row: int) -> list[tuple[int, float]]:
-        """All tokens of a row with their log-probs."""
-        return [(self.tokens[row], self.logprobs[row]), *self.more.get(row, ())]
 
 
 class Runner:
@@ -99,7 +74,7 @@ class Runner:
         if bands:
             self.num_blocks = fit_pages(bands, width, max_num_seqs, token_bytes * BLOCK_SIZE, kv_cache_memory)
         else:
-            self.num_blocks = _fit_blocks(token_bytes, max_num_seqs * width, max_model_len, kv_cache_memory)
+            self.num_blocks = fit_blocks(token_bytes, max_num_seqs * width, max_model_len, kv_cache_memory)
         self.pages = PageMap(bands, min(max_num_seqs * width, self.num_blocks + width), device) if bands else None
         self.draft_model: DraftModel | None = None
         with torch.inference_mode():
@@ -110,7 +85,11 @@ class Runner:
             self.cache = caches[0]
             if speculation is not None and speculation.model is not None:
                 self.draft_model = DraftModel(
-                    speculation, caches[1], model.config.vocab_size, both_settings=yarn_per_request
+                    speculation,
+                    caches[1],
+                    model.config.vocab_size,
+                    both_settings=yarn_per_request,
+                    max_rows=max_num_seqs,
                 )
             self.table = SamplingTable(max_num_seqs, model.config.vocab_size, device)
             self.rules = LogitRules(max_num_seqs, model.config.vocab_size, device)
@@ -118,10 +97,13 @@ class Runner:
             self.positions = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
             self.tables = torch.zeros((max_num_seqs, width), dtype=torch.int32, device=device)
             self.scaled = torch.zeros(max_num_seqs, dtype=torch.bool, device=device) if yarn_per_request else None
+            lines = max_num_seqs * (1 + (speculation.num_tokens if speculation else 0))
             whole = self.pages is None
-            self._kernel = DecodeKernel.of(model, self.cache, both_settings=yarn_per_request) if whole else None
-            self._sampler = SamplingKernel.of(self.table)
-        self._decoder: DecodeKernel | None = None
+            self._kernel = (
+                row_decoder(model, self.cache, both_settings=yarn_per_request, max_rows=lines) if whole else None
+            )
+            self._sampler, self._graphs = SamplingKernel.of(self.table), SampleGraphs(self.table)
+        self._decoder: RowDecoder | None = None
         self.num_rows = 0
         self.longest = 0
         self._wanted: dict[int, int] = {}
@@ -157,13 +139,14 @@ class Runner:
             self.longest = max((s.num_tokens for s in plan.running), default=1) - 1
             self.table.focus(self.num_rows)
             self.rules.focus(plan.running)
-            self._decoder = self._kernel if self._kernel is not None and self._kernel.look() else None
             if self.draft_model is not None:
                 self.draft_model.look()
             self._wanted = {
                 s.row: s.request.params.logprobs for s in plan.running if s.request.params.logprobs is not None
             }
             self._keeping = {s.row: s for s in plan.running if s.request.params.kept_ids}
+        if changed or plan.chunks:
+            self._decoder = self._kernel if self._kernel is not None and self._kernel.look() else None
         chunks = sorted(plan.chunks, key=lambda chunk: chunk.start > 0)  # those from position 0 on come first
         probs = None
         if self.draft_model is not None:
@@ -181,7 +164,7 @@ class Runner:
         self, logits: Tensor, lines: Lines | None, drafts: dict[int, list[int]], probs: Tensor | None
     ) -> Sampled:
         rows = slice(self.num_rows)
-        places = _line_numbers(self._wanted, drafts, self.num_rows) if self._wanted else {}
+        places = line_numbers(self._wanted, drafts, self.num_rows) if self._wanted else {}
         raw = {row: logits[numbers].log_softmax(-1) for row, numbers in places.items()}
         if not self.rules.idle:
             self.rules.apply(logits, self.table.positions[rows], lines)
@@ -192,7 +175,7 @@ class Runner:
             self.longest += 1
             return self._with_top(Sampled(tokens.tolist(), logprobs.tolist()), raw)
         if lines is None:
-            tokens, logprobs = sample(logits, self.table, invariant=self.model.batch_invariant)
+            tokens, logprobs = self._graphs(logits, invariant=self.model.batch_invariant)
             result = Sampled(tokens.tolist(), logprobs.tolist())
             last, count = tokens, torch.ones_like(tokens)
             self.rules.count(tokens)
@@ -201,7 +184,7 @@ class Runner:
             tokens, logprobs = sample(
                 logits, self.table, lines.row, lines.offset, guesses, invariant=self.model.batch_invariant
             )
-            result = _accept(tokens.tolist(), logprobs.tolist(), self.num_rows, drafts)
+            result = accept(tokens.tolist(), logprobs.tolist(), self.num_rows, drafts)
             runs = [[token for token, _ in result.run_of(row)] for row in range(self.num_rows)]
             last = torch.tensor([run[-1] for run in runs], device=tokens.device)
             count = torch.tensor([len(run) for run in runs], device=tokens.device)
@@ -218,12 +201,14 @@ class Runner:
     def _with_top(self, result: Sampled, raw: dict[int, Tensor]) -> Sampled:
         """What was sampled, with the likeliest tokens of the rows that asked, from the raw log-probs of their lines."""
         for row, number in self._wanted.items():
-            result.top[row] = [_top(p, number, t) for p, (t, _) in zip(raw[row], result.run_of(row), strict=False)]
+            result.top[row] = [
+                top_logprobs(p, number, t) for p, (t, _) in zip(raw[row], result.run_of(row), strict=False)
+            ]
         return result
 
     def _note_kept(self, drawn: Tensor, drafts: dict[int, list[int]], result: Sampled) -> None:
         """Tell the samples that want to know what the cuts left at each of their new tokens."""
-        places = _line_numbers(self._keeping, drafts, self.num_rows)
+        places = line_numbers(self._keeping, drafts, self.num_rows)
         lines = [(row, n) for row, own in places.items() for n, _ in zip(own, result.run_of(row), strict=False)]
         found = kept_ids(drawn[[number for _, number in lines]], invariant=self.model.batch_invariant)
         for (row, _), ids in zip(lines, found, strict=True):
@@ -242,7 +227,7 @@ class Runner:
 
     def _guesses(self, drafts: dict[int, list[int]], probs: Tensor) -> Guesses:
         """Every guess, at the line whose token it is a guess at: the one before its own."""
-        numbers = _line_numbers(drafts, drafts, self.num_rows)
+        numbers = line_numbers(drafts, drafts, self.num_rows)
         lines = [line for row in drafts for line in numbers[row][:-1]]
         tokens = [token for draft in drafts.values() for token in draft]
         return Guesses(torch.tensor(lines, device=probs.device), torch.tensor(tokens, device=probs.device), probs)
@@ -257,7 +242,9 @@ class Runner:
                 table = self.model.lm_head_logits(hidden[start:end]).float().log_softmax(-1)
                 following = request.prompt_ids[chunk.start + 1 : chunk.end + 1]
                 number = request.params.prompt_logprobs
-                request.prompt_logprobs += [_top(row, number, t) for row, t in zip(table, following, strict=False)]
+                request.prompt_logprobs += [
+                    top_logprobs(row, number, t) for row, t in zip(table, following, strict=False)
+                ]
             start = end
 
     def clear(self, blocks: list[int]) -> None:
@@ -314,8 +301,11 @@ class Runner:
             tokens = torch.cat((tokens, torch.tensor(known, device=tokens.device)))
         scaled = None if self.scaled is None else self.scaled[rows]
         invariant, tables = self.model.batch_invariant, self.tables[rows]
-        if self._decoder is not None and not invariant and not any(_wants_prompt_logprobs(c) for c in chunks):
-            return self._decode(self._decoder, tokens, positions, tables, longest, scaled, paged)
+        decoder = None if invariant else self._decoder
+        if decoder is not None and not chunks and 0 < len(positions) <= decoder.max_rows:
+            return decoder(tokens, positions, tables, longest, scaled)
+        if isinstance(decoder, DecodeKernel) and not any(_wants_prompt_logprobs(c) for c in chunks):
+            return self._decode(decoder, tokens, positions, tables, longest, scaled, paged)
         context: PagedAttention | WindowedAttention
         if self.pages is None:
             context = PagedAttention(
@@ -344,8 +334,8 @@ class Runner:
         num_rows = len(positions)
         tables, positions, scaled = as_rows(tables, positions, chunks, scaled)
         longest = max([longest, *(chunk.start + chunk.length for chunk in chunks)])
-        for start in range(num_rows, len(tokens), MAX_ROWS):
-            part = slice(start, start + MAX_ROWS)
+        for start in range(num_rows, len(tokens), decoder.max_rows):
+            part = slice(start, start + decoder.max_rows)
             own = None if scaled is None else scaled[part]
             decoder(tokens[part], positions[part], tables[part], longest, own, 0)
         rows = slice(num_rows)
@@ -354,76 +344,3 @@ class Runner:
 
 def _wants_prompt_logprobs(chunk: Chunk) -> bool:
     return chunk.sequence.request.params.prompt_logprobs is not None
-
-
-def _line_numbers(rows: Iterable[int], drafts: dict[int, list[int]], num_rows: int) -> dict[int, list[int]]:
-    """The lines of some rows: the row's own, then those of its guesses."""
-    starts, line = {}, num_rows
-    for row, draft in drafts.items():
-        starts[row] = line
-        line += len(draft)
-    return {row: [row, *(starts[row] + i for i in range(len(drafts[row])))] if row in drafts else [row] for row in rows}
-
-
-def _accept(tokens: list[int], logprobs: list[float], num_rows: int, drafts: dict[int, list[int]]) -> Sampled:
-    """Each row's first token, and behind it what its draft got right and the one token after that."""
-    result = Sampled(tokens[:num_rows], logprobs[:num_rows])
-    line = num_rows
-    for row, draft in drafts.items():
-        accepted, last = [], tokens[row]
-        for i, guess in enumerate(draft):
-            if last != guess:
-                break
-            last = tokens[line + i]
-            accepted.append((last, logprobs[line + i]))
-        result.more[row] = accepted
-        line += len(draft)
-    return result
-
-
-def _top(logprobs: Tensor, number: int, token_id: int) -> dict[int, float]:
-    """The likeliest tokens' log-probs [V] by id, and the given token's."""
-    values, ids = logprobs.topk(number)
-    return dict(zip(ids.tolist(), values.tolist(), strict=True)) | {token_id: logprobs[token_id].item()}
-
-
-def cache_memory(device: torch.device, gpu_memory_utilization: float | None) -> int:
-    """Bytes for the KV cache when the user names none.
-
-    gpu_memory_utilization: share of the GPU's whole memory that weights and cache may take together.
-    """
-    if device.type != "cuda":
-        return CPU_CACHE_BYTES
-    free, total = torch.cuda.mem_get_info(device)
-    if gpu_memory_utilization is None:
-        return int(free * GPU_CACHE_SHARE)
-    return max(int(total * gpu_memory_utilization) - (total - free), 0)
-
-
-def storage_dtype(kv_cache_dtype: str, dtype: torch.dtype) -> torch.dtype:
-    """What the keys and values of a model in `dtype` are kept in. Raises UserError for what saves nothing."""
-    if kv_cache_dtype == "auto":
-        return dtype
-    if kv_cache_dtype not in KV_CACHE_DTYPES:
-        names = ", ".join(map(repr, KV_CACHE_DTYPES))
-        raise UserError(f"`kv_cache_dtype` is {kv_cache_dtype!r}, but must be 'auto' or one of {names}")
-    kept = KV_CACHE_DTYPES[kv_cache_dtype]
-    if kept != dtype and kept.itemsize >= dtype.itemsize:
-        raise UserError(
-            f"`kv_cache_dtype` is {kv_cache_dtype!r}, which saves nothing: the model runs in {dtype}",
-            hint="use 'auto' or 'int8'",
-        )
-    return kept
-
-
-def _fit_blocks(token_bytes: int, most: int, max_model_len: int, memory: int) -> int:
-    """How many blocks the memory holds, at most as many as all rows can use; at least one sequence must fit."""
-    num_blocks = min(most, memory // (token_bytes * BLOCK_SIZE))
-    if num_blocks * BLOCK_SIZE < max_model_len:
-        needed = -(-max_model_len // BLOCK_SIZE) * BLOCK_SIZE * token_bytes
-        raise UserError(
-            f"one sequence of `max_model_len` {max_model_len} needs {needed / GIB:.2f} GiB of KV cache, "
-            f"but `kv_cache_memory` is {memory / GIB:.2f} GiB",
-            hint=f"lower `max_model_len` to {num_blocks * BLOCK_SIZE} or raise `kv_cache_memory`",
-        )
-    return num_blocks

@@ -20,13 +20,13 @@ MAX_TOP_K = 1024  # sample.c's
 MAX_VOCAB = 256 * 4096
 
 
+COLUMNS = ("keys", "top_k", "positions", "greedy", "temperature", "late_temperature", "top_p", "min_p")
+
+
 class _Settings(ctypes.Structure):
     """`settings` of sample.c."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_void_p)
-        for name in ("keys", "top_k", "positions", "greedy", "temperature", "late_temperature", "top_p", "min_p")
-    )
+    _fields_ = tuple((name, ctypes.c_void_p) for name in COLUMNS)
 
 
 class SamplingKernel:
@@ -36,7 +36,7 @@ class SamplingKernel:
         kernels = sampling_kernels()
         assert kernels is not None
         self._table, self._call = table, kernels.sample_rows
-        self._settings = _Settings(*(getattr(table, name).data_ptr() for name, _ in _Settings._fields_))
+        self._settings = _Settings(*(getattr(table, name).data_ptr() for name in COLUMNS))
         self._logprobs = torch.empty(len(table.keys))
 
     @classmethod

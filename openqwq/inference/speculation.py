@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from openqwq.errors import UserError
-from openqwq.model import DecodeKernel, KVCache, PagedAttention, PagedChunk, Qwen2ForCausalLM
-from openqwq.model.decode import MAX_ROWS
+from openqwq.model import KVCache, PagedAttention, PagedChunk, Qwen2ForCausalLM, RowDecoder, row_decoder
 
 from .rules import Lines, LogitRules
 from .sampling import GUESS_STREAM, SamplingTable, sample_guess
@@ -92,14 +91,23 @@ class DraftModel:
     cache:         the draft model's, with as many blocks as the target's.
     vocab_size:    the target's; ids beyond it are never guessed, ids unknown to the draft model never either.
     both_settings: rows come with YaRN and without.
+    max_rows:      sequences that run at once.
     """
 
-    def __init__(self, speculation: Speculation, cache: KVCache, vocab_size: int, *, both_settings: bool = False):
+    def __init__(
+        self,
+        speculation: Speculation,
+        cache: KVCache,
+        vocab_size: int,
+        *,
+        both_settings: bool = False,
+        max_rows: int = 1,
+    ):
         assert speculation.model is not None
         self.model, self.rejection = speculation.model, speculation.rejection
         self.cache, self.vocab_size = cache, vocab_size
-        self._kernel = DecodeKernel.of(self.model, cache, both_settings=both_settings)
-        self._few_rows: DecodeKernel | None = None
+        self._kernel = row_decoder(self.model, cache, both_settings=both_settings, max_rows=2 * max_rows)
+        self._few_rows: RowDecoder | None = None
 
     def look(self) -> None:
         """Note which weights there are: other rows run from now on."""
@@ -164,7 +172,7 @@ class DraftModel:
         tables, scaled = runner.tables[rows], None if runner.scaled is None else runner.scaled[rows]
         known_ids = self.model.config.vocab_size - 1
         tokens = tokens.clamp(max=known_ids)
-        if self._few_rows is not None and not chunks and 0 < len(rows) <= MAX_ROWS:
+        if self._few_rows is not None and not chunks and 0 < len(rows) <= self._few_rows.max_rows:
             return self._few_rows(tokens, positions, tables, longest, scaled)
         known, paged = chunk_inputs(chunks)
         tokens = torch.cat((tokens, torch.tensor(known, dtype=torch.int64, device=tokens.device).clamp(max=known_ids)))

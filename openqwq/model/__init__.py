@@ -5,6 +5,7 @@ from .attention_mass import AttentionMass, measure_attention_mass
 from .checksum import weight_checksum
 from .config import Qwen2Config, YarnScaling
 from .decode import DecodeKernel
+from .decoders import RowDecoder, row_decoder
 from .invariant import set_batch_invariant
 from .kv_cache import KVCache
 from .load import create_model, init_weights, load_model, load_weights, read_config, resolve_folder
@@ -34,6 +35,7 @@ __all__ = [
     "Quantization",
     "Qwen2Config",
     "Qwen2ForCausalLM",
+    "RowDecoder",
     "WindowedAttention",
     "YarnScaling",
     "bands_of",
@@ -48,6 +50,7 @@ __all__ = [
     "quantize_weights",
     "read_config",
     "resolve_folder",
+    "row_decoder",
     "set_batch_invariant",
     "weight_checksum",
 ]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_PIECE = 1 << 20  # numbers at a time: one million 64-bit products
+_PIECE = 1 << 20  # numbers that have one sum: one million 64-bit products
+_PIECES_AT_ONCE = 64  # on a GPU, where each sum that is fetched by itself is waited for
 
 
 @torch.no_grad()
@@ -26,4 +27,8 @@ def _totals(parameter: Tensor) -> list[int]:
     """For each piece of the tensor the sum of its bits times their odd places, modulo 2^64: one flip always shows."""
     bits = parameter.detach().contiguous().view(_BITS[parameter.element_size()]).flatten()
     places = torch.arange(1, 2 * min(len(bits), _PIECE), 2, device=bits.device)
-    return [int((piece.long() * places[: len(piece)]).sum()) for piece in bits.split(_PIECE)]
+    whole = len(bits) // _PIECE * _PIECE
+    pieces = bits[:whole].view(-1, _PIECE).split(_PIECES_AT_ONCE if bits.is_cuda else 1) if whole else ()
+    totals = [total for some in pieces for total in (some.long() * places).sum(1).tolist()]
+    rest = bits[whole:]
+    return totals + [int((rest.long() * places[: len(rest)]).sum())] * (len(rest) > 0)

@@ -10,7 +10,7 @@
 #include "exponential.h"
 #include "matmul.h"
 
-#define BLOCK_BYTES (1 << 18) /* weights that all rows pass by before the next ones: they stay in a second-level cache */
+#define BLOCK_BYTES (1 << 18) /* weights that all rows pass by before the next ones: they stay in a cache */
 #define MAX_OUTPUTS 64
 #define TOGETHER 8     /* tokens that attention takes at a time: those of one sequence share what they read */
 #define MANY_TOKENS 64 /* fewer are taken one by one, so that threads share them evenly */
@@ -37,7 +37,7 @@ typedef struct {
     matrix q, k, v, o, gate, up, down;
 } layer;
 
-/* scratch: N * (2 C + (H + 2 K) D + 2 max(I, H D)) floats, or more. angles: [settings, M, 2, D] cosines, signed sines. */
+/* scratch: N * (2 C + (H + 2 K) D + 2 max(I, H D)) floats, or more. angles: [settings, M, 2, D]. */
 typedef struct {
     const float *embedding, *norm, *angles;
     const layer *layers;

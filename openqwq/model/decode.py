@@ -64,6 +64,8 @@ class DecodeKernel:
     Make it by `of`, and call `look` whenever modules of the model may have been exchanged.
     """
 
+    max_rows = MAX_ROWS
+
     def __init__(self, model: Qwen2ForCausalLM, cache: KVCache, *, both_settings: bool):
         kernels = decode_kernels()
         assert kernels is not None
@@ -71,7 +73,7 @@ class DecodeKernel:
         self._model, self._cache, self._call, self._both = model, cache, kernels.decode_rows, both_settings
         q_size, kv_size = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
         self._row_floats = 2 * (config.hidden_size + kv_size + max(config.intermediate_size, q_size)) + q_size
-        self._angles = torch.empty(0)
+        self._angles = self._scratch = self._logits = torch.empty(0)
         self._pointers: list[int | None] = []
         self._decoder = _Decoder(
             **_functions(),
@@ -165,10 +167,10 @@ class DecodeKernel:
 
     def _make_room(self, num_rows: int, num_logits: int) -> None:
         """Buffers for so many tokens; larger ones take the place of those that are too small."""
-        if not self._decoder.scratch or len(self._scratch) < num_rows * self._row_floats:
+        if len(self._scratch) < num_rows * self._row_floats:
             self._scratch = torch.empty(_round_up(num_rows) * self._row_floats)
             self._decoder.scratch = self._scratch.data_ptr()
-        if not self._decoder.logits or len(self._logits) < num_logits:
+        if len(self._logits) < num_logits:
             self._logits = torch.empty(_round_up(num_logits), self._model.config.vocab_size)
             self._decoder.logits = self._logits.data_ptr()
 

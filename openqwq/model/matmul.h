@@ -5,7 +5,7 @@
 #include "vectors.h"
 
 #define OUTPUTS 4 /* x ROWS sums fill the vector registers */
-#define AHEAD 2   /* tiles: the weights that are asked for early */
+#define AHEAD 2   /* tiles: weights that are asked for early; one row alone reads them in order, as processors expect */
 #if LANES == 16
 #define ROWS 6
 #else
@@ -23,7 +23,7 @@ INLINE void multiply_tile(const float *x, const float *w, const float *bias, flo
         vec weight[OUTPUTS];
         for (int o = 0; o < outs; o++) {
             weight[o] = load(w + o * inputs + i);
-            __builtin_prefetch(w + (o + AHEAD * OUTPUTS) * inputs + i, 0, 2);
+            if (rows > 1) __builtin_prefetch(w + (o + AHEAD * OUTPUTS) * inputs + i, 0, 2);
         }
         for (int n = 0; n < rows; n++) {
             vec input = load(x + n * inputs + i);

@@ -32,52 +32,65 @@
 #define MAX_RUN 8      /* tokens of one sequence that pass by the blocks together */
 #define MANY_TOKENS 64 /* fewer are taken one by one, so that threads share them evenly */
 
+/* The largest score so far, and the sum of the weights that it makes, lane by lane. */
 typedef struct {
-    float peak, total;
+    float peak;
+    vec total;
 } softmax;
 
-/* One block more, of up to LANES tokens where LANES can be read: out = out * shrink + values weighted by the scores. */
+/* LANES tokens more, of which `size` count: out = out * shrink + values weighted by the scores. Where `ahead` is not 0,
+ * it is how far on those lie that are asked for early.
+ */
 INLINE void attend_lanes(const float *query, const float *keys, const float *values, float *out, softmax *state,
-                         int size, int dim, float scale) {
+                         int size, int64_t ahead, int dim, float scale) {
     static const int token[LANES] = {REVERSED};
     vec sum[LANES];
-    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) sum[i] = load(query) * load(keys + token[i] * dim);
-    for (int d = LANES; d < dim; d += LANES) {
-        vec part = load(query + d);
-        IN_REGISTER(part);
-        _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) sum[i] += part * load(keys + token[i] * dim + d);
+    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) sum[i] = (vec){0};
+    for (int d = 0; d < dim; d += LANES) {
+        vec some = load(query + d);
+        IN_REGISTER(some);
+        _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) sum[i] += some * load(keys + token[i] * dim + d);
+        if (ahead) /* some at a time: together they would wait for each other */
+            _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++)
+                __builtin_prefetch(keys + ahead + i * dim + d);
     }
     const ints own = (ints){NUMBERS} < size;
     vec score = pick(own, sum_each(sum) * scale, (vec){0} - INFINITY);
-    float highest = largest_lane(score);
-    highest = highest > state->peak ? highest : state->peak;
-    const float shrink = exponential(state->peak - highest);
-    score = pick(own, exponential_below_0(score - highest), (vec){0});
-    state->total = state->total * shrink + sum_lanes(score);
-    state->peak = highest;
+    const float highest = largest_lane(score);
+    float shrink = 1;
+    if (highest > state->peak) { /* seldom: what comes after need not wait for it */
+        shrink = exponential(state->peak - highest);
+        state->total *= shrink;
+        state->peak = highest;
+    }
+    score = pick(own, exponential_below_0(score - state->peak), (vec){0});
+    state->total += score;
     float share[LANES];
     memcpy(share, &score, sizeof share);
     for (int first = 0; first < dim; first += 4 * LANES) {
-        const int parts = dim - first < 4 * LANES ? (dim - first) / LANES : 4;
+        const int vecs = dim - first < 4 * LANES ? (dim - first) / LANES : 4;
         vec even[4], odd[4];
-        for (int i = 0; i < parts; i++) even[i] = load(out + first + i * LANES) * shrink, odd[i] = (vec){0};
+        for (int i = 0; i < vecs; i++) even[i] = load(out + first + i * LANES) * shrink, odd[i] = (vec){0};
         int t = 0;
         for (; t + 2 <= size; t += 2)
-            for (int i = 0; i < parts; i++) {
-                even[i] += load(values + t * dim + first + i * LANES) * share[t];
-                odd[i] += load(values + (t + 1) * dim + first + i * LANES) * share[t + 1];
+            for (int i = 0; i < vecs; i++) {
+                const float *one = values + t * dim + first + i * LANES, *other = one + dim;
+                if (ahead) __builtin_prefetch(one + ahead), __builtin_prefetch(other + ahead);
+                even[i] += load(one) * share[t];
+                odd[i] += load(other) * share[t + 1];
             }
-        for (int i = 0; i < parts && t < size; i++) even[i] += load(values + t * dim + first + i * LANES) * share[t];
-        for (int i = 0; i < parts; i++) *(vec *)(out + first + i * LANES) = even[i] + odd[i];
+        for (int i = 0; i < vecs && t < size; i++) even[i] += load(values + t * dim + first + i * LANES) * share[t];
+        for (int i = 0; i < vecs; i++) *(vec *)(out + first + i * LANES) = even[i] + odd[i];
     }
 }
 
 /* Each head size by itself: inlined together, they would run out of registers. */
-typedef void (*attend_function)(const float *, const float *, const float *, float *, softmax *, int, int, float);
-#define ATTEND_LANES(name, size)                                                                                       \
+typedef void (*attend_function)(const float *, const float *, const float *, float *, softmax *, int, int64_t, int,
+                                float);
+#define ATTEND_LANES(name, fixed)                                                                                      \
     static __attribute__((noinline)) void name(const float *query, const float *keys, const float *values, float *out, \
-                                               softmax *state, int count, int dim, float scale) {                      \
-        attend_lanes(query, keys, values, out, state, count, size, scale);                                             \
+                                               softmax *state, int size, int64_t ahead, int dim, float scale) {        \
+        attend_lanes(query, keys, values, out, state, size, ahead, fixed, scale);                                      \
     }
 ATTEND_LANES(attend_32, 32)
 ATTEND_LANES(attend_64, 64)
@@ -86,7 +99,8 @@ ATTEND_LANES(attend_lines, dim)
 
 /* The same for any size of block and head. */
 static void attend_any(const float *restrict query, const float *keys, const float *values, float *restrict out,
-                       softmax *state, int size, int dim, float scale) {
+                       softmax *state, int size, int64_t ahead, int dim, float scale) {
+    (void)ahead;
     float score[MAX_BLOCK], highest = state->peak;
     for (int t = 0; t < size; t++) {
         float sum = 0;
@@ -100,7 +114,7 @@ static void attend_any(const float *restrict query, const float *keys, const flo
     state->peak = highest;
     for (int t = 0; t < size; t++) {
         const float weight = exponential(score[t] - highest);
-        state->total += weight;
+        state->total[0] += weight;
         for (int d = 0; d < dim; d++) out[d] += weight * values[t * dim + d];
     }
 }
@@ -109,33 +123,38 @@ static void attend_any(const float *restrict query, const float *keys, const flo
 static void attend(const float *q, const float *keys, const float *values, const int32_t *table,
                    const int64_t *positions, float *out, int num_tokens, int64_t token_stride, int group, int dim,
                    int block_size, int64_t stride, float scale) {
-    const attend_function attend_block = dim == 32 ? attend_32 : dim == 64 ? attend_64 : dim == 128 ? attend_128 : attend_lines;
+    const int by_lanes = dim % LANES == 0 && block_size % LANES == 0, step = by_lanes ? LANES : block_size;
+    const attend_function attend_part = !by_lanes    ? attend_any
+                                        : dim == 32  ? attend_32
+                                        : dim == 64  ? attend_64
+                                        : dim == 128 ? attend_128
+                                                     : attend_lines;
     softmax state[MAX_RUN][MAX_GROUP];
     int64_t longest = 0;
     for (int n = 0; n < num_tokens; n++) {
         longest = positions[n] > longest ? positions[n] : longest;
-        for (int g = 0; g < group; g++) state[n][g] = (softmax){-FLT_MAX, 0};
+        for (int g = 0; g < group; g++) state[n][g] = (softmax){-FLT_MAX, {0}};
         for (int i = 0; i < group * dim; i++) out[n * token_stride + i] = 0;
     }
     for (int64_t start = 0; start <= longest; start += block_size) {
         const int64_t offset = (int64_t)table[start / block_size] * stride;
+        const int64_t next = start + block_size <= longest ? (int64_t)table[start / block_size + 1] * stride : offset;
         for (int n = 0; n < num_tokens; n++) {
-            const int64_t ahead = positions[n] - start + 1;
-            const int size = ahead < block_size ? (int)ahead : block_size;
-            for (int g = 0; g < group && size > 0; g++) {
-                const int64_t place = n * token_stride + g * dim;
-                if (dim % LANES || block_size % LANES)
-                    attend_any(q + place, keys + offset, values + offset, out + place, &state[n][g], size, dim, scale);
-                else
-                    for (int t = 0; t < size; t += LANES)
-                        attend_block(q + place, keys + offset + t * dim, values + offset + t * dim, out + place,
-                                     &state[n][g], size - t < LANES ? size - t : LANES, dim, scale);
-            }
+            const int64_t left = positions[n] - start + 1;
+            const int size = left < block_size ? (int)left : block_size;
+            for (int g = 0; g < group; g++)
+                for (int t = 0; t < size; t += step) {
+                    const int64_t place = n * token_stride + g * dim, first = offset + t * dim;
+                    attend_part(q + place, keys + first, values + first, out + place, &state[n][g],
+                                size - t < step ? size - t : step, n == 0 && g == 0 ? next - offset : 0, dim, scale);
+                }
         }
     }
     for (int n = 0; n < num_tokens; n++)
-        for (int g = 0; g < group; g++)
-            for (int d = 0; d < dim; d++) out[n * token_stride + g * dim + d] /= state[n][g].total;
+        for (int g = 0; g < group; g++) {
+            const float total = sum_lanes(state[n][g].total);
+            for (int d = 0; d < dim; d++) out[n * token_stride + g * dim + d] /= total;
+        }
 }
 
 /* Token n's keys and values into its place. */
@@ -161,8 +180,8 @@ void attend_some(const float *q, const float *keys, const float *values, const i
         for (end = n + 1; end < last && end < n + MAX_RUN; end++)
             if (memcmp(table, tables + end * width, width * sizeof(int32_t))) break;
         const int64_t place = (n * heads + k * group) * dim;
-        attend(q + place, keys + k * head, values + k * head, table, positions + n, out + place, (int)(end - n), heads * dim, group,
-               dim, block_size, kv_heads * head, scale);
+        attend(q + place, keys + k * head, values + k * head, table, positions + n, out + place, (int)(end - n),
+               heads * dim, group, dim, block_size, kv_heads * head, scale);
     }
 }
 
@@ -190,15 +209,13 @@ void attend_paged(const float *q, const float *new_keys, const float *new_values
 
 enum { BF16, INT8, INT4 };
 #define PANEL 8         /* outputs that lie together */
+#define AHEAD_BYTES 8192 /* codes that are asked for early */
 #define SOME_ROWS 96    /* rows whose sums are taken together: a multiple of matmul.h's */
 #define BLOCK 128       /* inputs that lie together */
 #if LANES == 16
 #define FEW_ROWS 2 /* as many as there are registers for */
 #else
 #define FEW_ROWS 1
-#endif
-#ifdef __AVX2__
-#include <immintrin.h>
 #endif
 #include "matmul.h"
 #define PARTS (BLOCK / LANES)
@@ -268,10 +285,13 @@ INLINE void multiply_few(int kind, int groups, int rows, const float *x, const u
     floats sum[PANEL][2] = {0};
     for (int64_t b = 0; b < blocks; b++) {
         const float *input = x + b * BLOCK;
-        _Pragma("GCC unroll 8") for (int o = 0; o < PANEL; o++)
+        _Pragma("GCC unroll 8") for (int o = 0; o < PANEL; o++) {
+            for (int line = 0; line < code_bytes(kind); line += 64)
+                __builtin_prefetch(codes + (b * PANEL + o) * code_bytes(kind) + AHEAD_BYTES + line);
             EACH_PART(kind, groups, b * PANEL + o,
                       for (int n = 0; n < rows; n++) sum[o][n] +=
                       weight * *(const loose_floats *)(input + n * blocks * BLOCK + part * LANES))
+        }
     }
     for (int n = 0; n < rows; n++)
         for (int o = 0; o < PANEL; o++) sums[n * PANEL + o] = sum_lanes((vec)sum[o][n]);

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +44,7 @@ class PagedAttention:
     positions: [R] where each row's token goes.
     longest:   the largest of `positions` + 1.
     scaled:    [R] which rows YaRN is for; None: all tokens are turned as the model's config says.
+    native, triton: whether a CPU's C kernel, or a GPU's Triton kernels, may be taken.
     invariant: every token is a row of the C kernel, as the batch-invariant mode wants it (invariant.py).
     """
 
@@ -55,6 +58,7 @@ class PagedAttention:
         chunks: Sequence[PagedChunk] = (),
         scaled: Tensor | None = None,
         native: bool = True,
+        triton: bool = True,
         invariant: bool = False,
     ):
         if invariant:
@@ -63,12 +67,16 @@ class PagedAttention:
             assert _runs_native(cache) and cache.max_length == INVARIANT_BLOCK and scaled is None
         self.positions, self.scaled = positions, scaled
         self._cache, self._parts = cache, list[_Part]()
+        on_gpu = triton and _runs_triton(cache)
         if len(positions):
-            kernel = _NativeRows if native and _runs_native(cache) else _GatheredRows
-            self._parts.append(kernel(cache, tables, positions, longest))
+            if native and _runs_native(cache):
+                rows: _Part = _NativeRows(cache, tables, positions, longest)
+            else:
+                rows = (_triton_rows if on_gpu else _GatheredRows)(cache, tables, positions, longest)
+            self._parts.append(rows)
         self._num_rows, self._places = len(positions), None
         if chunks:
-            self._parts += self._chunk_parts(cache, chunks)
+            self._parts += self._chunk_parts(cache, chunks, on_gpu)
             chunk_positions, blocks = _chunk_places(chunks, cache.max_length, cache.keys[0].device)
             self.positions = torch.cat((positions, chunk_positions))
             if scaled is not None:
@@ -77,8 +85,8 @@ class PagedAttention:
                 self.scaled = torch.cat((scaled, own.repeat_interleave(lengths)))
             self._places = cache.row_index(blocks, chunk_positions % cache.max_length)
 
-    def _chunk_parts(self, cache: KVCache, chunks: Sequence[PagedChunk]) -> list[_Part]:
-        return _chunk_parts(cache, chunks)
+    def _chunk_parts(self, cache: KVCache, chunks: Sequence[PagedChunk], on_gpu: bool) -> list[_Part]:
+        return _chunk_parts(cache, chunks, on_gpu)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self._places is not None:  # before any row reads them
@@ -93,7 +101,7 @@ class PagedAttention:
         return torch.cat(outputs)
 
 
-class _Part:
+class _Part(Protocol):
     """Some consecutive tokens and how they are mixed: [n, H*D] from q [n, H, D] and their own k and v [n, K, D].
 
     Rows store their keys and values themselves; those of chunks are in the cache before.
@@ -101,8 +109,7 @@ class _Part:
 
     num_tokens: int
 
-    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        raise NotImplementedError
+    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
 
 
 class _NativeRows(_Part):
@@ -236,13 +243,30 @@ def _runs_native(cache: KVCache) -> bool:
     return native_kernels() is not None
 
 
-def _chunk_parts(cache: KVCache, chunks: Sequence[PagedChunk]) -> list[_Part]:
+def _runs_triton(cache: KVCache) -> bool:
+    return cache.keys[0].device.type == "cuda" and find_spec("triton") is not None
+
+
+def _triton_rows(cache: KVCache, tables: Tensor, positions: Tensor, longest: int) -> _Part:
+    from .triton_attention import TritonRows  # Triton compiles for the GPU that is there: never loaded without one
+
+    return TritonRows(cache, tables, positions)
+
+
+def _chunk_parts(cache: KVCache, chunks: Sequence[PagedChunk], on_gpu: bool) -> list[_Part]:
     """The parts of chunks that come in order: first chunks before later ones."""
     first = [chunk for chunk in chunks if chunk.start == 0]
     if any(chunk.start for chunk in chunks[: len(first)]):
         raise ValueError("chunks from position 0 on must come before the others")
+    if on_gpu and cache.dtype == torch.float32:
+        first = []  # PyTorch's fused kernels are for 16 bits: in float32 it would hold all scores
     parts: list[_Part] = [_FirstChunks(cache, first)] if first else []
-    return parts + [_LaterChunk(cache, chunk) for chunk in chunks[len(first) :]]
+    later = chunks[len(first) :]
+    if on_gpu and later:
+        from .triton_attention import TritonChunks
+
+        return [*parts, TritonChunks(cache, later)]
+    return parts + [_LaterChunk(cache, chunk) for chunk in later]
 
 
 def _chunk_places(chunks: Sequence[PagedChunk], size: int, device: torch.device) -> tuple[Tensor, Tensor]:

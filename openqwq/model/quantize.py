@@ -3,8 +3,8 @@
 bf16: half of float32. int8: one scale for each output channel, the largest magnitude over 127, symmetric. int4: one
 scale and one zero for each group of inputs of a channel, see `round_groups`. All are rounded to nearest; activations
 stay in floating point. On a CPU some rows at a time go through a C kernel that widens the weights as it reads them;
-more rows multiply by some widened channels at a time. Without the kernel, and on other devices, PyTorch's operators
-widen them: the same numbers up to rounding, more slowly.
+more rows multiply by some widened channels at a time; on a GPU Triton's kernels do both. Without them PyTorch's
+operators widen the weights: the same numbers up to rounding, more slowly.
 
 Letters: N outputs, K inputs, G groups of inputs, P panels of 8 outputs, B blocks of 128 inputs.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 import torch
@@ -41,8 +42,10 @@ class PackedLinear(nn.Module):
     scales: int8 [8 P]; int4 [P, B, 8, groups of a block].
     zeros:  int4: the codes that stand for 0, laid out as the scales.
     order:  [K], where groups are not of neighbours: the layer's i-th weight is of input order[i].
+    in_words: whether int4 codes lie as a GPU reads them (triton_linear.py), and not as native.c does.
     """
 
+    in_words = False
     codes: Tensor
     scales: Tensor
     zeros: Tensor
@@ -72,6 +75,12 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.in_features)
         rows = rows if self.order is None else rows[:, self.order]
+        if rows.device.type == "cuda" and len(rows) and not rows.requires_grad and find_spec("triton"):
+            from .triton_packed import multiply_packed  # Triton compiles for the GPU that is there
+
+            out = multiply_packed(self, rows)
+            return (out if self.bias is None else out + self.bias).view(*x.shape[:-1], self.out_features)
+        self.lay_in_words(False)
         kernels = native_kernels() if rows.device.type == "cpu" and rows.dtype == torch.float32 else None
         if kernels is not None and 0 < len(rows) <= KERNEL_ROWS and not rows.requires_grad:
             out = self._by_kernel(kernels, rows)
@@ -82,9 +91,19 @@ class PackedLinear(nn.Module):
 
     def widened(self) -> Tensor:
         """The weights [N, K] in float32 that the layer multiplies by, their inputs in the layer's own order."""
+        self.lay_in_words(False)
         kernels = native_kernels() if self.codes.device.type == "cpu" else None
         weight = torch.cat([tile.clone() for tile in self._tiles(kernels)])
         return weight if self.order is None else torch.empty_like(weight).index_copy_(1, self.order, weight)
+
+    def lay_in_words(self, wanted: bool) -> None:
+        """Lay int4 codes as a GPU reads them, or back as native.c does; in place."""
+        if self.kind != "int4" or self.in_words == wanted:
+            return
+        for panels in self.codes.split(SLICE):  # [p, B, 8, 64]: a whole layer's inputs would take eight times its room
+            codes = _unpack_words(panels) if self.in_words else _unpack_nibbles(panels)
+            panels.copy_(_pack_words(codes) if wanted else _pack_nibbles(codes))
+        self.in_words = wanted
 
     def _by_kernel(self, kernels: ctypes.CDLL, rows: Tensor) -> Tensor:
         rows = F.pad(rows, (0, self.codes.shape[1] * BLOCK - self.in_features)).contiguous()
@@ -251,3 +270,15 @@ def _pack_nibbles(codes: Tensor) -> Tensor:
 def _unpack_nibbles(packed: Tensor) -> Tensor:
     words = packed.unflatten(-1, (16, 4)).transpose(-1, -2)
     return torch.stack((words & 15, words >> 4), -2).flatten(-3)
+
+
+def _pack_words(codes: Tensor) -> Tensor:
+    """[..., 128] of 0 to 15 -> [..., 64 bytes]: bits 4 i to 4 i + 3 of word w are weight 32 (w // 4) + 4 i + w % 4."""
+    chunk_lane_byte_half = (*range(codes.ndim - 1), -4, -1, -3, -2)
+    low, high = codes.unflatten(-1, (4, 4, 2, 4)).permute(chunk_lane_byte_half).flatten(-4, -2).unbind(-1)
+    return (low | high << 4).contiguous()
+
+
+def _unpack_words(packed: Tensor) -> Tensor:
+    halves = torch.stack((packed & 15, packed >> 4), -1).unflatten(-2, (4, 4, 4))  # chunk, lane, byte, half
+    return halves.permute(*range(packed.ndim - 1), -4, -2, -1, -3).flatten(-4)

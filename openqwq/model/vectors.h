@@ -3,6 +3,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 #ifdef __AVX512F__
 #define LANES 16
 #else
@@ -96,7 +100,15 @@ INLINE vec sum_each(vec *v) {
     return MERGE(v[0], v[1], EVEN) + MERGE(v[0], v[1], ODD);
 }
 
-INLINE vec larger(vec a, vec b) { return pick(a > b, a, b); }
+INLINE vec larger(vec a, vec b) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return pick(a > b, a, b);
+#endif
+}
 
 INLINE float largest_lane(vec v) {
 #if LANES == 16

@@ -159,13 +159,13 @@ class _BandAttention(PagedAttention):
         self._band = band
         super().__init__(*args, **options)
 
-    def _chunk_parts(self, cache: KVCache, chunks: Sequence[PagedChunk]) -> list[_Part]:
+    def _chunk_parts(self, cache: KVCache, chunks: Sequence[PagedChunk], on_gpu: bool) -> list[_Part]:
         if not any(self._hides(cache, chunk) for chunk in chunks):
-            return _chunk_parts(cache, chunks)
+            return _chunk_parts(cache, chunks, on_gpu)
         parts: list[_Part] = []
         for chunk in chunks:
             hides = self._hides(cache, chunk)
-            parts += [_WindowedChunk(cache, chunk, self._band)] if hides else _chunk_parts(cache, [chunk])
+            parts += [_WindowedChunk(cache, chunk, self._band)] if hides else _chunk_parts(cache, [chunk], on_gpu)
         return parts
 
     def _hides(self, cache: KVCache, chunk: PagedChunk) -> bool:

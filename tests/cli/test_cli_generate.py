@@ -1,6 +1,7 @@
 """`openqwq generate` on a small random model, as a user runs it."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,7 @@ from openqwq.cli import generate
 from openqwq.cli.main import main
 from openqwq.errors import UserError
 from openqwq.model import create_model, preset
-from openqwq.tokenizer import train_tokenizer
+from openqwq.tokenizer import PROMPT_STYLES, Tokenizer, train_tokenizer
 from openqwq.types import SamplingParams
 
 LINES = [
@@ -121,3 +122,19 @@ def test_time_left_is_readable():
     progress = generate.Progress(10)
     progress.done, progress.tokens = 4, 200
     assert progress.line(20.0) == "4/10 rows, 10 tokens/s, 30s left"
+
+
+def test_a_style_stands_in_the_system_turn_of_messages_alone(folder):
+    tokenizer = Tokenizer.load(folder)
+    model = SimpleNamespace(require_tokenizer=lambda: tokenizer)
+    asked = {"messages": [{"role": "user", "content": "two"}]}
+    text = tokenizer.decode(generate._encode(model, asked, "draft"))
+    assert text.startswith(f"<|im_start|>system\n{PROMPT_STYLES['draft']}<|im_end|>\n<|im_start|>user\ntwo")
+    assert generate._encode(model, asked, None) == tokenizer.encode_chat(asked["messages"])
+    assert tokenizer.decode(generate._encode(model, {"prompt": "one"}, "draft")) == "one"
+
+
+def test_attention_windows_are_an_option(folder, files, capsys):
+    assert run(folder, files, "--attention-window", "mass=0.9") == 2
+    assert "no measurement of attention mass" in capsys.readouterr().err
+    assert run(folder, files, "--attention-window", "tokens=32") == 0

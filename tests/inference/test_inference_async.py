@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import math
 import threading
+import time
 
 import pytest
 import torch
@@ -34,6 +35,12 @@ def front(model, tokenizer):
     front = AsyncEngine(Engine(model, tokenizer, max_num_seqs=4))
     yield front
     front.close()
+
+
+def slow_down(monkeypatch, front):
+    """Let what is asked for come before the engine is done."""
+    step = front._engine.step
+    monkeypatch.setattr(front._engine, "step", lambda: time.sleep(0.003) or step())
 
 
 async def collect(front, prompt, params, request_id=None):
@@ -70,7 +77,9 @@ def test_a_request_that_cannot_run_raises_and_others_go_on(front):
     assert asyncio.run(main())[-1].finish_reason in ("stop", "length")
 
 
-def test_abort_ends_the_stream_with_what_it_has(front):
+def test_abort_ends_the_stream_with_what_it_has(front, monkeypatch):
+    slow_down(monkeypatch, front)
+
     async def main():
         stream = front.generate([3], FREE.replace(max_tokens=120, ignore_eos=True), "a")
         first = await anext(stream)
@@ -84,7 +93,9 @@ def test_abort_ends_the_stream_with_what_it_has(front):
     assert sum((d.token_ids for d in deltas), ()) == deltas[-1].completion.token_ids
 
 
-def test_a_reader_that_leaves_frees_the_engine(front):
+def test_a_reader_that_leaves_frees_the_engine(front, monkeypatch):
+    slow_down(monkeypatch, front)
+
     async def main():
         stream = front.generate([3], FREE.replace(max_tokens=120, ignore_eos=True))
         await anext(stream)
@@ -141,8 +152,9 @@ def test_a_step_that_raises_gives_up_its_requests_only(front, monkeypatch):
     assert good[-1].finish_reason in ("stop", "length")
 
 
-def test_close_ends_what_still_runs(model, tokenizer):
+def test_close_ends_what_still_runs(model, tokenizer, monkeypatch):
     front = AsyncEngine(Engine(model, tokenizer))
+    slow_down(monkeypatch, front)
 
     async def main():
         stream = front.generate([3], FREE.replace(max_tokens=120, ignore_eos=True))

@@ -71,6 +71,8 @@ max_completion_tokens = 12
 top_p = 0.9
 top_k = 20
 reward = "random"
+learning_rate = 1e-5
+temperature = 1.3
 rollout_quantization = "int8"
 rollout_kv_cache_dtype = "int8"
 correction = { mode = "truncate" }
@@ -102,7 +104,7 @@ def test_memory_that_was_freed_is_used_again_without_fresh_pages():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             torch.ones(2**24)  # 64 MiB, 16384 pages
             faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-        os._exit(0 if faults[0] >= 10 and max(faults[1:]) <= faults[0] / 5 else 1)  # huge pages: 32 faults
+        os._exit(0 if max(faults[1:]) <= 5 else 1)  # fresh ones would be 32 huge pages at least
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code == 2:
         pytest.skip("this C library has no mallopt")

@@ -141,7 +141,7 @@ def poison(module, arguments, output):
     return output.masked_fill((arguments[0] == 7).unsqueeze(-1), math.nan)
 
 
-def test_a_poisoned_request_fails_alone_and_those_beside_it_end_as_they_would_alone(real):
+def test_a_poisoned_request_fails_alone_and_those_beside_it_end_as_they_would_alone(real, monkeypatch):
     async def texts(client, seeds, beside=None):
         asked = [
             asyncio.create_task(
@@ -172,8 +172,9 @@ def test_a_poisoned_request_fails_alone_and_those_beside_it_end_as_they_would_al
             assert alone[0] != alone[1]
             assert await texts(client, [1, 2], poisoned) == [text for [text] in alone]
 
-    embed = real.server.models["tiny"].engine._engine.model.model.embed_tokens
-    hook = embed.register_forward_hook(poison)
+    engine = real.server.models["tiny"].engine._engine
+    monkeypatch.setattr(engine.runner, "_kernel", None)  # the decoder in C reads the weights and calls no hooks
+    hook = engine.model.model.embed_tokens.register_forward_hook(poison)
     try:
         asyncio.run(compare())
     finally:

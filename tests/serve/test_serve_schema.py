@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import requests
 import schemathesis
+import schemathesis.specs.openapi.schemas  # now: beside the server's thread, Python 3.11 may fail to parse a file
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 

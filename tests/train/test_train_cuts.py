@@ -114,16 +114,16 @@ ENGINES = {
 
 
 @needs_base
-@needs_compiler
 @pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
-def test_kept_ids_stay_with_their_tokens_whatever_the_engine_does(base, options):
-    model, rollouts = rollouts_of(base, CUTS["all three"], True, **options)
+@pytest.mark.parametrize(("invariant", "bound"), [pytest.param(True, 0.0, marks=needs_compiler), (False, 5e-5)])
+def test_kept_ids_stay_with_their_tokens_whatever_the_engine_does(base, options, invariant, bound):
+    model, rollouts = rollouts_of(base, CUTS["all three"], invariant, **options)
     for rollout in rollouts:
         assert len(rollout.kept_ids) == len(rollout.completion_ids)
         for token, ids, sampled in zip(rollout.completion_ids, rollout.kept_ids, rollout.loss_mask, strict=True):
             assert (token in ids and len(ids) <= 40) if sampled else ids == ()
     assert ("budget" in options) == any(0 in rollout.loss_mask for rollout in rollouts)
-    assert largest_mismatch(model, [rollout_sample(rollout, 1.0) for rollout in rollouts]) == 0.0
+    assert largest_mismatch(model, [rollout_sample(rollout, 1.0) for rollout in rollouts]) <= bound
 
 
 def test_the_kept_mass_is_what_top_p_says(world):
