@@ -7,8 +7,8 @@
     python benchmarks/experiments.py ablation --only ablation-full-0 --seeds 0 --minutes 10
     python benchmarks/experiments.py collect                 # only the result files and the tables of the page
 
-Everything is resumable: what is finished is read again, a training goes on from its last checkpoint. The last two
-evaluate the runs of `ablation-full`, and further run folders that `--subjects` names. After each call the result files
+Everything is resumable: what is finished is read again, trainings go on from their last checkpoint. The evaluations are
+of the runs of `ablation-full`, and of further run folders that `--subjects` names. After each call the result files
 `benchmarks/results/{ablation,size,generalisation,thinking}.json` and the tables in docs/evidence.md hold what is done.
 Exit code 1: something is left to do.
 """
@@ -69,6 +69,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "evidence.md")
     args = parser.parse_args()
     args.runs, args.results = args.runs.resolve(), args.results.resolve()
+    args.subjects = [run.resolve() for run in args.subjects]
     return args
 
 

@@ -135,7 +135,7 @@ def write_model(folder: Path) -> None:
     )
     model = create_model(config, seed=0)
     with torch.no_grad():
-        model.model.embed_tokens.weight[:, 0] = 1.0
+        model.model.embed_tokens.weight[:, 0] = 32.0  # ten times what four layers add to all others
         model.lm_head.weight[:, 0] = 0.0
         constant = math.sqrt(config.hidden_size)  # what the norm makes of a vector of which one entry dominates
         model.lm_head.weight[END, 0] = math.log(VOCABULARY / MEAN_TOKENS) / constant

@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import Requests, Run
 from .hugging import load, weight_bytes
 
-PAGES, PAGE = 1024, 256
+PAGES, PAGE = 256, 64
 TOKENS_OF_A_STEP = 1024
 
 

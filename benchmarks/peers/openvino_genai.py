@@ -14,6 +14,7 @@ from . import Requests, Run
 
 FILE = "openvino_model.xml"
 CACHE_GIB = 2
+NO_TOKEN = 1 << 30  # the end of a sequence must have an id: one that no vocabulary has
 LONGEST_STEP = 8192  # tokens of a pass
 
 
@@ -31,9 +32,8 @@ def convert(folder: Path, kind: str, out: Path) -> None:
             options = {"mode": modes.INT4_ASYM, "group_size": 64, "ratio": 1.0, "all_layers": True}
         graph = nncf.compress_weights(graph, **options)
     ov.save_model(graph, out / FILE, compress_to_fp16=False)
-    for name in ("config.json", "generation_config.json"):
-        if (folder / name).exists():
-            (out / name).write_bytes((folder / name).read_bytes())
+    (out / "config.json").write_bytes((folder / "config.json").read_bytes())
+    (out / "generation_config.json").write_text(json.dumps({"eos_token_id": NO_TOKEN}))
     (out / "weight_bytes.json").write_text(json.dumps(weight_bytes(graph)))
 
 
@@ -103,7 +103,7 @@ def start(folder: str, kind: str, threads: int) -> tuple[Run, int]:
     properties = {
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "bf16" if kind == "bf16" else "f32",
-        "KV_CACHE_PRECISION": "f32",
+        "KV_CACHE_PRECISION": "bf16" if kind == "bf16" else "f32",
     }
     if kind == "float32":
         properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
@@ -113,6 +113,7 @@ def start(folder: str, kind: str, threads: int) -> tuple[Run, int]:
         configs = []
         for _, new in requests:
             config = genai.GenerationConfig(max_new_tokens=new, ignore_eos=True, do_sample=sampled)
+            config.set_eos_token_id(NO_TOKEN)
             configs.append(config)
         prompts = [ov.Tensor(np.array([prompt], dtype=np.int64)) for prompt, _ in requests]
         return [list(done.m_generation_ids[0]) for done in pipeline.generate(prompts, configs)]

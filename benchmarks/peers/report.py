@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import ENGINES, KINDS, OURS
+from . import CONTINUOUS, ENGINES, KINDS, OURS, STATIC
 
 Report = dict[str, Any]
 WHOLE_AGREEMENT, NARROW_AGREEMENT = 0.95, 0.25
@@ -84,7 +84,8 @@ def print_report(name: str, shape: Report) -> None:
             print(f"{engine}: failed at {row['failed']}")
         elif not ranked(engine, row):
             print(f"{engine}: its tokens differ from {shape['reference']}'s; not ranked")
-    for form in dict.fromkeys(ENGINES[engine].form for engine in shape["engines"]):
-        print(f"{form}: " + ", ".join(engine for engine in shape["engines"] if ENGINES[engine].form == form))
+    for form in (CONTINUOUS, STATIC):
+        names = [engine for engine in shape["engines"] if ENGINES[engine].form == form]
+        print(f"{form}: " + ", ".join(name for name in names if ENGINES[name].kind == "float32"))
     for peer in shape["absent"]:
         print(f"absent: {peer}")

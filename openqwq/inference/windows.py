@@ -3,6 +3,7 @@
     tokens=1024               every layer sees the first 16 tokens and the last 1,024
     mass=0.99,text=FILE       each layer as far back as holds 99% of its attention on that text, measured at the start
     mass=0.99                 the same from `attention_mass.json` in the model's folder
+    mass=0.99,heads=each      for each of a layer's heads, instead of for all of them together
 
 Public: read_window, choose_windows.
 """
@@ -12,24 +13,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from openqwq.errors import UserError
 from openqwq.log import logger
 from openqwq.model import AttentionMass, AttentionWindows, Qwen2ForCausalLM, measure_attention_mass
-from openqwq.model.attention_mass import MASS_FILE, MAX_DOCUMENT
+from openqwq.model.attention_mass import MASS_FILE, MAX_DOCUMENT, Heads
 from openqwq.tokenizer import Tokenizer
 
 MAX_TOKENS = 8 * MAX_DOCUMENT  # of the calibration text
-KEYS = ("tokens", "mass", "text", "measured", "sinks")
+KEYS = ("tokens", "mass", "heads", "text", "measured", "sinks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowChoice:
-    """tokens, or else mass with what it was or is to be measured on: a saved measurement, a text."""
+    """tokens, or else mass of which heads, with what it was or is to be measured on: a saved measurement, a text."""
 
     tokens: int | None = None
     mass: float | None = None
+    heads: Heads = "together"
     text: Path | None = None
     measured: Path | None = None
     sinks: int = 16
@@ -46,10 +48,14 @@ def read_window(value: str | Mapping[str, Any]) -> WindowChoice:
         raise UserError("attention windows need either `tokens` or `mass`", hint="as in tokens=1024, or mass=0.99")
     if "tokens" in value and ("text" in value or "measured" in value):
         raise UserError("attention windows of `tokens` need no text: it is `mass` that is measured")
+    heads = value.get("heads", "together")
+    if heads not in get_args(Heads):
+        raise UserError(f"`heads` of attention windows is {heads!r}, but must be 'together' or 'each'")
     try:
         return WindowChoice(
             tokens=int(value["tokens"]) if "tokens" in value else None,
             mass=float(value["mass"]) if "mass" in value else None,
+            heads=heads,
             text=Path(value["text"]) if "text" in value else None,
             measured=Path(value["measured"]) if "measured" in value else None,
             sinks=int(value.get("sinks", 16)),
@@ -68,7 +74,7 @@ def choose_windows(
     if choice.tokens is not None:
         return AttentionWindows((choice.tokens,) * num_layers, choice.sinks)
     assert choice.mass is not None
-    windows = _measured(choice, model, tokenizer, folder).windows(choice.mass)
+    windows = _measured(choice, model, tokenizer, folder).windows(choice.mass, heads=choice.heads)
     reach = sorted(window for window in windows.layers if window is not None)
     span = f"{len(reach)} of {num_layers} layers see back {reach[0]} to {reach[-1]} tokens" if reach else "no layer"
     logger.info(f"attention windows that hold {choice.mass:g} of the mass: {span}; the others see everything")

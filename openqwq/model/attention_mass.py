@@ -1,9 +1,10 @@
 """How far back a model's attention reaches, and the windows that hold a given share of it.
 
 Over a calibration text, each head's attention weights are summed by how many blocks of 16 tokens lie between query and
-key. A window of w blocks then holds the mass of the sinks and of the last w blocks. Heads of a layer share one cache,
-so a layer's window is that of its farthest-reaching head: a head that looks for a needle is not averaged away by those
-that look at the last word. But it is a mean over queries: a head that reaches far for one token in a hundred is.
+key. A window of w blocks then holds the mass of the sinks and of the last w blocks. Heads of a layer share one cache:
+the mass is that of all of them together, or a layer's window is that of its farthest-reaching head, so that a head that
+looks for a needle is not averaged away by those that look at the last word. Either is a mean over queries: a head that
+reaches far for one token in a hundred is averaged away.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,7 @@ from .qwen2 import Qwen2ForCausalLM
 from .windows import AttentionWindows
 
 BLOCK = 16  # tokens: the cache's
+Heads = Literal["together", "each"]
 MASS_FILE = "attention_mass.json"
 MAX_DOCUMENT = 4096  # tokens; the probe's work grows with their square
 QUERIES_AT_ONCE = 256
@@ -33,20 +36,26 @@ class AttentionMass:
     """What was measured on a calibration text.
 
     held:       for each layer, the mean share of attention that the sinks and the last 1, 2, ... blocks of 16 tokens
-                hold, of the head for which it is least.
+                hold, all heads together.
+    least:      the same of the head for which it is least.
     sinks:      tokens at the beginning that every window goes with.
     num_tokens: queries that were measured.
     """
 
     held: tuple[tuple[float, ...], ...]
+    least: tuple[tuple[float, ...], ...]
     sinks: int
     num_tokens: int
 
-    def windows(self, mass: float) -> AttentionWindows:
-        """The narrowest windows that hold at least `mass`, in (0, 1]; layers that need more than was measured: all."""
+    def windows(self, mass: float, *, heads: Heads = "together") -> AttentionWindows:
+        """The narrowest windows that hold at least `mass`, in (0, 1]; layers that need more than was measured: all.
+
+        heads: of a layer's heads "together", or of "each" of them.
+        """
         if not 0 < mass <= 1:
             raise UserError(f"`mass` is {mass:g}, but must be above 0 and at most 1")
-        layers = (next((w for w, share in enumerate(held, 1) if share >= mass), None) for held in self.held)
+        shares = self.held if heads == "together" else self.least
+        layers = (next((w for w, share in enumerate(held, 1) if share >= mass), None) for held in shares)
         return AttentionWindows(tuple(None if w is None else w * BLOCK for w in layers), self.sinks)
 
     def save(self, path: str | Path) -> Path:
@@ -60,8 +69,8 @@ class AttentionMass:
         """What `save` wrote. Raises UserError for another file."""
         try:
             value = json.loads(Path(path).read_text())
-            held = tuple(tuple(map(float, layer)) for layer in value["held"])
-            return cls(held, int(value["sinks"]), int(value["num_tokens"]))
+            held, least = (tuple(tuple(map(float, row)) for row in value[name]) for name in ("held", "least"))
+            return cls(held, least, int(value["sinks"]), int(value["num_tokens"]))
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -85,8 +94,9 @@ def measure_attention_mass(
         model.hidden_states(torch.tensor(list(document), device=model.device), context=probe)
     most, number = shortest // 2 // BLOCK, sum(probe.num_queries for probe in probes)
     mass = torch.stack([probe.by_distance[:, :, : most + 1] for probe in probes]).sum(0) / number  # [L, H, 1 + blocks]
-    held = (mass[..., :1] + mass[..., 1:].cumsum(-1)).amin(1)
-    return AttentionMass(tuple(map(tuple, held.tolist())), -(-sinks // BLOCK) * BLOCK, number)
+    each = mass[..., :1] + mass[..., 1:].cumsum(-1)
+    held, least = (tuple(map(tuple, shares.tolist())) for shares in (each.mean(1), each.amin(1)))
+    return AttentionMass(held, least, -(-sinks // BLOCK) * BLOCK, number)
 
 
 class _Probe:

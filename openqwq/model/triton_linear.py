@@ -26,6 +26,7 @@ from torch import Tensor
 from .triton_attention import _product, interpreted
 
 Layout = Literal["dense", "panels", "words"]
+ONE = 0x3F800000  # the bits of 1.0
 MAX_ROWS = 128  # of one tile of `dot`
 
 
@@ -118,47 +119,51 @@ def _dot_kernel(
 
 
 @triton.jit
-def _code(words, i: tl.constexpr):
-    """The codes in bits 4 i to 4 i + 3 of words, as floats: in the mantissa of 1, then stretched, which is exact."""
+def _code(words, i: tl.constexpr, one):
+    """The codes in bits 4 i to 4 i + 3 of words, as floats: in the mantissa of 1, then stretched, which is exact.
+
+    one: the bits of 1.0 in a register: with two constants, the compiler would need two instructions to set the bits.
+    """
     place: tl.constexpr = 4 * i - 12 if i > 4 else 4 * i
-    bits = (words >> 12 if i > 4 else words) & (15 << place)
+    bits = ((words >> 12 if i > 4 else words) & (15 << place)) | one
     unit: tl.constexpr = 1 << (23 - place)
-    return (bits | 0x3F800000).to(tl.float32, bitcast=True) * unit - unit
+    return bits.to(tl.float32, bitcast=True) * unit - unit
 
 
-@triton.jit(do_not_specialize=["splits"])
+@triton.jit(do_not_specialize=["splits", "one"])
 def _sum_words_kernel(
-    x, words, scales, zeros, out, n_out, n_in, splits, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
+    x, words, scales, zeros, out, n_out, n_in, splits, one, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
     STAGES: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
+    """Tiles are [groups, outputs, words]: neighbouring threads then have other groups, and each the x that it needs."""
     n, split = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS), tl.program_id(1)
     WORDS: tl.constexpr = 16 // GROUPS
     STEP: tl.constexpr = INPUTS // 128 * GROUPS
     blocks = tl.cdiv(n_in, 128)
     share = tl.cdiv(tl.cdiv(n_in, INPUTS), splits) * STEP
-    acc = tl.zeros([OUTPUTS, STEP], tl.float32)
+    acc = tl.zeros([STEP, OUTPUTS], tl.float32)
     word = tl.arange(0, WORDS)
+    panel = (n // 8).to(tl.int64) * blocks
     for first in tl.range(split * share, tl.minimum(split * share + share, blocks * GROUPS), STEP, num_stages=STAGES):
         group = first + tl.arange(0, STEP)
         block, inner = group // GROUPS, group % GROUPS * WORDS
-        live = (n < n_out)[:, None] & (block < blocks)[None, :]
-        panel = (n // 8).to(tl.int64) * blocks
-        at = (panel * 128 + n % 8 * 16)[:, None] + (block * 128 + inner)[None, :]
+        live = (block < blocks)[:, None] & (n < n_out)[None, :]
+        at = (block * 128 + inner)[:, None] + (panel * 128 + n % 8 * 16)[None, :]
         w = tl.load(words + at[:, :, None] + word[None, None, :], mask=live[:, :, None], other=0,
                     eviction_policy="evict_first")  # fmt: skip
         own_word = inner[:, None] + word[None, :]
         k = block[:, None] * 128 + own_word // 4 * 32 + own_word % 4
-        mixed = tl.zeros([OUTPUTS, STEP, WORDS], tl.float32)
+        mixed = tl.zeros([STEP, OUTPUTS, WORDS], tl.float32)
         whole = tl.zeros([STEP, WORDS], tl.float32)
         for i in tl.static_range(8):
             own = tl.load(x + k + 4 * i, mask=k + 4 * i < n_in, other=0.0).to(tl.float32)
             whole += own
-            mixed += _code(w, i) * own[None, :, :]
-        grid = (panel * (8 * GROUPS) + n % 8 * GROUPS)[:, None] + (block * (8 * GROUPS) + group % GROUPS)[None, :]
+            mixed += _code(w, i, one) * own[:, None, :]
+        grid = (block * (8 * GROUPS) + group % GROUPS)[:, None] + (panel * (8 * GROUPS) + n % 8 * GROUPS)[None, :]
         scale = tl.load(scales + grid, mask=live, other=0.0)
         zero = tl.load(zeros + grid, mask=live, other=0).to(tl.float32)
-        acc += scale * (tl.sum(mixed, 2) - zero * tl.sum(whole, 1)[None, :])
-    tl.store(out + split * n_out + n, tl.sum(acc, 1), mask=n < n_out)
+        acc += scale * (tl.sum(mixed, 2) - zero * tl.sum(whole, 1)[:, None])
+    tl.store(out + split * n_out + n, tl.sum(acc, 0), mask=n < n_out)
 
 
 @triton.jit
@@ -172,9 +177,9 @@ def _word_grid(words, scales, zeros, n, block, n_out, blocks, GROUPS: tl.constex
     return w, tl.load(scales + grid, mask=live, other=0.0), tl.load(zeros + grid, mask=live, other=0).to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["rows", "splits"])
+@triton.jit(do_not_specialize=["rows", "splits", "one"])
 def _dot_words_kernel(
-    x, words, scales, zeros, out, rows, n_out, n_in, splits, OUTPUTS: tl.constexpr,
+    x, words, scales, zeros, out, rows, n_out, n_in, splits, one, OUTPUTS: tl.constexpr,
     STAGES: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     n, split = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS), tl.program_id(1)
@@ -188,20 +193,20 @@ def _dot_words_kernel(
         for i in tl.static_range(8):
             at, live = k + 4 * i, (m < rows)[None, :] & (k + 4 * i < n_in)[:, None]
             own = tl.load(x + m[None, :] * n_in + at[:, None], mask=live, other=0.0)
-            wide = _code(w, i) * scale - zero * scale
+            wide = _code(w, i, one) * scale - zero * scale
             acc += _product(wide.to(own.dtype), own, WIDE)
     at = (split * rows + m).to(tl.int64)[None, :] * n_out + n[:, None]
     tl.store(out + at, acc, mask=(n < n_out)[:, None] & (m < rows)[None, :])
 
 
-@triton.jit
-def _widen_words_kernel(words, scales, zeros, out, n_out, n_in, OUTPUTS: tl.constexpr, GROUPS: tl.constexpr):
+@triton.jit(do_not_specialize=["one"])
+def _widen_words_kernel(words, scales, zeros, out, n_out, n_in, one, OUTPUTS: tl.constexpr, GROUPS: tl.constexpr):
     n, block, word = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS), tl.program_id(1), tl.arange(0, 16)
     w, scale, zero = _word_grid(words, scales, zeros, n, block, n_out, tl.cdiv(n_in, 128), GROUPS)
     k = block * 128 + word // 4 * 32 + word % 4
     for i in tl.static_range(8):
         at = n.to(tl.int64)[:, None] * n_in + (k + 4 * i)[None, :]
-        wide = _code(w, i) * scale - zero * scale
+        wide = _code(w, i, one) * scale - zero * scale
         tl.store(out + at, wide.to(out.dtype.element_ty), mask=(n < n_out)[:, None] & (k + 4 * i < n_in)[None, :])
 
 
@@ -239,7 +244,7 @@ def multiply(x: Tensor, weights: Weights, out: Tensor, tiling: Tiling) -> None:
         assert rows == 1
         if weights.layout == "words":
             _sum_words_kernel[programs](
-                x, weights.codes, scales, weights.zeros, out, n_out, n_in, tiling.splits,
+                x, weights.codes, scales, weights.zeros, out, n_out, n_in, tiling.splits, ONE,
                 INPUTS=tiling.inputs, GROUPS=weights.groups, **sizes,
             )  # fmt: skip
         else:
@@ -253,7 +258,7 @@ def multiply(x: Tensor, weights: Weights, out: Tensor, tiling: Tiling) -> None:
     wide = x.dtype == torch.float32 or interpreted()
     if weights.layout == "words":
         _dot_words_kernel[grid](
-            x, weights.codes, scales, weights.zeros, out, rows, n_out, n_in, tiling.splits,
+            x, weights.codes, scales, weights.zeros, out, rows, n_out, n_in, tiling.splits, ONE,
             ROWS=tile, GROUPS=weights.groups, WIDE=wide, **sizes,
         )  # fmt: skip
     else:
@@ -272,7 +277,7 @@ def widen(weights: Weights, dtype: torch.dtype) -> Tensor:
     if weights.layout == "words":
         programs = triton.cdiv(n_out, 32), triton.cdiv(n_in, 128)
         _widen_words_kernel[programs](
-            weights.codes, weights.scales, weights.zeros, out, n_out, n_in, OUTPUTS=32, GROUPS=weights.groups
+            weights.codes, weights.scales, weights.zeros, out, n_out, n_in, ONE, OUTPUTS=32, GROUPS=weights.groups
         )
         return out
     scales = weights.codes if weights.scales is None else weights.scales

@@ -41,7 +41,13 @@ def candidates(weights: Weights, rows: int) -> list[Tiling]:
 def _sum_shapes(weights: Weights) -> list[Tiling]:
     """Inputs are as many as the threads read at 16 bytes each: each then holds the numbers that it multiplies by."""
     if weights.layout == "words":
-        shapes = ((4, 1024, 1, 1), (8, 1024, 1, 1), (16, 1024, 1, 1), (8, 2048, 2, 1), (8, 1024, 1, 3))
+        shapes: tuple[tuple[int, int, int, int], ...] = (
+            (4, 1024, 1, 1),
+            (8, 1024, 1, 1),
+            (16, 1024, 1, 1),
+            (8, 2048, 2, 1),
+            (8, 1024, 1, 3),
+        )
     elif weights.codes.element_size() == 1:
         shapes = ((8, 512, 1, 1), (8, 1024, 2, 1), (16, 512, 4, 1))
     else:

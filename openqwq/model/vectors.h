@@ -23,7 +23,7 @@ typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 #define MERGE(a, b, ...) __builtin_shuffle(a, b, (ints){__VA_ARGS__})
 #endif
 
-#ifdef __x86_64__
+#ifdef __AVX2__
 #define IN_REGISTER(v) __asm__("" : "+v"(v)) /* a compiler may read it from memory again for each product */
 #else
 #define IN_REGISTER(v)

@@ -273,15 +273,18 @@ def test_mass_is_what_is_counted_one_weight_at_a_time(model):
             row = weights[layer][head][i]
             for w in (1, 2):
                 held[layer, head, w - 1] += sum(row[j] for j in range(i + 1) if j < 16 or i // 16 - j // 16 < w)
-    expected = (held / (35 + 50)).amin(1)
+    held /= 35 + 50
     assert found.num_tokens == 85 and found.sinks == 16
-    assert torch.allclose(torch.tensor(found.held), expected, atol=1e-5)
+    assert torch.allclose(torch.tensor(found.held), held.mean(1), atol=1e-5)
+    assert torch.allclose(torch.tensor(found.least), held.amin(1), atol=1e-5)
 
 
 def test_windows_are_the_narrowest_that_hold_the_mass(tmp_path):
-    mass = AttentionMass(held=((0.5, 0.9, 0.95), (0.99, 0.995, 1.0), (0.1, 0.2, 0.3)), sinks=16, num_tokens=1)
+    held = ((0.5, 0.9, 0.95), (0.99, 0.995, 1.0), (0.1, 0.2, 0.3))
+    mass = AttentionMass(held=held, least=((0.4, 0.8, 0.9), *held[1:]), sinks=16, num_tokens=1)
     assert mass.windows(0.9) == AttentionWindows((32, 16, None), 16)
     assert mass.windows(0.95) == AttentionWindows((48, 16, None), 16)
+    assert mass.windows(0.9, heads="each") == AttentionWindows((48, 16, None), 16)
     assert AttentionMass.load(mass.save(tmp_path)) == mass
     with pytest.raises(UserError, match="above 0"):
         mass.windows(1.5)
@@ -293,6 +296,7 @@ def test_windows_are_chosen_as_they_are_asked_for(model, tmp_path):
     mass.save(tmp_path)
     wanted = mass.windows(0.6)
     assert choose_windows(read_window("mass=0.6"), model, folder=tmp_path) == wanted
+    assert choose_windows(read_window("mass=0.6,heads=each"), model, folder=tmp_path) == mass.windows(0.6, heads="each")
     assert choose_windows(read_window({"mass": 0.6, "measured": tmp_path / "attention_mass.json"}), model) == wanted
     (tmp_path / "text.txt").write_text("abc")
     for bad, message in {
@@ -302,6 +306,7 @@ def test_windows_are_chosen_as_they_are_asked_for(model, tmp_path):
         "width=3": "no key 'width'",
         "tokens=64,text=a": "need no text",
         "mass=0.9": "no measurement",
+        "mass=0.9,heads=some": "'together' or 'each'",
         "mass=0.9,measured=nowhere.json": "no measurement",
         f"mass=0.9,measured={tmp_path}/text.txt": "is no measurement",
         f"mass=0.9,text={tmp_path}/text.txt": "has none",

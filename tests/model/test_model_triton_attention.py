@@ -10,7 +10,7 @@ from openqwq.model.triton_attention import TritonChunks, TritonRows, attend_rows
 
 H, K, D, P, LAYER = 6, 2, 16, 16, 1
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-KINDS = [(torch.float32, None, 2e-6), (torch.bfloat16, None, 2e-2), (torch.bfloat16, torch.int8, 2e-2)]
+KINDS = [(torch.float32, None, 1e-5), (torch.bfloat16, None, 2e-2), (torch.bfloat16, torch.int8, 2e-2)]
 
 
 def make_cache(dtype, storage):
@@ -81,7 +81,7 @@ def test_rows_store_their_keys_before_they_read():
     q, k, v = (torch.randn(2, heads, D, device=DEVICE) for heads in (H, K, K))
     mixed = TritonRows(cache, tables, positions).mix(LAYER, q, k, v)
     plain = PagedAttention(other, tables, positions, longest=21, native=False, triton=False).attend(LAYER, q, k, v)
-    torch.testing.assert_close(mixed, plain, atol=2e-6, rtol=2e-6)
+    torch.testing.assert_close(mixed, plain, atol=1e-5, rtol=1e-5)
 
 
 def test_one_row_fills_the_machine_and_many_rows_are_not_split():

