@@ -156,8 +156,9 @@ def _find_controllers() -> tuple[int, dict[str, Path]]:
         for controller in ("memory", "pids")
         if controller in mounts and controller in own
     }
-    if "memory" in parents:
-        return 1, {name: folder for name, folder in parents.items() if os.access(folder, os.W_OK)}
+    writable = {name: folder for name, folder in parents.items() if os.access(folder, os.W_OK)}
+    if "memory" in writable:
+        return 1, writable
     if "" in mounts and "" in own:
         folder = mounts[""] / own[""].lstrip("/")
         enabled = (folder / "cgroup.subtree_control").read_text().split()

@@ -6,6 +6,7 @@ Public: Listener, Connection, bind.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from types import FrameType
@@ -132,6 +133,7 @@ class Listener(uvicorn.Server):
         )
         super().__init__(config)
         self.state = server
+        logging.getLogger("asyncio").addFilter(_is_news)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop taking requests in; a second signal cuts off what runs. SIGTERM is no failure: the exit code is 0."""
@@ -142,6 +144,11 @@ class Listener(uvicorn.Server):
         self.state.admission.draining = self.should_exit = True
         if sig != signal.SIGTERM:
             self._captured_signals.append(sig)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """asyncio warns of each piece that is written behind a client's back before the loop hears that it left."""
+    return record.msg != "socket.send() raised exception."
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from openqwq.errors import UserError
-from openqwq.sandbox import Limits, RemoteSandbox, Sandbox, canary, check_place, find_sandbox
+from openqwq.sandbox import Limits, RemoteSandbox, Sandbox, canary, cgroup, check_place, find_sandbox
 from openqwq.sandbox.canary import is_doubtful
 from openqwq.sandbox.jail import Job
 
@@ -95,6 +95,12 @@ def test_a_program_that_kills_itself_is_at_fault(sandbox):
         "runtime_error",
         "killed",
     )
+
+
+def test_groups_that_may_not_be_made_are_done_without(monkeypatch):
+    monkeypatch.setattr(cgroup.os, "access", lambda *_: False)  # as for a user who is not root
+    with pytest.raises(OSError, match="no writable memory controller"):
+        cgroup.ControlGroup()
 
 
 def test_sandboxes_are_found_by_name_and_shared(monkeypatch):
