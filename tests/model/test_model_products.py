@@ -25,7 +25,7 @@ def matrix(rows, columns, transposed):
 
 
 def assert_close(found, wanted, depth):
-    assert float((found.detach().double() - wanted).abs().max()) < 1e-6 * depth**0.5 * 3
+    assert float((found.double() - wanted).detach().abs().max()) < 1e-6 * depth**0.5 * 3
 
 
 @pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)])
