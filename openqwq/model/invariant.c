@@ -8,7 +8,6 @@
  * rms_norm_rows: out [M, I] = x / sqrt(mean(x^2) + eps) * weight.
  * swiglu_rows:   out [M, I] = gate * sigmoid(beta * gate) * up.
  * swiglu_slopes: the gradients of gate and up from that of out.
- * outer_rows:    out [O, I] += grad [M, O]^T x [M, I], the gradient of linear_rows' weight.
  * logprob_rows:  out [M] = x[target] - logsumexp(x) of x [M, V], and the logsumexp itself.
  */
 #include <math.h>
@@ -181,57 +180,6 @@ void swiglu_slopes(const float *gate, const float *up, const float *grad, float 
             memcpy(gate_grad + at, &gate_slope, count * sizeof(float));
             memcpy(up_grad + at, &up_slope, count * sizeof(float));
         }
-}
-
-#define PANEL 4         /* vectors of inputs a tile */
-#define OUTER_BLOCK 256 /* rows whose part of a tile's panel stays in the cache */
-
-static inline __attribute__((always_inline)) void outer_tile(const float *grad, const float *x, float *out,
-                                                             int64_t rows, int64_t inputs, int64_t outputs, int high,
-                                                             int wide) {
-    vec sum[ROWS][PANEL];
-    for (int o = 0; o < high; o++)
-        for (int v = 0; v < wide; v++) sum[o][v] = (vec){0};
-    for (int64_t r = 0; r < rows; r++)
-        for (int o = 0; o < high; o++)
-            for (int v = 0; v < wide; v++) sum[o][v] += grad[r * outputs + o] * load(x + r * inputs + v * LANES);
-    for (int o = 0; o < high; o++)
-        for (int v = 0; v < wide; v++) {
-            sum[o][v] += load(out + o * inputs + v * LANES);
-            memcpy(out + o * inputs + v * LANES, &sum[o][v], sizeof(vec));
-        }
-}
-
-static void outer_panel(const float *grad, const float *x, float *out, int64_t rows, int64_t inputs, int64_t outputs,
-                        int wide) {
-    int64_t o = 0;
-    for (; o + ROWS <= outputs; o += ROWS)
-        if (wide == PANEL) outer_tile(grad + o, x, out + o * inputs, rows, inputs, outputs, ROWS, PANEL);
-        else outer_tile(grad + o, x, out + o * inputs, rows, inputs, outputs, ROWS, 1);
-    for (; o < outputs; o++)
-        for (int v = 0; v < wide; v++)
-            outer_tile(grad + o, x + v * LANES, out + o * inputs + v * LANES, rows, inputs, outputs, 1, 1);
-}
-
-void outer_rows(const float *grad, const float *x, float *out, int64_t num_rows, int64_t inputs, int64_t outputs,
-                int threads) {
-    const int64_t panels = inputs / (PANEL * LANES), whole = panels * PANEL * LANES;
-    const int64_t columns = panels + (inputs - whole + LANES - 1) / LANES;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1 && num_rows * inputs * outputs > 1 << 18)
-    for (int64_t column = 0; column < columns; column++) {
-        const int64_t start = column < panels ? column * PANEL * LANES : whole + (column - panels) * LANES;
-        for (int64_t r = 0; r < num_rows; r += OUTER_BLOCK) {
-            const int64_t rows = num_rows - r < OUTER_BLOCK ? num_rows - r : OUTER_BLOCK;
-            const float *own = x + r * inputs + start, *slopes = grad + r * outputs;
-            if (column < panels) outer_panel(slopes, own, out + start, rows, inputs, outputs, PANEL);
-            else if (start + LANES <= inputs) outer_panel(slopes, own, out + start, rows, inputs, outputs, 1);
-            else
-                for (int64_t n = 0; n < rows; n++)
-                    for (int64_t o = 0; o < outputs; o++)
-                        for (int64_t i = start; i < inputs; i++)
-                            out[o * inputs + i] += slopes[n * outputs + o] * own[n * inputs + i - start];
-        }
-    }
 }
 
 void logprob_rows(const float *x, const int64_t *targets, float *logprobs, float *normalizers, int64_t num_rows,

@@ -28,6 +28,7 @@ from ..errors import UserError
 from .attention import PackedAttention
 from .config import Qwen2Config
 from .native import MAX_GROUP, MAX_HEAD_DIM, invariant_kernels, native_kernels
+from .products import LinearGradients
 
 INVARIANT_BLOCK = 16  # tokens a block: attention sums block by block, so the engine's cache must have the same
 
@@ -121,24 +122,13 @@ def attend_rows(
     return out.flatten(1)
 
 
-class _Linear(torch.autograd.Function):
+class _Linear(LinearGradients):
     """The kernel's product; the gradients are products as well."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return _linear_rows(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        rows = grad.flatten(0, -2)
-        return (
-            _linear_rows(grad, weight.T.contiguous()) if needs_x else None,
-            _outer_rows(rows, x.flatten(0, -2)) if needs_weight else None,
-            rows.sum(0) if needs_bias else None,
-        )
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -189,14 +179,6 @@ def _linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     pointers = [*_pointers(x, weight), None if bias is None else bias.data_ptr(), out.data_ptr()]
     rows = x.numel() // max(x.shape[-1], 1)
     _kernels().linear_rows(*pointers, rows, weight.shape[1], len(weight), torch.get_num_threads())
-    return out
-
-
-def _outer_rows(grad: Tensor, x: Tensor) -> Tensor:
-    """grad [M, O]^T x [M, I]."""
-    grad, x = grad.contiguous(), x.contiguous()
-    out = x.new_zeros(grad.shape[1], x.shape[1])
-    _kernels().outer_rows(*_pointers(grad, x, out), len(x), x.shape[1], grad.shape[1], torch.get_num_threads())
     return out
 
 

@@ -1,8 +1,8 @@
 """The C kernels of this folder, compiled once by the system's compiler and kept in the user's cache folder.
 
-Public: `native_kernels`, `rounded_kernels`, `decode_kernels`, `sampling_kernels`, `invariant_kernels`. Without a
-compiler, and for shapes that the kernels are not made for, callers take PyTorch's operators: the same numbers up to
-rounding, more slowly.
+Public: `native_kernels`, `rounded_kernels`, `decode_kernels`, `sampling_kernels`, `product_kernels`,
+`invariant_kernels`. Without a compiler, and for shapes that the kernels are not made for, callers take PyTorch's
+operators: the same numbers up to rounding, more slowly.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ SOURCE = Path(__file__).with_name("native.c")
 ROUNDED_SOURCE = Path(__file__).with_name("rounded.c")
 DECODE_SOURCE = Path(__file__).with_name("decode.c")
 SAMPLE_SOURCE = Path(__file__).with_name("sample.c")
+PRODUCT_SOURCE = Path(__file__).with_name("products.c")
 INVARIANT_SOURCE = Path(__file__).with_name("invariant.c")
 # Sums may be reordered. Never -ffast-math: linked with it, a library turns off subnormal numbers in the whole process.
 MATHS = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
@@ -77,6 +78,29 @@ def sampling_kernels() -> ctypes.CDLL | None:
 
 
 @lru_cache(maxsize=1)
+def product_kernels() -> ctypes.CDLL | None:
+    """The kernel that multiplies large matrices; None, and one line in the log, where it cannot be had."""
+    kernels = _load(PRODUCT_SOURCE, STRICT_FLAGS, "training runs on PyTorch's products, which may be slower")
+    if kernels is not None:
+        pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+        kernels.multiply.restype = number
+        kernels.multiply.argtypes = [
+            pointer,
+            size,
+            size,
+            pointer,
+            size,
+            size,
+            pointer,
+            pointer,
+            *[size] * 3,
+            number,
+            number,
+        ]
+    return kernels
+
+
+@lru_cache(maxsize=1)
 def invariant_kernels() -> ctypes.CDLL | None:
     """The kernels of the batch-invariant mode; None, and one line in the log, where they cannot be had."""
     kernels = _load(INVARIANT_SOURCE, STRICT_FLAGS, "there is no batch-invariant mode")
@@ -86,10 +110,8 @@ def invariant_kernels() -> ctypes.CDLL | None:
         kernels.rms_norm_rows.argtypes = [pointer] * 3 + [size] * 2 + [real, threads]
         kernels.swiglu_rows.argtypes = [pointer] * 3 + [size] * 2 + [real, threads]
         kernels.swiglu_slopes.argtypes = [pointer] * 5 + [size] * 2 + [real, threads]
-        kernels.outer_rows.argtypes = [pointer] * 3 + [size] * 3 + [threads]
         kernels.logprob_rows.argtypes = [pointer] * 4 + [size] * 2 + [threads]
-        names = ("linear_rows", "rms_norm_rows", "swiglu_rows", "swiglu_slopes", "outer_rows", "logprob_rows")
-        for name in names:
+        for name in ("linear_rows", "rms_norm_rows", "swiglu_rows", "swiglu_slopes", "logprob_rows"):
             getattr(kernels, name).restype = None
     return kernels
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import products
 from .attention import AttentionContext, PackedAttention, SharedRows
 from .config import Qwen2Config
 from .invariant import InvariantAttention, linear, rms_norm, swiglu
@@ -33,7 +34,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if self.batch_invariant:
             return linear(x, self.weight, self.bias)
-        return F.linear(x, self.weight, self.bias)
+        return products.linear(x, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):
@@ -223,7 +224,7 @@ class Qwen2ForCausalLM(nn.Module):
         """Logits [..., V] of hidden states [..., C]."""
         if self.lm_head is not None:
             return self.lm_head(hidden)
-        return (linear if self.batch_invariant else F.linear)(hidden, self.model.embed_tokens.weight)
+        return (linear if self.batch_invariant else products.linear)(hidden, self.model.embed_tokens.weight)
 
 
 def convert_swish_beta(
