@@ -151,12 +151,12 @@ def _find_controllers() -> tuple[int, dict[str, Path]]:
     """The version and, for each of memory and pids, this process's own group. Raises OSError without memory."""
     mounts = _read_mounts()
     own = _read_own_groups()
-    parents = {
+    parents: dict[str, Path] = {
         controller: mounts[controller] / own[controller].lstrip("/")
         for controller in ("memory", "pids")
         if controller in mounts and controller in own
     }
-    writable = {name: folder for name, folder in parents.items() if os.access(folder, os.W_OK)}
+    writable: dict[str, Path] = {name: folder for name, folder in parents.items() if os.access(folder, os.W_OK)}
     if "memory" in writable:
         return 1, writable
     if "" in mounts and "" in own:
