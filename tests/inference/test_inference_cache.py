@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inference_runs import V, ids, run
+from inference_runs import ARRIVALS, V, ids, run, run_arrivals
 
 from openqwq.inference import Engine, Speculation
 from openqwq.model import KVCache, PagedAttention, PagedChunk, create_model, native_kernels, paged, preset
@@ -177,17 +177,8 @@ def test_what_is_not_finite_does_not_spoil_later_holders_of_its_blocks(model, mo
     assert_same(run(engine, [request]), run(make_engine(model), [request]))
 
 
-arrivals = st.lists(
-    st.tuples(
-        st.integers(0, 6), st.integers(1, 60), st.integers(1, 3), st.integers(1, 30), st.booleans(), st.integers(0, 1)
-    ),
-    min_size=1,
-    max_size=5,
-)
-
-
 @settings(max_examples=12, deadline=None)
-@given(arrivals, st.integers(6, 12), st.integers(8, 40), st.integers(1, 4), st.sampled_from(["none", "ngram", "draft"]))
+@given(ARRIVALS, st.integers(6, 12), st.integers(8, 40), st.integers(1, 4), st.sampled_from(["none", "ngram", "draft"]))
 def test_random_arrivals_in_tiny_pools_sample_what_they_sample_alone(
     model, requests, num_blocks, budget, max_num_seqs, guesses
 ):
@@ -199,21 +190,7 @@ def test_random_arrivals_in_tiny_pools_sample_what_they_sample_alone(
         max_num_seqs=max_num_seqs,
         speculation=None if guesses == "none" else Speculation(num_tokens=3, model=draft),
     )
-    outputs, step = {}, 0
-    prompts = [ids(length, beginning) for _, length, _, _, _, beginning in requests]
-    params = [FREE.replace(n=n, max_tokens=most, seed=i) for i, (_, _, n, most, _, _) in enumerate(requests)]
-    while step <= 6 or engine.has_unfinished:
-        for i, request in enumerate(requests):
-            if request[0] == step:
-                engine.add_request(prompts[i], params[i], str(i))
-            if request[4] and request[0] + 4 == step:
-                engine.abort(str(i))
-        outputs |= {output.request_id: output for output in engine.step()}
-        step += 1
-        assert step < 3000
-    assert engine.pool.num_free == engine.pool.num_blocks and engine.stats().running == engine.stats().waiting == 0
-    for i, request in enumerate(requests):
-        assert request[4] or str(i) in outputs
-        if str(i) in outputs:
-            alone = make_engine(model, prefix_caching=False).generate([Prompt(prompts[i])], params[i])
-            assert token_ids([outputs[str(i)].outputs]) == token_ids(alone)
+    outputs, prompts, params = run_arrivals(engine, requests, FREE)
+    for i, output in outputs.items():
+        alone = make_engine(model, prefix_caching=False).generate([Prompt(prompts[i])], params[i])
+        assert token_ids([output.outputs]) == token_ids(alone)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inference_runs import V, ids, run
+from inference_runs import ARRIVALS, V, ids, run, run_arrivals
 
 from openqwq.errors import UserError
 from openqwq.inference import LLM, Engine, Speculation
@@ -197,13 +197,6 @@ def test_samples_of_a_group_share_the_prompts_pages(model):
     assert engine.stats().cached_tokens == 3 * 64
 
 
-arrivals = st.lists(
-    st.tuples(
-        st.integers(0, 6), st.integers(1, 110), st.integers(1, 3), st.integers(1, 40), st.booleans(), st.integers(0, 1)
-    ),
-    min_size=1,
-    max_size=5,
-)
 some_windows = st.builds(
     AttentionWindows,
     st.tuples(*[st.one_of(st.none(), st.sampled_from([16, 32, 64]))] * 3),
@@ -212,7 +205,7 @@ some_windows = st.builds(
 
 
 @settings(max_examples=12, deadline=None)
-@given(arrivals, some_windows, st.integers(34, 70), st.integers(8, 90), st.integers(1, 4), st.booleans())
+@given(ARRIVALS, some_windows, st.integers(34, 70), st.integers(8, 90), st.integers(1, 4), st.booleans())
 def test_random_arrivals_in_tiny_pools_sample_what_they_sample_alone(
     model, requests, windows, num_pages, budget, max_num_seqs, guesses
 ):
@@ -224,24 +217,10 @@ def test_random_arrivals_in_tiny_pools_sample_what_they_sample_alone(
         max_num_seqs=max_num_seqs,
         speculation=Speculation(num_tokens=3) if guesses else None,
     )
-    outputs, step = {}, 0
-    prompts = [ids(length, beginning) for _, length, _, _, _, beginning in requests]
-    params = [FREE.replace(n=n, max_tokens=most, seed=i) for i, (_, _, n, most, _, _) in enumerate(requests)]
-    while step <= 6 or engine.has_unfinished:
-        for i, request in enumerate(requests):
-            if request[0] == step:
-                engine.add_request(prompts[i], params[i], str(i))
-            if request[4] and request[0] + 4 == step:
-                engine.abort(str(i))
-        outputs |= {output.request_id: output for output in engine.step()}
-        step += 1
-        assert step < 3000
-    assert engine.pool.num_free == engine.pool.num_blocks and engine.stats().running == engine.stats().waiting == 0
-    for i, request in enumerate(requests):
-        assert request[4] or str(i) in outputs
-        if str(i) in outputs:
-            alone = make_engine(model, windows, prefix_caching=False).generate([Prompt(prompts[i])], params[i])
-            assert token_ids([outputs[str(i)].outputs]) == token_ids(alone)
+    outputs, prompts, params = run_arrivals(engine, requests, FREE)
+    for i, output in outputs.items():
+        alone = make_engine(model, windows, prefix_caching=False).generate([Prompt(prompts[i])], params[i])
+        assert token_ids([output.outputs]) == token_ids(alone)
     engine.pool.reset()
     assert_nothing_leaks(engine.pool)
 

@@ -6,23 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from sums_recipe import BASE, SUMS
 
 from openqwq.cli.main import main
 from openqwq.log import read_jsonl
 
 ROOT = Path(__file__).parents[2]
-BASE = ROOT / "recipes" / "base" / "tiny"
 RECIPE = f"""
 name = "ranks"
-threads = 1
-
-[model]
-path = "{BASE}"
-
-[source.chain_sum]
-type = "reasoning_gym"
-config = {{ min_terms = 2, max_terms = 2, min_digits = 1, max_digits = 1 }}
-
+{SUMS}
 [source.instructions]
 type = "instructions"
 

@@ -1,25 +1,16 @@
 """Half a stage at a time, and the offline pass-rate filter, by their commands."""
 
 import json
-from pathlib import Path
 
 import pytest
+from sums_recipe import BASE, SUMS
 
 from openqwq.cli.main import main
 from openqwq.log import read_jsonl
 
-BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"
 RECIPE = f"""
 name = "half"
-threads = 1
-
-[model]
-path = "{BASE}"
-
-[source.chain_sum]
-type = "reasoning_gym"
-config = {{ min_terms = 2, max_terms = 2, min_digits = 1, max_digits = 1 }}
-
+{SUMS}
 [stage.rl]
 kind = "rl"
 mix = {{ chain_sum = 1.0 }}

@@ -3,27 +3,18 @@
 import os
 import resource
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from sums_recipe import BASE, SUMS
 
 from openqwq.cli.main import main
 from openqwq.log import read_jsonl
 from openqwq.pipeline.machine import keep_freed_memory
 
-BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"
 RECIPE = f"""
 name = "twice"
-threads = 1
-
-[model]
-path = "{BASE}"
-
-[source.chain_sum]
-type = "reasoning_gym"
-config = {{ min_terms = 2, max_terms = 2, min_digits = 1, max_digits = 1 }}
-
+{SUMS}
 [stage.first]
 kind = "sft"
 chains = {{ chain_sum = 16 }}

@@ -22,6 +22,7 @@ PROBLEM = Problem(id="p", source="s", kind="math", messages=(Message("user", "1"
 TEXTS = ("12 + 34 + 5", "What is 13 * 27?", "gcd of 24 and 36", "Write a function that adds two numbers")
 needs_base = pytest.mark.skipif(not BASE.is_dir(), reason="the base model is not in this checkout")
 needs_compiler = pytest.mark.skipif(native_kernels() is None, reason="needs a C compiler")
+ROUNDING = 1e-4  # of single tokens of the shipped base model in float32, outside the batch-invariant mode
 CUTS = {
     "top-p": {"top_p": 0.8, "top_k": 0},
     "top-k": {"top_p": 1.0, "top_k": 7},
@@ -90,7 +91,7 @@ def largest_mismatch(model, samples, tokens=16384):
 
 @needs_base
 @pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS)
-@pytest.mark.parametrize(("invariant", "bound"), [pytest.param(True, 0.0, marks=needs_compiler), (False, 5e-5)])
+@pytest.mark.parametrize(("invariant", "bound"), [pytest.param(True, 0.0, marks=needs_compiler), (False, ROUNDING)])
 def test_sampler_and_trainer_renormalise_alike(base, cuts, invariant, bound):
     model, rollouts = rollouts_of(base, cuts, invariant)
     samples = [rollout_sample(rollout, 1.0) for rollout in rollouts]
@@ -115,7 +116,7 @@ ENGINES = {
 
 @needs_base
 @pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
-@pytest.mark.parametrize(("invariant", "bound"), [pytest.param(True, 0.0, marks=needs_compiler), (False, 5e-5)])
+@pytest.mark.parametrize(("invariant", "bound"), [pytest.param(True, 0.0, marks=needs_compiler), (False, ROUNDING)])
 def test_kept_ids_stay_with_their_tokens_whatever_the_engine_does(base, options, invariant, bound):
     model, rollouts = rollouts_of(base, CUTS["all three"], invariant, **options)
     for rollout in rollouts:
@@ -150,7 +151,7 @@ def test_a_stage_with_cuts_logs_no_mismatch(world, tmp_path, mode):
         options["replay"] = Replay(tmp_path / "r.jsonl", stage)
     world.train_rl(tmp_path, stage, **options)
     first = world.rows(tmp_path)[0]
-    assert first["updates"] and first["mismatch_max"] < 5e-5
+    assert first["updates"] and first["mismatch_max"] < ROUNDING
     assert 0 < first["entropy"] < math.log(9)
 
 
