@@ -22,7 +22,6 @@ PROBLEM = Problem(id="p", source="s", kind="math", messages=(Message("user", "1"
 TEXTS = ("12 + 34 + 5", "What is 13 * 27?", "gcd of 24 and 36", "Write a function that adds two numbers")
 needs_base = pytest.mark.skipif(not BASE.is_dir(), reason="the base model is not in this checkout")
 needs_compiler = pytest.mark.skipif(native_kernels() is None, reason="needs a C compiler")
-ROUNDING = 1e-4  # of single tokens of the shipped base model in float32, outside the batch-invariant mode
 CUTS = {
     "top-p": {"top_p": 0.8, "top_k": 0},
     "top-k": {"top_p": 1.0, "top_k": 7},
@@ -67,12 +66,24 @@ def test_log_probs_and_gradients_are_over_the_kept_ids_alone(chunk_tokens):
 def base():
     tokenizer = Tokenizer.load(BASE)
     prompts = [Prompt(tuple(tokenizer.encode_chat((Message("user", text),)))) for text in TEXTS]
-    return load_model(BASE, dtype=torch.float32), tokenizer, prompts
+    return {dtype: load_model(BASE, dtype=dtype) for dtype in (torch.float32, torch.float64)}, tokenizer, prompts
 
 
-def rollouts_of(base, cuts, invariant, **options):
+# The mode's bits; rounding in float32; and in float64, where only the last softmax rounds, the same function.
+BOUNDS = pytest.mark.parametrize(
+    ("invariant", "dtype", "bound"),
+    [
+        pytest.param(True, torch.float32, 0.0, marks=needs_compiler),
+        (False, torch.float32, 5e-5),
+        (False, torch.float64, 3e-6),
+    ],
+)
+
+
+def rollouts_of(base, cuts, invariant, dtype, **options):
     """The model in that mode, and 16 rollouts of at most 40 tokens."""
-    model, tokenizer, prompts = base
+    models, tokenizer, prompts = base
+    model = models[dtype]
     set_batch_invariant(model, invariant)
     params = SamplingParams(n=4, temperature=1.2, max_tokens=40, seed=3, kept_ids=True, **cuts)
     if options.pop("budget", False):
@@ -81,25 +92,32 @@ def rollouts_of(base, cuts, invariant, **options):
     return model, [make_rollout(PROBLEM, p, c) for p, own in zip(prompts, groups, strict=True) for c in own]
 
 
-def largest_mismatch(model, samples, tokens=16384):
+def mismatches(model, samples, tokens=16384):
     batches = pack(samples, [1.0] * len(samples), tokens_per_microbatch=tokens)
     with torch.no_grad():
         found = [policy_logprobs(model, b, temperature=1.2)[0] - b.rollout_logprobs for b in batches]
     assert sum(map(len, found)) > 100
-    return float(torch.cat(found).abs().max())
+    return torch.cat(found).abs()
+
+
+def assert_alike(model, samples, bound, tokens=16384):
+    """Within the bound; one token in a hundred may be as far off again, which the base's large scores make it."""
+    found = mismatches(model, samples, tokens)
+    assert found.quantile(0.99) <= bound and found.max() <= 2 * bound
 
 
 @needs_base
 @pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS)
-@pytest.mark.parametrize(("invariant", "bound"), [pytest.param(True, 0.0, marks=needs_compiler), (False, ROUNDING)])
-def test_sampler_and_trainer_renormalise_alike(base, cuts, invariant, bound):
-    model, rollouts = rollouts_of(base, cuts, invariant)
+@BOUNDS
+def test_sampler_and_trainer_renormalise_alike(base, cuts, invariant, dtype, bound):
+    model, rollouts = rollouts_of(base, cuts, invariant, dtype)
     samples = [rollout_sample(rollout, 1.0) for rollout in rollouts]
-    assert max(largest_mismatch(model, samples), largest_mismatch(model, samples, 150)) <= bound
+    assert_alike(model, samples, bound)
+    assert_alike(model, samples, bound, tokens=150)
     uncut = [rollout_sample(r, 1.0) for r in rollouts]
     for sample in uncut:
         object.__setattr__(sample, "kept_ids", ())
-    assert largest_mismatch(model, uncut) > 0.02  # the log of the mass that the cuts left
+    assert mismatches(model, uncut).max() > 0.02  # the log of the mass that the cuts left
 
 
 ENGINES = {
@@ -116,15 +134,15 @@ ENGINES = {
 
 @needs_base
 @pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
-@pytest.mark.parametrize(("invariant", "bound"), [pytest.param(True, 0.0, marks=needs_compiler), (False, ROUNDING)])
-def test_kept_ids_stay_with_their_tokens_whatever_the_engine_does(base, options, invariant, bound):
-    model, rollouts = rollouts_of(base, CUTS["all three"], invariant, **options)
+@BOUNDS
+def test_kept_ids_stay_with_their_tokens_whatever_the_engine_does(base, options, invariant, dtype, bound):
+    model, rollouts = rollouts_of(base, CUTS["all three"], invariant, dtype, **options)
     for rollout in rollouts:
         assert len(rollout.kept_ids) == len(rollout.completion_ids)
         for token, ids, sampled in zip(rollout.completion_ids, rollout.kept_ids, rollout.loss_mask, strict=True):
             assert (token in ids and len(ids) <= 40) if sampled else ids == ()
     assert ("budget" in options) == any(0 in rollout.loss_mask for rollout in rollouts)
-    assert largest_mismatch(model, [rollout_sample(rollout, 1.0) for rollout in rollouts]) <= bound
+    assert_alike(model, [rollout_sample(rollout, 1.0) for rollout in rollouts], bound)
 
 
 def test_the_kept_mass_is_what_top_p_says(world):
@@ -151,7 +169,7 @@ def test_a_stage_with_cuts_logs_no_mismatch(world, tmp_path, mode):
         options["replay"] = Replay(tmp_path / "r.jsonl", stage)
     world.train_rl(tmp_path, stage, **options)
     first = world.rows(tmp_path)[0]
-    assert first["updates"] and first["mismatch_max"] < ROUNDING
+    assert first["updates"] and first["mismatch_max"] < 5e-5
     assert 0 < first["entropy"] < math.log(9)
 
 
