@@ -19,7 +19,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiment_jobs import Job, Workers, eval_step, train_step
@@ -122,39 +122,26 @@ def subject_name(run: Path) -> tuple[str, int]:
 
 def generalisation_job(run: Path, runs: Path) -> Job:
     """4 samples of 256 problems of each family that no stage trained on, before and after RL."""
-    name, seed = subject_name(run)
-    folder = runs / "evals" / name
-    steps = [
-        eval_step(
-            run / "checkpoints" / stage,
-            "generalisation",
-            folder / f"{stage}.generalisation.json",
-            seed=seed,
-            samples=4,
-            problems=256,
-        )
-        for stage in BEFORE_AND_AFTER
-    ]
-    return Job(name=name, folder=folder, steps=steps)
+    return evaluation_job(run, runs, "generalisation", {"generalisation": {"samples": 4, "problems": 256}})
 
 
 def thinking_job(run: Path, runs: Path) -> Job:
     """2 samples of 128 problems of each trained family at each budget of thinking, before and after RL."""
+    options = {"samples": 2, "problems": 128, "max_tokens": 192}
+    names = {budget: f"thinking-{'none' if budget is None else budget}" for budget in BUDGETS}
+    return evaluation_job(
+        run, runs, "ablation-full", {name: {**options, "thinking_budget": budget} for budget, name in names.items()}
+    )
+
+
+def evaluation_job(run: Path, runs: Path, recipe: str, ways: Mapping[str, Mapping[str, int | None]]) -> Job:
+    """The checkpoints before and after RL sampled in each way: a file's name and the options."""
     name, seed = subject_name(run)
     folder = runs / "evals" / name
     steps = [
-        eval_step(
-            run / "checkpoints" / stage,
-            "ablation-full",
-            folder / f"{stage}.thinking-{'none' if budget is None else budget}.json",
-            seed=seed,
-            samples=2,
-            problems=128,
-            max_tokens=192,
-            thinking_budget=budget,
-        )
+        eval_step(run / "checkpoints" / stage, recipe, folder / f"{stage}.{way}.json", seed=seed, **options)
         for stage in BEFORE_AND_AFTER
-        for budget in BUDGETS
+        for way, options in ways.items()
     ]
     return Job(name=name, folder=folder, steps=steps)
 

@@ -4,27 +4,18 @@ import json
 
 import pytest
 import torch
+from packed_model import IDS, SMALL
 from safetensors.torch import load_file
 
 from openqwq.checkpoint.huggingface import save_model
 from openqwq.checkpoint.packed import FORMS, packed_layout, save_packed
 from openqwq.cli.main import main
 from openqwq.errors import UserError
-from openqwq.model import PackedLinear, Qwen2Config, create_model, load_model
+from openqwq.model import PackedLinear, create_model, load_model
 from openqwq.model.quantize import pack_weight
 from openqwq.tokenizer import train_tokenizer
 
-CONFIG = Qwen2Config(
-    vocab_size=282,
-    hidden_size=64,
-    intermediate_size=128,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-    initializer_range=0.3,
-)
-IDS = torch.arange(40).view(2, 20)
+CONFIG = SMALL.replace(intermediate_size=128)
 
 
 def nibble(word, place):

@@ -5,25 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from packed_model import IDS, SMALL
 from safetensors.torch import load_file, save_file
 
 from openqwq.checkpoint.huggingface import save_model
 from openqwq.errors import UserError
 from openqwq.inference import LLM, SamplingParams
-from openqwq.model import PackedLinear, Qwen2Config, create_model, load_model, quantize_weights
+from openqwq.model import PackedLinear, create_model, load_model, quantize_weights
 from openqwq.tokenizer import train_tokenizer
 
-CONFIG = Qwen2Config(
-    vocab_size=282,
-    hidden_size=64,
-    intermediate_size=256,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-    initializer_range=0.3,
-)
-IDS = torch.arange(40).view(2, 20)
 AWQ = {
     "bits": 4,
     "group_size": 64,
@@ -74,7 +64,7 @@ def pack_gptq(codes, zeros, offset):
 def write_folder(folder, block, *, tied=False):
     """A folder in the published form, and the float32 model that it stands for."""
     random = np.random.default_rng(0)
-    plain = create_model(CONFIG.replace(tie_word_embeddings=tied, torch_dtype="float16"), seed=0).float()
+    plain = create_model(SMALL.replace(tie_word_embeddings=tied, torch_dtype="float16"), seed=0).float()
     save_model(plain.half(), folder)
     plain.float()
     tensors = load_file(folder / "model.safetensors")
@@ -160,7 +150,7 @@ def test_what_a_published_folder_leaves_whole_can_be_rounded(tmp_path):
 @pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_rounding_while_reading_is_rounding_afterwards(tmp_path, kind, tied):
-    model = create_model(CONFIG.replace(tie_word_embeddings=tied), seed=0)
+    model = create_model(SMALL.replace(tie_word_embeddings=tied), seed=0)
     save_model(model, tmp_path / "model", max_shard_bytes=50_000)
     quantize_weights(model, kind)
     assert torch.equal(load_model(tmp_path / "model", quantization=kind)(IDS), model(IDS))
