@@ -107,11 +107,11 @@ class DraftModel:
         self.model, self.rejection = speculation.model, speculation.rejection
         self.cache, self.vocab_size = cache, vocab_size
         self._kernel = row_decoder(self.model, cache, both_settings=both_settings, max_rows=2 * max_rows)
-        self._few_rows: RowDecoder | None = None
+        self._decoder: RowDecoder | None = None
 
     def look(self) -> None:
         """Note which weights there are: other rows run from now on."""
-        self._few_rows = self._kernel if self._kernel is not None and self._kernel.look() else None
+        self._decoder = self._kernel if self._kernel is not None and self._kernel.look() else None
 
     def propose(
         self, runner: Runner, rooms: Mapping[int, int], before_last: Sequence[int], chunks: Sequence[Chunk]
@@ -172,8 +172,8 @@ class DraftModel:
         tables, scaled = runner.tables[rows], None if runner.scaled is None else runner.scaled[rows]
         known_ids = self.model.config.vocab_size - 1
         tokens = tokens.clamp(max=known_ids)
-        if self._few_rows is not None and not chunks and 0 < len(rows) <= self._few_rows.max_rows:
-            return self._few_rows(tokens, positions, tables, longest, scaled)
+        if self._decoder is not None and not chunks and 0 < len(rows) <= self._decoder.max_rows:
+            return self._decoder(tokens, positions, tables, longest, scaled)
         known, paged = chunk_inputs(chunks)
         tokens = torch.cat((tokens, torch.tensor(known, dtype=torch.int64, device=tokens.device).clamp(max=known_ids)))
         context = PagedAttention(self.cache, tables, positions, longest=longest, chunks=paged, scaled=scaled)
