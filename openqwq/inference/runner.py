@@ -168,9 +168,10 @@ class Runner:
         raw = {row: logits[numbers].log_softmax(-1) for row, numbers in places.items()}
         if not self.rules.idle:
             self.rules.apply(logits, self.table.positions[rows], lines)
-        by_torch = self.model.batch_invariant or self._keeping  # the kernel leaves no trace of what its cuts took
-        if lines is None and self._sampler is not None and self._sampler.fits and not by_torch:
-            tokens, logprobs = self._sampler(logits, self.tokens, self.positions)
+        by_torch = self._keeping  # the kernel leaves no trace of what its cuts took
+        invariant = self.model.batch_invariant
+        if lines is None and self._sampler is not None and self._sampler.fits(invariant) and not by_torch:
+            tokens, logprobs = self._sampler(logits, self.tokens, self.positions, invariant=invariant)
             self.rules.count(tokens)
             self.longest += 1
             return self._with_top(Sampled(tokens.tolist(), logprobs.tolist()), raw)
@@ -301,7 +302,7 @@ class Runner:
             tokens = torch.cat((tokens, torch.tensor(known, device=tokens.device)))
         scaled = None if self.scaled is None else self.scaled[rows]
         invariant, tables = self.model.batch_invariant, self.tables[rows]
-        decoder = None if invariant else self._decoder
+        decoder = self._decoder
         if decoder is not None and not chunks and 0 < len(positions) <= decoder.max_rows:
             return decoder(tokens, positions, tables, longest, scaled)
         if isinstance(decoder, DecodeKernel) and not any(_wants_prompt_logprobs(c) for c in chunks):

@@ -14,6 +14,7 @@ Letters: N tokens, B rows, T tokens a row, H heads, K kv heads, G = H / K, D hea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .documents import Documents
 from .kv_cache import KVCache
 
 BUCKET_RATIO = 0.8  # documents shorter than this share of their bucket's longest start a new bucket
@@ -42,8 +44,9 @@ class AttentionContext(Protocol):
 class PackedAttention:
     """Documents of the given lengths lie end to end; each token sees its own document up to itself.
 
-    A mask over N x N tokens would cost N^2; instead documents of similar length are gathered into padded
-    batches and go through the causal kernel together. Lengths are host numbers, so a compiled layer sees constants.
+    On a CPU in float32 they are mixed by `Documents`. Elsewhere a mask over N x N tokens would cost N^2; instead
+    documents of similar length are gathered into padded batches and go through the causal kernel together. Lengths are
+    host numbers, so a compiled layer sees constants.
     """
 
     def __init__(self, lengths: Sequence[int], *, device: torch.device | str = "cpu"):
@@ -58,8 +61,11 @@ class PackedAttention:
         in_place = len(gather) == self.num_tokens and bool((gather == np.arange(self.num_tokens)).all())
         self._gather = None if in_place else torch.from_numpy(gather).to(device)
         self._inverse = torch.from_numpy(inverse).to(device)
+        self.documents = Documents(lengths)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.documents.fits(q, k):
+            return self.documents.mix(q, k, v)
         q, k, v = self._pad(q), self._pad(k), self._pad(v)
         outputs, offset = [], 0
         for documents, longest in self.buckets:
@@ -77,16 +83,26 @@ class PackedAttention:
 class SharedRows:
     """Documents that begin alike, their common tokens computed once: only attention sees them spread out.
 
-    documents: mixes the spread tokens. rows: [E] the row of each spread token. firsts: [N] a spread place of each row.
+    apart: mixes the spread tokens of the documents, whose lengths these are; exact: by it alone, even where they need
+    not be spread. rows: [E] the row of each spread token. firsts: [N] a spread place of each row.
     """
 
-    def __init__(self, documents: AttentionContext, rows: Tensor, firsts: Tensor):
-        self.positions = documents.positions[firsts]
-        self._documents, self._rows, self._firsts = documents, rows, firsts
+    def __init__(
+        self, apart: AttentionContext, lengths: Sequence[int], rows: Tensor, firsts: Tensor, *, exact: bool = False
+    ):
+        self.positions = apart.positions[firsts]
+        self._apart, self._rows, self._firsts, self._exact = apart, rows, firsts, exact
+        self._documents = Documents(lengths, (rows, firsts))
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        spread = partial(self._spread, layer)
+        if self._documents.fits(q, k):
+            return self._documents.mix(q, k, v, by=spread if self._exact else None)
+        return spread(q, k, v)
+
+    def _spread(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         spread = (x.index_select(0, self._rows) for x in (q, k, v))
-        return self._documents.attend(layer, *spread).index_select(0, self._firsts)
+        return self._apart.attend(layer, *spread).index_select(0, self._firsts)
 
 
 class PrefillAttention(PackedAttention):

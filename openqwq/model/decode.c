@@ -1,11 +1,13 @@
 /* One pass of a whole Qwen2 decoder in fp32 for some tokens, each of its own row: embedding to logits in one call.
  *
  * Decoding a small model otherwise spends most of its time between operators. Nothing is allocated: all buffers are
- * the caller's. Attention and products with narrow weights are those of native.c, handed in as functions.
+ * the caller's. Attention and products with narrow weights are those of native.c, handed in as functions; in the
+ * batch-invariant mode so is all that computes, as invariant.c and products.c do it.
  *
  * Letters: N tokens, C hidden, H heads, K kv heads, D head dim, I intermediate, V vocabulary, M positions.
  */
 #include <math.h>
+#include <omp.h>
 
 #include "exponential.h"
 #include "matmul.h"
@@ -21,6 +23,11 @@ typedef void (*attend_function)(const float *, const float *, const float *, con
                                 int64_t, int64_t, int, int64_t, int, int, int, int);
 typedef void (*panels_function)(int, int, const float *, const uint8_t *, const float *, const uint8_t *,
                                 const float *, float *, int64_t, int64_t, int64_t, int64_t, int64_t, int);
+
+typedef int (*some_function)(const float *, const float *, const float *, float *, int64_t, int64_t, int64_t, int64_t,
+                             int64_t, int);
+typedef void (*row_function)(const float *, const float *, float *, int64_t, float);
+typedef void (*turn_function)(const float *, const float *, const float *, float *, int, int);
 
 /* A linear layer: fp32 [outputs, inputs], or as linear_panels of native.c reads it. */
 typedef struct {
@@ -45,6 +52,9 @@ typedef struct {
     store_function store;
     attend_function attend;
     panels_function panels;
+    some_function exact_times; /* null but in the batch-invariant mode, and then so are the next ones */
+    row_function exact_norm, exact_gate;
+    turn_function exact_turn;
     float *scratch, *logits;
     int64_t num_layers, hidden, intermediate, num_positions;
     int32_t heads, kv_heads, dim, block_size;
@@ -58,6 +68,13 @@ typedef struct {
 
 /* out [N, O] (+)= x [N, I] weight^T [O, I] + bias */
 static void times(const decoder *d, const matrix *m, const float *x, float *out, int64_t num_rows, int adds) {
+    if (d->exact_times) {
+        const int64_t threads = omp_get_num_threads(), own = (m->outputs + threads - 1) / threads;
+        const int64_t first = omp_get_thread_num() * own, last = first + own < m->outputs ? first + own : m->outputs;
+        if (!d->exact_times(x, m->weight, m->bias, out, m->inputs, m->outputs, num_rows, first, last, adds))
+            for (int64_t o = first; o < last; o++) out[o] = NAN; /* no memory: the row cannot be sampled from */
+        return;
+    }
     const int64_t fits = BLOCK_BYTES / (m->inputs * (int64_t)sizeof(float)) / PANEL * PANEL;
     const int64_t step = fits < PANEL ? PANEL : fits > MAX_OUTPUTS ? MAX_OUTPUTS : fits;
 #pragma omp for schedule(static) nowait
@@ -72,22 +89,31 @@ static void times(const decoder *d, const matrix *m, const float *x, float *out,
 }
 
 /* Ends with a barrier. */
-static void rms_norm(const float *x, const float *weight, float *out, int64_t num_rows, int64_t size, float eps) {
+static void rms_norm(const decoder *d, const float *x, const float *weight, float *out, int64_t num_rows) {
+    const int64_t size = d->hidden;
 #pragma omp for schedule(static)
     for (int64_t n = 0; n < num_rows; n++) {
+        if (d->exact_norm) {
+            d->exact_norm(x + n * size, weight, out + n * size, size, d->eps);
+            continue;
+        }
         const float *restrict row = x + n * size;
         float *restrict target = out + n * size;
         float sum = 0;
         for (int64_t i = 0; i < size; i++) sum += row[i] * row[i];
-        const float factor = 1 / sqrtf(sum / size + eps);
+        const float factor = 1 / sqrtf(sum / size + d->eps);
         for (int64_t i = 0; i < size; i++) target[i] = row[i] * factor * weight[i];
     }
 }
 
 /* y = x cos + roll(x, D/2) sin for every head, in place */
-static void rotate(float *restrict x, const float *restrict angles, int heads, int dim) {
-    const float *restrict cosine = angles, *restrict sine = angles + dim;
-    const int half = dim / 2;
+static void rotate(const decoder *d, float *restrict x, const float *restrict angles, int heads) {
+    const float *restrict cosine = angles, *restrict sine = angles + d->dim;
+    const int dim = d->dim, half = dim / 2;
+    if (d->exact_turn) {
+        d->exact_turn(x, cosine, sine, x, heads, dim);
+        return;
+    }
     for (int h = 0; h < heads; h++, x += dim)
         for (int i = 0; i < half; i++) {
             const float a = x[i], b = x[i + half];
@@ -97,9 +123,18 @@ static void rotate(float *restrict x, const float *restrict angles, int heads, i
 }
 
 /* Ends with a barrier. */
-static void swiglu(float *restrict gate, const float *restrict up, int64_t size, float beta) {
+static void swiglu(const decoder *d, float *restrict gate, const float *restrict up, int64_t num_rows) {
+    const float beta = d->beta;
+    if (d->exact_gate) {
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < size; i++) {
+        for (int64_t n = 0; n < num_rows; n++) {
+            float *own = gate + n * d->intermediate;
+            d->exact_gate(own, up + n * d->intermediate, own, d->intermediate, beta);
+        }
+        return;
+    }
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < num_rows * d->intermediate; i++) {
         const float value = gate[i] / (1 + exponential(-beta * gate[i])) * up[i];
         gate[i] = gate[i] == gate[i] ? value : gate[i]; /* what is not a number stays none */
     }
@@ -124,8 +159,8 @@ static void attention(const decoder *d, const layer *l, const batch *b, const fl
 #pragma omp for schedule(static)
     for (int64_t n = 0; n < b->num_rows; n++) {
         const int64_t place = (b->scaled && b->scaled[n] ? d->num_positions : 0) + b->positions[n];
-        rotate(q + n * q_size, d->angles + place * 2 * d->dim, d->heads, d->dim);
-        rotate(k + n * kv_size, d->angles + place * 2 * d->dim, d->kv_heads, d->dim);
+        rotate(d, q + n * q_size, d->angles + place * 2 * d->dim, d->heads);
+        rotate(d, k + n * kv_size, d->angles + place * 2 * d->dim, d->kv_heads);
         d->store(k, v, l->keys, l->values, b->tables, b->positions, n, b->width,
                  d->kv_heads, d->dim, d->block_size);
     }
@@ -154,17 +189,17 @@ void decode_rows(const decoder *d, const int64_t *tokens, const int64_t *positio
         for (int64_t n = 0; n < num_rows; n++)
             memcpy(x + n * hidden, d->embedding + tokens[n] * hidden, hidden * sizeof(float));
         for (const layer *l = d->layers; l < d->layers + d->num_layers; l++) {
-            rms_norm(x, l->input_norm, other, num_rows, hidden, d->eps);
+            rms_norm(d, x, l->input_norm, other, num_rows);
             attention(d, l, &b, other, q, gate, x);
-            rms_norm(x, l->post_norm, other, num_rows, hidden, d->eps);
+            rms_norm(d, x, l->post_norm, other, num_rows);
             times(d, &l->gate, other, gate, num_rows, 0);
             times(d, &l->up, other, up, num_rows, 0);
 #pragma omp barrier
-            swiglu(gate, up, num_rows * inner, d->beta);
+            swiglu(d, gate, up, num_rows);
             times(d, &l->down, gate, x, num_rows, 1);
 #pragma omp barrier
         }
-        rms_norm(x, d->norm, other, num_logits, hidden, d->eps);
+        rms_norm(d, x, d->norm, other, num_logits);
         times(d, &d->head, other, d->logits, num_logits, 0);
     }
 }

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from .kv_cache import KVCache
-from .native import MAX_BLOCK, MAX_GROUP, MAX_HEAD_DIM, decode_kernels, native_kernels
+from .native import (
+    MAX_BLOCK,
+    MAX_GROUP,
+    MAX_HEAD_DIM,
+    decode_kernels,
+    invariant_kernels,
+    native_kernels,
+    product_kernels,
+)
 from .quantize import BLOCK, KINDS, PackedLinear
 from .qwen2 import Linear, Qwen2ForCausalLM
 
@@ -51,7 +59,9 @@ class _Decoder(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("embedding", "norm", "angles", "layers")),
         ("head", _Matrix),
-        *((name, ctypes.c_void_p) for name in ("store", "attend", "panels", "scratch", "logits")),
+        *((name, ctypes.c_void_p) for name in ("store", "attend", "panels")),
+        *((name, ctypes.c_void_p) for name in ("exact_times", "exact_norm", "exact_gate", "exact_turn")),
+        *((name, ctypes.c_void_p) for name in ("scratch", "logits")),
         *((name, ctypes.c_int64) for name in ("num_layers", "hidden", "intermediate", "num_positions")),
         *((name, ctypes.c_int32) for name in ("heads", "kv_heads", "dim", "block_size")),
         *((name, ctypes.c_float) for name in ("eps", "beta")),
@@ -74,7 +84,7 @@ class DecodeKernel:
         q_size, kv_size = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
         self._row_floats = 2 * (config.hidden_size + kv_size + max(config.intermediate_size, q_size)) + q_size
         self._angles = self._scratch = self._logits = torch.empty(0)
-        self._pointers: list[int | None] = []
+        self._pointers: list[Any] = []
         self._decoder = _Decoder(
             **_functions(),
             num_layers=config.num_hidden_layers,
@@ -110,10 +120,12 @@ class DecodeKernel:
         own = [_linears(layer) for layer in layers]
         norms = [norm for layer in layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
         linears = [model.embed_tokens, head, *(linear for each in own for linear in each)]
-        pointers = [_pointer(tensor) for module in (*linears, *norms, model.norm) for tensor in _tensors(module)]
-        if self._model.batch_invariant or pointers != self._pointers:
+        modules = (*linears, *norms, model.norm)
+        pointers: list[Any] = [_pointer(tensor) for module in modules for tensor in _tensors(module)]
+        pointers.append(self._model.batch_invariant)
+        if pointers != self._pointers:
             self._pointers = []
-            if self._model.batch_invariant or not all(map(_is_readable, linears)):
+            if not all(map(_is_readable, linears)):
                 return False
             self._read(head, own)
             self._pointers = pointers
@@ -131,6 +143,9 @@ class DecodeKernel:
         self._decoder.layers = ctypes.addressof(self._layers)
         self._decoder.embedding, self._decoder.norm = _pointer(model.embed_tokens.weight), _pointer(model.norm.weight)
         self._decoder.head = _matrix(head)
+        for name, function in _exact_functions(self._model.batch_invariant).items():
+            setattr(self._decoder, name, function)
+        self._decoder.num_positions = 0  # the mode's angles are other ones in their last bits
 
     def __call__(
         self,
@@ -178,6 +193,10 @@ class DecodeKernel:
         """Cosines and signed sines of more positions, without YaRN and with it where tokens of both kinds come."""
         positions = torch.arange(-(-longest // ANGLE_STEP) * ANGLE_STEP)
         rotary = self._model.model.rotary
+        if self._model.batch_invariant:
+            self._angles = torch.cat(rotary.from_tables(positions, torch.float32), 1)[None]
+            self._decoder.angles, self._decoder.num_positions = self._angles.data_ptr(), len(positions)
+            return
         settings: list[Tensor | None] = [None]
         if self._both:
             settings = [torch.full_like(positions, scaled, dtype=torch.bool) for scaled in (False, True)]
@@ -192,6 +211,22 @@ def _functions() -> dict[str, int | None]:
     assert native is not None
     functions = {"store": native.store_row, "attend": native.attend_some, "panels": native.linear_panels}
     return {name: ctypes.cast(function, ctypes.c_void_p).value for name, function in functions.items()}
+
+
+def _exact_functions(invariant: bool) -> dict[str, int | None]:
+    """What decode.c computes with in the batch-invariant mode; nothing outside it."""
+    sources = {
+        "exact_times": (product_kernels, "multiply_some"),
+        "exact_norm": (invariant_kernels, "norm_row"),
+        "exact_gate": (invariant_kernels, "swiglu_row"),
+        "exact_turn": (invariant_kernels, "turn_row"),
+    }
+    if not invariant:
+        return dict.fromkeys(sources)
+    return {
+        name: ctypes.cast(getattr(kernels(), function), ctypes.c_void_p).value
+        for name, (kernels, function) in sources.items()
+    }
 
 
 def _linears(layer: Any) -> list[Any]:

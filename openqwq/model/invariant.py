@@ -2,34 +2,33 @@
 
 Elsewhere a row's sums are taken in an order that hangs on how many rows there are, where they stand and how they are
 split among threads, so a sampler that decodes and a trainer that packs differ in the last bits. Here every
-layer, and the log-prob at the end, is computed by kernels whose order of sums is fixed (invariant.c), and attention
-by the very kernel that decodes (native.c) over blocks of the same size: both see the same bits, whatever the batch,
-chunks, packing or prefix caching.
+layer, and the log-prob at the end, is computed by kernels whose order of sums is fixed (invariant.c, products.c), and
+attention by the very kernel that decodes (native.c) over blocks of the same size: both see the same bits, whatever the
+batch, chunks, packing or prefix caching.
 
 Only forward passes are invariant; gradients are what they are elsewhere, up to rounding.
 
-Public: set_batch_invariant, linear, rms_norm, swiglu, token_logprobs, InvariantAttention.
+Public: set_batch_invariant, linear, rms_norm, swiglu, rotate, token_logprobs, InvariantAttention.
 Letters: N tokens, M rows, I inputs, O outputs, V vocabulary, H heads, K kv heads, D head dim.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
 from .attention import PackedAttention
 from .config import Qwen2Config
-from .native import MAX_GROUP, MAX_HEAD_DIM, invariant_kernels, native_kernels
-from .products import LinearGradients
+from .native import MAX_GROUP, MAX_HEAD_DIM, document_kernels, invariant_kernels, native_kernels, product_kernels
+from .products import LinearGradients, linear_exactly
 
+NORM_PARTS = 16  # invariant.c's PARTS
 INVARIANT_BLOCK = 16  # tokens a block: attention sums block by block, so the engine's cache must have the same
 
 
@@ -50,7 +49,7 @@ def _obstacle(model: nn.Module) -> str:
     config, weights = cast(Qwen2Config, model.config), next(model.parameters())
     if weights.device.type != "cpu" or weights.dtype != torch.float32:
         return f"the weights are {weights.dtype} on {weights.device.type}, but the mode is for float32 on a CPU"
-    if invariant_kernels() is None or native_kernels() is None:
+    if any(kernels() is None for kernels in (invariant_kernels, native_kernels, product_kernels, document_kernels)):
         return "there is no C compiler (cc, gcc or clang)"
     if config.num_attention_heads > MAX_GROUP * config.num_key_value_heads or config.head_dim > MAX_HEAD_DIM:
         return f"its kernels end at {MAX_GROUP} heads a kv head and {MAX_HEAD_DIM} numbers a head"
@@ -61,17 +60,22 @@ def _obstacle(model: nn.Module) -> str:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., I] weight^T [O, I] + bias [O]: [..., O]."""
-    return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else _linear_rows(x, weight, bias)
+    return (_Linear.apply if torch.is_grad_enabled() else linear_exactly)(x, weight, bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight of rows [..., I]."""
-    return _exact(partial(_norm_rows, eps=eps), partial(_plain_norm, eps=eps), x, weight)
+    return _Norm.apply(x, weight, eps) if torch.is_grad_enabled() else _norm_rows(x, weight, eps)
 
 
 def swiglu(gate: Tensor, up: Tensor, beta: float) -> Tensor:
     """gate * sigmoid(beta * gate) * up of rows [..., I]."""
     return _SwiGLU.apply(gate, up, beta) if torch.is_grad_enabled() else _swiglu_rows(gate, up, beta)
+
+
+def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """x [N, H, D] turned by its position's angles [N, 1, D], as `rope.rotate`."""
+    return _Turned.apply(x, cos, signed_sin) if torch.is_grad_enabled() else _turn_rows(x, cos, signed_sin)
 
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +105,7 @@ class InvariantAttention:
         self._tables = torch.from_numpy(np.repeat(tables, sizes, 0))  # [N, W]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return _exact(self._mix, partial(self._plain.attend, layer), q, k, v)
+        return self._plain.documents.mix(q, k, v, by=self._mix)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         shape = (self._num_blocks, k.shape[1], INVARIANT_BLOCK, k.shape[2])
@@ -128,7 +132,41 @@ class _Linear(LinearGradients):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _linear_rows(x, weight, bias)
+        return linear_exactly(x, weight, bias)
+
+
+class _Norm(torch.autograd.Function):
+    """The kernel's norm, and its slopes in one pass."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return _norm_rows(x, weight, eps)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, grad = (t.contiguous() for t in (*ctx.saved_tensors, grad))
+        x_grad, parts = torch.empty_like(x), x.new_empty(NORM_PARTS, len(weight))
+        pointers = _pointers(x, weight, grad, x_grad, parts)
+        _kernels().rms_norm_slopes(*pointers, *_rows_of(x), ctx.eps, torch.get_num_threads())
+        return x_grad, parts.sum(0), None
+
+
+class _Turned(torch.autograd.Function):
+    """The kernel's rotation; the gradient is turned back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, signed_sin)
+        return _turn_rows(x, cos, signed_sin)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, signed_sin = ctx.saved_tensors
+        return _turn_rows(grad, cos, -signed_sin), None, None
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -141,45 +179,13 @@ class _SwiGLU(torch.autograd.Function):
         return _swiglu_rows(gate, up, beta)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         gate, up, grad = (x.contiguous() for x in (*ctx.saved_tensors, grad))
         gate_grad, up_grad = torch.empty_like(gate), torch.empty_like(up)
         pointers = _pointers(gate, up, grad, gate_grad, up_grad)
         _kernels().swiglu_slopes(*pointers, *_rows_of(gate), ctx.beta, torch.get_num_threads())
         return gate_grad, up_grad, None
-
-
-def _exact(exact: Callable[..., Tensor], plain: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """exact(*tensors), with the gradient of plain(*tensors) where one is wanted."""
-    return _Recomputed.apply(exact, plain, *tensors) if torch.is_grad_enabled() else exact(*tensors)
-
-
-class _Recomputed(torch.autograd.Function):
-    """exact(*tensors); the gradient is that of plain(*tensors), the same function by differentiable operators."""
-
-    @staticmethod
-    def forward(ctx, exact: Callable[..., Tensor], plain: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        ctx.plain = plain
-        ctx.save_for_backward(*tensors)
-        return exact(*tensors)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        needed = ctx.needs_input_grad[2:]
-        inputs = [t.detach().requires_grad_(n) for t, n in zip(ctx.saved_tensors, needed, strict=True)]
-        with torch.enable_grad():
-            out = ctx.plain(*inputs)
-        found = iter(torch.autograd.grad(out, [i for i, n in zip(inputs, needed, strict=True) if n], grad))
-        return (None, None, *(next(found) if n else None for n in needed))
-
-
-def _linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    x, weight = x.contiguous(), weight.contiguous()
-    out = x.new_empty(*x.shape[:-1], len(weight))
-    pointers = [*_pointers(x, weight), None if bias is None else bias.data_ptr(), out.data_ptr()]
-    rows = x.numel() // max(x.shape[-1], 1)
-    _kernels().linear_rows(*pointers, rows, weight.shape[1], len(weight), torch.get_num_threads())
-    return out
 
 
 def _norm_rows(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -196,8 +202,11 @@ def _swiglu_rows(gate: Tensor, up: Tensor, beta: float) -> Tensor:
     return out
 
 
-def _plain_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return F.rms_norm(x, weight.shape, weight, eps)
+def _turn_rows(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    x, cos, signed_sin = x.contiguous(), cos.contiguous(), signed_sin.contiguous()
+    out = torch.empty_like(x)
+    _kernels().turn_rows(*_pointers(x, cos, signed_sin, out), *x.shape, torch.get_num_threads())
+    return out
 
 
 def _rows_of(x: Tensor) -> tuple[int, int]:

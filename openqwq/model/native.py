@@ -1,8 +1,8 @@
 """The C kernels of this folder, compiled once by the system's compiler and kept in the user's cache folder.
 
 Public: `native_kernels`, `rounded_kernels`, `decode_kernels`, `sampling_kernels`, `product_kernels`,
-`invariant_kernels`. Without a compiler, and for shapes that the kernels are not made for, callers take PyTorch's
-operators: the same numbers up to rounding, more slowly.
+`document_kernels`, `invariant_kernels`. Without a compiler, and for shapes that the kernels are not made for, callers
+take PyTorch's operators: the same numbers up to rounding, more slowly.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ ROUNDED_SOURCE = Path(__file__).with_name("rounded.c")
 DECODE_SOURCE = Path(__file__).with_name("decode.c")
 SAMPLE_SOURCE = Path(__file__).with_name("sample.c")
 PRODUCT_SOURCE = Path(__file__).with_name("products.c")
+DOCUMENT_SOURCE = Path(__file__).with_name("documents.c")
 INVARIANT_SOURCE = Path(__file__).with_name("invariant.c")
 # Sums may be reordered. Never -ffast-math: linked with it, a library turns off subnormal numbers in the whole process.
 MATHS = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
@@ -83,20 +84,21 @@ def product_kernels() -> ctypes.CDLL | None:
     kernels = _load(PRODUCT_SOURCE, STRICT_FLAGS, "training runs on PyTorch's products, which may be slower")
     if kernels is not None:
         pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-        kernels.multiply.restype = number
-        kernels.multiply.argtypes = [
-            pointer,
-            size,
-            size,
-            pointer,
-            size,
-            size,
-            pointer,
-            pointer,
-            *[size] * 3,
-            number,
-            number,
-        ]
+        matrices = [pointer, size, size, pointer, size, size, pointer, pointer]
+        kernels.multiply.argtypes = [*matrices, *[size] * 3, number, number]
+        kernels.multiply_rows.argtypes = [*[pointer] * 4, *[size] * 3, number]
+        kernels.multiply.restype = kernels.multiply_rows.restype = number
+    return kernels
+
+
+@lru_cache(maxsize=1)
+def document_kernels() -> ctypes.CDLL | None:
+    """The kernels of attention for training; None, and one line in the log, where they cannot be had."""
+    kernels = _load(DOCUMENT_SOURCE, STRICT_FLAGS, "training mixes documents by PyTorch's operators, which is slower")
+    if kernels is not None:
+        kernels.attend_documents.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int]
+        kernels.document_slopes.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int]
+        kernels.attend_documents.restype = kernels.document_slopes.restype = ctypes.c_int
     return kernels
 
 
@@ -106,12 +108,13 @@ def invariant_kernels() -> ctypes.CDLL | None:
     kernels = _load(INVARIANT_SOURCE, STRICT_FLAGS, "there is no batch-invariant mode")
     if kernels is not None:
         pointer, size, real, threads = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
-        kernels.linear_rows.argtypes = [pointer] * 4 + [size] * 3 + [threads]
         kernels.rms_norm_rows.argtypes = [pointer] * 3 + [size] * 2 + [real, threads]
+        kernels.rms_norm_slopes.argtypes = [pointer] * 5 + [size] * 2 + [real, threads]
         kernels.swiglu_rows.argtypes = [pointer] * 3 + [size] * 2 + [real, threads]
         kernels.swiglu_slopes.argtypes = [pointer] * 5 + [size] * 2 + [real, threads]
+        kernels.turn_rows.argtypes = [pointer] * 4 + [size] + [threads] * 3
         kernels.logprob_rows.argtypes = [pointer] * 4 + [size] * 2 + [threads]
-        for name in ("linear_rows", "rms_norm_rows", "swiglu_rows", "swiglu_slopes", "logprob_rows"):
+        for name in ("rms_norm_rows", "rms_norm_slopes", "swiglu_rows", "swiglu_slopes", "turn_rows", "logprob_rows"):
             getattr(kernels, name).restype = None
     return kernels
 

@@ -3,8 +3,8 @@
 PyTorch's products reach 80 to 95 GFLOP/s a core on an AMD processor of 2024, this kernel 160 to 215 on the same shapes.
 A sum is taken by one thread in one order: results depend neither on the number of threads nor on other rows.
 
-Public: multiply, linear, LinearGradients. Without a C compiler, on other makers' processors (not measured; PyTorch's
-library is at home on Intel's), and for small products and other types, they are PyTorch's.
+Public: multiply, linear, linear_exactly, LinearGradients. Without a C compiler, on other makers' processors (not
+measured; PyTorch's library is at home on Intel's), and for small products and other types, they are PyTorch's.
 Letters: M rows, K summed, N columns, I inputs, O outputs.
 """
 
@@ -21,6 +21,8 @@ from .native import product_kernels
 
 MIN_ROWS = 64  # with fewer, copying the other matrix takes longer than the product
 MIN_SIZE = 2**20  # M K N
+FEW_ROWS = 256  # up to so many the weights are copied in parts
+NO_MEMORY = "no memory for the copies of a product's matrices"
 
 
 def multiply(
@@ -37,15 +39,17 @@ def multiply(
         if adds and out is not None:
             return out.addmm_(a, b)
         return torch.mm(a, b, out=out)
-    if out is None:
-        out = a.new_empty(a.shape[0], b.shape[1])
+    return _multiply(a, b, bias, a.new_empty(a.shape[0], b.shape[1]) if out is None else out, adds)
+
+
+def _multiply(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor, adds: bool = False) -> Tensor:
     assert out.is_contiguous()
     sizes = (a.shape[0], b.shape[1], a.shape[1], adds, torch.get_num_threads())
     lines = (a.data_ptr(), *a.stride(), b.data_ptr(), *reversed(b.stride()))
     kernels = product_kernels()
     assert kernels is not None
     if not kernels.multiply(*lines, None if bias is None else bias.data_ptr(), out.data_ptr(), *sizes):
-        raise MemoryError("no memory for the copies of a product's matrices")
+        raise MemoryError(NO_MEMORY)
     return out
 
 
@@ -55,6 +59,24 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if elsewhere or torch.is_autocast_enabled("cpu") or not _is_ours(x.flatten(0, -2), weight.T):
         return F.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else _product(x, weight, bias)
+
+
+def linear_exactly(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same by this kernel alone, for float32 on a CPU: a row's bits depend neither on its place nor on other rows.
+
+    Bears no gradient.
+    """
+    weight, rows = weight.contiguous(), x.contiguous().flatten(0, -2)
+    out = x.new_empty(len(rows), len(weight))
+    if len(rows) > FEW_ROWS:
+        _multiply(rows, weight.T, bias, out)
+    elif len(rows):
+        kernels = product_kernels()
+        assert kernels is not None
+        pointers = (rows.data_ptr(), weight.data_ptr(), None if bias is None else bias.data_ptr(), out.data_ptr())
+        if not kernels.multiply_rows(*pointers, *reversed(weight.shape), len(rows), torch.get_num_threads()):
+            raise MemoryError(NO_MEMORY)
+    return out.view(*x.shape[:-1], len(weight))
 
 
 class LinearGradients(torch.autograd.Function):

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import products
+from . import invariant, products
 from .attention import AttentionContext, PackedAttention, SharedRows
 from .config import Qwen2Config
 from .invariant import InvariantAttention, linear, rms_norm, swiglu
-from .rope import RotaryEmbedding, rotate, rotate_exactly
+from .rope import RotaryEmbedding, rotate
 
 
 class Linear(nn.Linear):
@@ -76,7 +76,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], context: AttentionContext) -> Tensor:
         heads = (-1, self.head_dim)
-        turn = rotate_exactly if self.batch_invariant else rotate
+        turn = invariant.rotate if self.batch_invariant else rotate
         q = turn(self.q_proj(x).unflatten(-1, heads), *rotary)  # [N, H, D]
         k = turn(self.k_proj(x).unflatten(-1, heads), *rotary)  # [N, K, D]
         v = self.v_proj(x).unflatten(-1, heads)
@@ -213,7 +213,9 @@ class Qwen2ForCausalLM(nn.Module):
         """
         if lengths is not None and context is None:
             kind = InvariantAttention if self.batch_invariant else partial(PackedAttention, device=input_ids.device)
-            context = kind(lengths) if shared is None else SharedRows(kind(lengths), *shared)
+            context = kind(lengths)
+            if shared is not None:
+                context = SharedRows(context, lengths, *shared, exact=self.batch_invariant)
         elif context is None or lengths is not None:
             raise ValueError("flat input_ids need either `lengths` or `context`")
         if len(context.positions) != len(input_ids):

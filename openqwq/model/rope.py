@@ -97,8 +97,3 @@ class RotaryEmbedding:
 def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
     """x [N, H, D] turned by its position's angles."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
-
-
-def rotate_exactly(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    """The same by operators that round each product and sum by itself, wherever a number stands."""
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * signed_sin
