@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..log import logger
 
@@ -84,7 +85,7 @@ def product_kernels() -> ctypes.CDLL | None:
     kernels = _load(PRODUCT_SOURCE, STRICT_FLAGS, "training runs on PyTorch's products, which may be slower")
     if kernels is not None:
         pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-        matrices = [pointer, size, size, pointer, size, size, pointer, pointer]
+        matrices: list[Any] = [pointer, size, size, pointer, size, size, pointer, pointer]
         kernels.multiply.argtypes = [*matrices, *[size] * 3, number, number]
         kernels.multiply_rows.argtypes = [*[pointer] * 4, *[size] * 3, number]
         kernels.multiply.restype = kernels.multiply_rows.restype = number
