@@ -21,17 +21,6 @@
 
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* v[i][j] and v[j][i] change places: a stage moves the lowest bit of j into i, and one of i into the highest of j. */
-INLINE void transpose(vec *v) {
-    _Pragma("GCC unroll 4") for (int step = 1; step < LANES; step *= 2)
-        _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++)
-            if (!(i & step)) {
-                const vec one = v[i], other = v[i + step];
-                v[i] = MERGE(one, other, EVEN);
-                v[i + step] = MERGE(one, other, ODD);
-            }
-}
-
 /* out [depth, width]: entry k of line n is x[n * across + k * along], 0 from line `count` on; writes a vector more. */
 INLINE void pack(const float *x, int64_t across, int64_t along, float *out, int64_t count, int64_t depth, int width) {
     int64_t k = 0;

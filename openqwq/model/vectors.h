@@ -100,6 +100,17 @@ INLINE vec sum_each(vec *v) {
     return MERGE(v[0], v[1], EVEN) + MERGE(v[0], v[1], ODD);
 }
 
+/* v[i][j] and v[j][i] change places: a stage moves the lowest bit of j into i, and one of i into the highest of j. */
+INLINE void transpose(vec *v) {
+    _Pragma("GCC unroll 4") for (int step = 1; step < LANES; step *= 2)
+        _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++)
+            if (!(i & step)) {
+                const vec one = v[i], other = v[i + step];
+                v[i] = MERGE(one, other, EVEN);
+                v[i + step] = MERGE(one, other, ODD);
+            }
+}
+
 INLINE vec larger(vec a, vec b) {
 #if defined(__AVX512F__)
     return (vec)_mm512_max_ps((__m512)a, (__m512)b);
