@@ -76,6 +76,7 @@ def main() -> int:
 def measure_all(args: argparse.Namespace, figures: list[dict], peak: float) -> None:
     """Add the figures that are missing, systems in turn, and write the file after each."""
     report = {"command": "python benchmarks/rl_step.py", **describe_machine(), "threads": args.threads}
+    report["gemm_gflops"] = peak
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder) / "model")
@@ -335,16 +336,23 @@ def hf_byte_tokenizer():
 
 
 def measure_peak(threads: int) -> float:
-    """This machine's best matrix product, in GFLOP/s."""
+    """This machine's best product of square matrices, by PyTorch or as the package multiplies them, in GFLOP/s."""
     import torch
-    from throughput import gemm_peak
+    from throughput import gemm_peak, seconds
+
+    from openqwq.model.products import multiply
 
     torch.set_num_threads(threads)
-    return gemm_peak(torch)
+    a, b = torch.randn(2, 2048, 2048)
+    return max(gemm_peak(torch), *(2 * 2048**3 / seconds(lambda: multiply(a, b)) / 1e9 for _ in range(8)))
 
 
 def summarise(figures: list[dict], peak: float) -> dict[str, dict[str, dict[str, float]]]:
-    """Medians over the rounds, and the share of this machine's GEMM peak that useful work takes."""
+    """Medians over the rounds, and the share of this machine's GEMM peak that useful work takes.
+
+    Useful are six operations a weight for each token of a training sequence, its prompt's too, whether a system
+    computes a prompt for each of its completions or once.
+    """
     matrices = 4 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 704) + 256 * VOCABULARY
     table: dict[str, dict[str, dict[str, float]]] = {}
     for work, system in dict.fromkeys((f["work"], f["system"]) for f in figures):

@@ -60,6 +60,17 @@ def test_sums_depend_on_neither_threads_nor_other_rows():
     assert torch.equal(products.multiply(a[37:41], b), found[0][37:41])
 
 
+@pytest.mark.parametrize("depth", [40, 256, 600])
+def test_few_rows_become_bit_for_bit_what_they_become_among_many(depth):
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(300, depth), torch.randn(45, depth), torch.randn(45)
+    whole = products.linear_exactly(x, weight, bias)
+    assert_close(whole, x.double() @ weight.double().T + bias.double(), depth)
+    for first, last in ((0, 1), (7, 12), (3, 19), (20, 37), (0, 65), (40, 296)):
+        assert torch.equal(products.linear_exactly(x[first:last], weight, bias), whole[first:last])
+    assert torch.equal(products.linear_exactly(x[:4], weight), products.multiply(x, weight.T)[:4])
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_gradients_of_a_linear_layer_add_up_as_float64_ones_do(bias):
     torch.manual_seed(0)

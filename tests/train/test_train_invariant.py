@@ -16,7 +16,7 @@ from openqwq.model import (
     quantize_weights,
     set_batch_invariant,
 )
-from openqwq.model.invariant import linear, rms_norm, swiglu, token_logprobs
+from openqwq.model.invariant import linear, rms_norm, rotate, swiglu, token_logprobs
 from openqwq.rollout import make_rollout
 from openqwq.tokenizer import Tokenizer
 from openqwq.train.packing import Sample, pack, rollout_sample
@@ -161,6 +161,43 @@ def test_slopes_of_the_kernels_are_those_of_the_operators(rows, inputs, outputs)
     plain = slopes(lambda a, b, w, c: (a * (1.7 * a).sigmoid() * b) @ w.T + c, *exact)
     for mine, theirs in zip(ours, plain, strict=True):
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "heads", "dim"), [(3, 1, 6), (70, 3, 32), (41, 2, 80)])
+def test_norms_and_turns_and_their_slopes_are_those_of_the_operators(rows, heads, dim):
+    draw = torch.Generator().manual_seed(dim)
+    x, grad = (torch.randn(rows, heads, dim, generator=draw) for _ in range(2))
+    gain, angles = torch.rand(dim, generator=draw), torch.randn(rows, 1, dim // 2, generator=draw)
+    cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat((-angles.sin(), angles.sin()), -1)
+
+    def plain_norm(a, w):
+        return a / (a.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w
+
+    def plain_turn(a):
+        low, high = a.chunk(2, -1)
+        return torch.cat((low * angles.cos() - high * angles.sin(), high * angles.cos() + low * angles.sin()), -1)
+
+    pairs = [
+        (lambda a, w: rms_norm(a, w, 1e-6), plain_norm, (x, gain)),
+        (lambda a: rotate(a, cos, sin), plain_turn, (x,)),
+    ]
+    for ours, plain, tensors in pairs:
+        mine = [t.clone().requires_grad_() for t in tensors]
+        theirs = [t.double().requires_grad_() for t in tensors]
+        out, exact = ours(*mine), plain(*theirs)
+        torch.testing.assert_close(out.double(), exact, rtol=1e-6, atol=1e-6)
+        found = torch.autograd.grad((out * grad).sum(), mine)
+        wanted = torch.autograd.grad((exact * grad.double()).sum(), theirs)
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=2e-5)
+
+
+def test_the_sampler_of_the_mode_is_the_decoder_that_is_one_call(world, monkeypatch):
+    model = world.model()
+    engine = Engine(model, eos_token_ids=(), batch_invariant=True)
+    monkeypatch.setattr(type(model.model), "forward", None)
+    [[completion]] = engine.generate([Prompt((3, 4, 5))], SamplingParams(max_tokens=4, top_p=1.0, top_k=0))
+    assert len(completion.token_ids) == 4
 
 
 def test_what_cannot_be_invariant_is_refused_with_the_reason(world):
