@@ -285,7 +285,7 @@ class Engine:
         """Make room for guesses, as far as blocks reach without preempting anyone; all but draft models guess here."""
         for sample in plan.running:
             room = min(speculation.num_tokens, sample.request.max_new_tokens - len(sample.token_ids) - 1)
-            if not sample.speculates or room <= 0:
+            if room <= 0:
                 continue
             guess = None
             if sample.lookup is not None:

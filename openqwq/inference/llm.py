@@ -67,10 +67,11 @@ class LLM:
         choice = read_window(attention_window) if attention_window else None
         device = _read_device(device)
         dtype = _read_dtype(dtype, device)
-        folder = None if _is_shape(model) else resolve_folder(model)
+        folder = _find(model)
         self.default_sampling_params = SamplingParams(**recommended_sampling(folder) if folder else {})
-        self.tokenizer = _load_tokenizer(model, tokenizer)
-        network = load_model(model, device=device, dtype=dtype, seed=seed, quantization=quantization or "stored")
+        vocabulary, kept = tokenizer or folder, quantization or "stored"
+        self.tokenizer = Tokenizer.load(vocabulary) if vocabulary else None
+        network = load_model(folder or model, device=device, dtype=dtype, seed=seed, quantization=kept)
         if rope_scaling is not None:
             network.rescale(rope_scaling)
             options.setdefault("yarn_per_request", True)
@@ -154,16 +155,10 @@ def _read_prompts(prompts: OnePrompt | Sequence[OnePrompt]) -> list[str | Sequen
     return read
 
 
-def _load_tokenizer(model: str | Path, tokenizer: str | Path | None) -> Tokenizer | None:
-    """The tokenizer beside the weights, or the one that was asked for; None for a preset without weights."""
-    if tokenizer is not None:
-        return Tokenizer.load(tokenizer)
-    return None if _is_shape(model) else Tokenizer.load(resolve_folder(model))
-
-
-def _is_shape(model: str | Path) -> bool:
-    """Whether it is a preset that no weights are published for."""
-    return str(model) in PRESETS and str(model) not in HUB_NAMES and not Path(model).exists()
+def _find(model: str | Path) -> Path | None:
+    """The folder of its weights, downloaded if need be; None for a preset that none are published for."""
+    is_shape = str(model) in PRESETS and str(model) not in HUB_NAMES and not Path(model).exists()
+    return None if is_shape else resolve_folder(model)
 
 
 def _load_speculation(
@@ -172,13 +167,14 @@ def _load_speculation(
     """With the draft model's weights. Raises UserError where its tokenizer is another one."""
     if config.model is None:
         return Speculation(num_tokens=config.num_tokens)
-    own = _load_tokenizer(config.model, None)
+    folder = _find(config.model)
+    own = Tokenizer.load(folder) if folder else None
     if own is not None and tokenizer is not None and own.backend.get_vocab() != tokenizer.backend.get_vocab():
         raise UserError(
             f"the draft model {config.model} has another vocabulary than the model that it guesses for",
             hint="take a smaller model of the same family",
         )
-    model = load_model(config.model, device=device, dtype=dtype)
+    model = load_model(folder or config.model, device=device, dtype=dtype)
     return Speculation(num_tokens=config.num_tokens, model=model, rejection=config.rejection)
 
 
