@@ -41,7 +41,7 @@ class Engine:
     tokenizer:              decodes texts and finds stop strings; without one, texts are empty.
     eos_token_ids:          ids that end every sample; None: the tokenizer's.
     max_num_seqs:           sequences that run at once, at most; fewer when the KV cache does not hold them.
-    max_model_len:          prompt and completion together; None: the model's context.
+    max_model_len:          prompt and completion together; None: the model's context, which is also the most.
     max_num_batched_tokens: tokens of one pass, prompts and decoding rows together; longer prompts go in chunks.
     kv_cache_memory:        bytes; None: half of the GPU's free memory, or 2 GiB on a CPU.
     kv_cache_dtype:         "bfloat16" or "int8" (a scale for each token and head) keep more tokens in it, rounded:
@@ -56,6 +56,7 @@ class Engine:
     batch_invariant:        a token and its log-prob never depend on what else runs (model/invariant.py); CPU, float32.
     prefix_caching:         keep the cache of prompts for later ones that begin alike.
     seed:                   of requests that bring none; request number and this seed decide their noise.
+    Raises UserError naming what no engine can have, what does not go together, and a cache too small for one sequence.
     """
 
     def __init__(
