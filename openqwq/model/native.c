@@ -11,11 +11,7 @@
  *
  * linear_packed: out [N, O] = x [N, I] weight^T [O, I]; each weight is read once for all of the N rows, and
  * a row's sums are the same, bit for bit, whatever N is.
- * widen_packed: some panels' weights [O, I] in fp32.
- * codes   [O/8, I/128, 8, 128 weights]: eight outputs lie together, block by block of inputs, so that memory is read in
- *         order. bf16, int8, or int4: 16 words of 32 bits, word w with the weights w, 16 + w, ... from its low end.
- * scales  int8: [O]. int4: [O/8, I/128, 8, groups], where groups is 128 over the group's size.
- * zeros   int4: the code that stands for 0, laid out as the scales.
+ * widen_packed: some panels' weights [O, I] in fp32. Codes, scales and zeros lie as packed.h says.
  */
 #include <float.h>
 #include <math.h>
@@ -207,77 +203,15 @@ void attend_paged(const float *q, const float *new_keys, const float *new_values
 #pragma GCC optimize("no-associative-math")
 #endif
 
-enum { BF16, INT8, INT4 };
-#define PANEL 8         /* outputs that lie together */
 #define AHEAD_BYTES 8192 /* codes that are asked for early */
 #define SOME_ROWS 96    /* rows whose sums are taken together: a multiple of matmul.h's */
-#define BLOCK 128       /* inputs that lie together */
 #if LANES == 16
 #define FEW_ROWS 2 /* as many as there are registers for */
 #else
 #define FEW_ROWS 1
 #endif
 #include "matmul.h"
-#define PARTS (BLOCK / LANES)
-#define LOOSE(size) __attribute__((vector_size(size), aligned(1), may_alias))
-typedef float floats __attribute__((vector_size(4 * LANES)));
-typedef ints words;
-typedef float loose_floats LOOSE(4 * LANES);
-typedef int32_t loose_words LOOSE(4 * LANES);
-typedef uint16_t loose_halves LOOSE(2 * LANES);
-typedef int8_t loose_bytes LOOSE(LANES);
-
-INLINE int code_bytes(int kind) { return kind == BF16 ? 2 * BLOCK : kind == INT8 ? BLOCK : BLOCK / 2; }
-
-/* (nibble - zero) * scale of the lowest nibble of each word; what lies above it is ignored. */
-INLINE floats widen_nibbles(words nibbles, float scale, float zero) {
-#ifdef __AVX512F__
-    const floats codes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return (floats)_mm512_permutexvar_ps((__m512i)nibbles, (__m512)((codes - zero) * scale));
-#else
-    return (__builtin_convertvector(nibbles & 15, floats) - zero) * scale;
-#endif
-}
-
-/* A compiler may widen narrow integers one by one where no instruction is named. */
-INLINE words widen_bytes(const uint8_t *code) {
-#if defined(__AVX512F__)
-    return (words)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)code));
-#elif defined(__AVX2__)
-    return (words)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)code));
-#else
-    return __builtin_convertvector(*(const loose_bytes *)code, words);
-#endif
-}
-
-INLINE words widen_halves(const uint8_t *code) {
-#if defined(__AVX512F__)
-    return (words)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)code));
-#elif defined(__AVX2__)
-    return (words)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)code));
-#else
-    return __builtin_convertvector(*(const loose_halves *)code, words);
-#endif
-}
-
-/* One part of a block of codes in floating point; int8 without its channel's scale. */
-INLINE floats widen(int kind, const uint8_t *code, int part, float scale, float zero) {
-    if (kind == BF16) return (floats)(widen_halves(code + part * 2 * LANES) << 16);
-    if (kind == INT8) return __builtin_convertvector(widen_bytes(code + part * LANES), floats);
-    const loose_words word = *(const loose_words *)(code + part * LANES % 16 * 4);
-    return widen_nibbles((words)word >> part * LANES / 16 * 4, scale, zero);
-}
-
-/* The first of a group's parts sees the group's scale; kinds without groups have one group and no scale. */
-#define EACH_PART(kind, groups, index, body)                                                                           \
-    _Pragma("GCC unroll 8") for (int g = 0; g < groups; g++) {                                                         \
-        const float scale = kind == INT4 ? scales[(index) * groups + g] : 1;                                           \
-        const float zero = kind == INT4 ? zeros[(index) * groups + g] : 0;                                             \
-        _Pragma("GCC unroll 16") for (int part = g * PARTS / groups; part < (g + 1) * PARTS / groups; part++) {        \
-            const floats weight = widen(kind, codes + (index) * code_bytes(kind), part, scale, zero);                  \
-            body;                                                                                                      \
-        }                                                                                                              \
-    }
+#include "packed.h"
 
 /* One or two rows: weights go from codes into the sums without touching memory. */
 INLINE void multiply_few(int kind, int groups, int rows, const float *x, const uint8_t *codes, const float *scales,
@@ -295,23 +229,6 @@ INLINE void multiply_few(int kind, int groups, int rows, const float *x, const u
     }
     for (int n = 0; n < rows; n++)
         for (int o = 0; o < PANEL; o++) sums[n * PANEL + o] = sum_lanes((vec)sum[o][n]);
-}
-
-/* `call` with the kind and the groups of a block as constants. */
-#define SPECIALISE(call)                                                                                               \
-    if (kind == BF16) call(BF16, 1);                                                                                   \
-    else if (kind == INT8) call(INT8, 1);                                                                              \
-    else if (groups == 1) call(INT4, 1);                                                                               \
-    else if (groups == 2) call(INT4, 2);                                                                               \
-    else call(INT4, 4)
-
-INLINE void widen_panel(int kind, int groups, const uint8_t *codes, const float *scales, const uint8_t *zeros,
-                        float *out, int64_t blocks) {
-    for (int64_t b = 0; b < blocks; b++)
-        for (int o = 0; o < PANEL; o++) {
-            float *place = out + (o * blocks + b) * BLOCK;
-            EACH_PART(kind, groups, b * PANEL + o, *(loose_floats *)(place + part * LANES) = weight)
-        }
 }
 
 /* Room of this thread's own for widened weights; it stays for the next call. */

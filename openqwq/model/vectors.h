@@ -145,3 +145,17 @@ INLINE vec exponential_below_0(vec x) {
     sum = sum * rest * rest + rest + 1.0f;
     return sum * (vec)((whole + 127) << 23);
 }
+
+/* 2^x for x <= 0 to 2e-7 relative; what is not a number stays none */
+INLINE vec power_of_2(vec x) {
+    x = larger((vec){0} - 125.0f, x);
+    const ints whole = __builtin_convertvector(x - 0.5f, ints); /* towards 0: the nearest of x <= 0 */
+    const vec rest = x - __builtin_convertvector(whole, vec);
+    vec sum = rest * 1.5403530e-4f + 1.3333558e-3f;
+    sum = sum * rest + 9.6181291e-3f;
+    sum = sum * rest + 5.5504109e-2f;
+    sum = sum * rest + 2.4022651e-1f;
+    sum = sum * rest + 6.9314718e-1f;
+    sum = sum * rest + 1.0f;
+    return (vec)((ints)sum + (whole << 23));
+}
