@@ -14,7 +14,7 @@ from pathlib import Path
 
 from openqwq.checkpoint.huggingface import save_model
 from openqwq.checkpoint.run_state import RunState, RunStateStore
-from openqwq.config import PretrainStage, Recipe, RewardModelStage
+from openqwq.config import PretrainStage, Recipe, RewardModelStage, RLStage
 from openqwq.errors import TargetMissed, UserError
 from openqwq.eval.evaluate import evaluate
 from openqwq.eval.families import FamilyResult, ScoredCompletion, summarise
@@ -26,6 +26,7 @@ from openqwq.model import Qwen2ForCausalLM, load_model
 from openqwq.train.parallel import after_first, from_first, is_first, ranks, wait_for_all
 from openqwq.train.reward_model import RewardModel
 from openqwq.train.rl import RLOutcome
+from openqwq.train.trackers import check_trackers
 
 from .folder import RunFolder, StageClock, open_run_folder
 from .machine import choose_device, keep_freed_memory, set_threads
@@ -103,6 +104,7 @@ class Pipeline:
 
     def _run(self) -> RunOutcome:
         self.display.note(f"run folder: {self.folder.path}, {self.threads} threads, seed {self.recipe.seed}")
+        self._check()
         state = self.store.load_latest()
         wait_for_all()
         if state is None and is_first():
@@ -121,6 +123,13 @@ class Pipeline:
             self.clock.tick(write=True)
         targets = from_first(lambda: self._finish(stages.model))
         return RunOutcome(folder=self.folder.path, results=self.results, targets=targets)
+
+    def _check(self) -> None:
+        """Raise UserError now for what a later stage would stumble over after hours."""
+        for stage in self.recipe.stage.values():
+            if isinstance(stage, RLStage):
+                check_trackers(stage.trackers)
+        self.materials.check_verifiers()
 
     def _finish_stage(self, name: str, stages: StageRunner, outcome: RLOutcome | None) -> None:
         """What a stage leaves behind: its checkpoint and its evaluation."""

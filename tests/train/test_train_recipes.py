@@ -140,7 +140,7 @@ def test_adapters_train_alone_and_are_merged_at_the_end(world, tmp_path, base):
     assert changed == {"q_proj", "down_proj"}
     assert all(p.requires_grad for p in model.parameters())
     assert (tmp_path / "adapters" / "rl" / "adapter_config.json").exists()
-    with pytest.raises(UserError, match="no linear layer `w_proj`"):
+    with pytest.raises(UserError, match="names `w_proj`, which is no linear layer"):
         train(world, tmp_path / "other", replace(stage, lora=LoRAConfig(rank=2, targets=("w_proj",))))
 
 
