@@ -161,11 +161,6 @@ class Materials:
         """The model that the first stage starts from, in float32."""
         config = self.recipe.model
         if config.path:
-            if config.overrides:
-                raise UserError(
-                    "`overrides` in [model] change the shape of a preset, but the model is loaded from `path`",
-                    hint="remove `overrides`, or start from a `preset`",
-                )
             return load_model(config.path, device=device, dtype=torch.float32)
         own = {"vocab_size": self.tokenizer.vocab_size, "eos_token_id": self.tokenizer.eos_token_id}
         return create_model(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from openqwq.checkpoint.huggingface import save_model
 from openqwq.checkpoint.run_state import RunState, RunStateStore
-from openqwq.config import PretrainStage, Recipe, RewardModelStage, RLStage
+from openqwq.config import PretrainStage, Recipe, RewardModelStage
 from openqwq.errors import TargetMissed, UserError
 from openqwq.eval.evaluate import evaluate
 from openqwq.eval.families import FamilyResult, ScoredCompletion, summarise
@@ -105,6 +105,8 @@ class Pipeline:
     def _run(self) -> RunOutcome:
         self.display.note(f"run folder: {self.folder.path}, {self.threads} threads, seed {self.recipe.seed}")
         self._check()
+        if is_first() and not self.folder.has_results:
+            self.folder.write_results(self.clock.seconds, self.threads)
         state = self.store.load_latest()
         wait_for_all()
         if state is None and is_first():
@@ -127,8 +129,7 @@ class Pipeline:
     def _check(self) -> None:
         """Raise UserError now for what a later stage would stumble over after hours."""
         for stage in self.recipe.stage.values():
-            if isinstance(stage, RLStage):
-                check_trackers(stage.trackers)
+            check_trackers(stage.trackers)
         self.materials.check_verifiers()
 
     def _finish_stage(self, name: str, stages: StageRunner, outcome: RLOutcome | None) -> None:

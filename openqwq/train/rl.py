@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import nn
@@ -42,7 +42,6 @@ from .rewards import RewardScorer, check_rewards
 from .rl_metrics import experience_metrics, sample_rows, seconds_metrics, update_metrics
 from .stage import StageContext, StageRun
 from .timeline import Timeline
-from .trackers import Trackers, open_trackers
 
 _PROBLEMS = "problems"
 
@@ -106,7 +105,7 @@ def run_rl(
         timeline=timeline,
         stream=stream,
     )
-    with adapters(model, stage, ctx), invariance(model, stage), trackers(stage, ctx) as tracked:
+    with adapters(model, stage, ctx), invariance(model, stage):
         optimizer = build_optimizer(model, stage)
         with StageRun(ctx, stage, model, optimizer, steps=stage.steps) as run:
             freshness = Freshness(run, None if replay else stage.max_staleness)
@@ -138,7 +137,6 @@ def run_rl(
                         if isinstance(problems, Remembers):
                             run.values[_PROBLEMS] = problems.state()
                         row |= seconds_metrics(timeline, overlapped=overlapped)
-                        tracked.log(row, step)
                         run.finish(row, sample_rows(experience, step, ctx), timeline.take(ctx.name, step))
                     with timeline.phase("gate"):
                         gate.look_if_due()
@@ -202,18 +200,6 @@ def invariance(model: Qwen2ForCausalLM, stage: RLStage) -> Iterator[None]:
         yield
     finally:
         set_batch_invariant(model, before)
-
-
-@contextmanager
-def trackers(stage: RLStage, ctx: StageContext) -> Iterator[Trackers]:
-    """The stage's trackers, closed at the end of this block, whatever ends it."""
-    first_step = ctx.resume.step if ctx.resume else 0
-    names = stage.trackers if is_first() else ()
-    opened = open_trackers(names, ctx.checkpoints.run_folder, ctx.name, asdict(stage), first_step=first_step)
-    try:
-        yield opened
-    finally:
-        opened.close()
 
 
 def build_pool(stage: RLStage, mixture: ProblemMixture, ctx: StageContext) -> DifficultyPool | None:

@@ -144,6 +144,18 @@ def test_adapters_train_alone_and_are_merged_at_the_end(world, tmp_path, base):
         train(world, tmp_path / "other", replace(stage, lora=LoRAConfig(rank=2, targets=("w_proj",))))
 
 
+def test_a_stage_of_adapters_knows_nothing_of_the_gradients_before_it(world, tmp_path, base):
+    """As in a resumed run, whose process never had them."""
+    model, _ = train(world, tmp_path / "whole", base)
+    fresh = world.model()
+    fresh.load_state_dict(model.state_dict())
+    stage = replace(base, lora=LoRAConfig(rank=2))
+    after, rows = train(world, tmp_path / "after", stage, model=model)
+    alone, expected = train(world, tmp_path / "alone", stage, model=fresh)
+    assert rows == expected and any(row["updates"] for row in rows)
+    assert world.same_weights(world.weights(after), world.weights(alone))
+
+
 def test_problems_that_teach_nothing_rest(world, tmp_path, base):
     stage = replace(base, steps=4, curriculum=CurriculumConfig(pool=8, rest_steps=2))
     _, rows = train(world, tmp_path, stage)

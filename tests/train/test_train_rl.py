@@ -177,6 +177,17 @@ def test_a_step_without_signal_makes_no_update_and_says_so(world, tmp_path, capl
     assert "no group has signal" in caplog.text
 
 
+def test_a_step_whose_rollouts_cannot_be_judged_says_what_the_verdicts_say(world, tmp_path, caplog):
+    class Unreachable(world.SameDigit):
+        def __call__(self, problem, completion):
+            return Verdict.unjudged("the sandbox does not answer")
+
+    with caplog.at_level("INFO", logger="openqwq"):
+        world.train_rl(tmp_path, world.stage(steps=1), verifier=Unreachable())
+    assert "no rollout could be judged (the sandbox does not answer), no update" in caplog.text
+    assert world.rows(tmp_path)[0]["unjudged"] == 1.0
+
+
 def test_every_row_has_the_same_keys_in_the_same_order_and_counts_add_up(world, tmp_path):
     world.train_rl(tmp_path, world.stage())
     rows = world.rows(tmp_path)
