@@ -89,7 +89,7 @@ def run_rl(
     """
     check_rewards(stage, reward_scorer)
     _check_stage(stage, ctx)
-    pool = build_pool(stage, mixture, ctx)
+    pool = None if replay else build_pool(stage, mixture, ctx)
     problems = pool or mixture
     timeline = Timeline()
     overlapped = stage.max_staleness > 0 and replay is None
