@@ -11,9 +11,10 @@ cores as `--threads` says; nothing ends a sequence early, and a peer that gives 
 is the best round. Narrow weights (bf16, int8, int4) do `--narrow-work`.
 
 Beside the speed: the rate at which this process, with as many threads, reads memory, and which share of it the weights
-take that a token of a single sequence reads (weights that fit the processor's cache may be read faster than that); how
-many tokens agree with `transformers`' in float32 where the likeliest is taken. An engine in float32 must agree in all
-prompts' first tokens and in 95% of all, narrow weights in a quarter of the first ones; else it is said, not ranked.
+take that a token of a single sequence reads, its prompt's time left out (weights that fit the processor's cache may be
+read faster than that); how many tokens agree with `transformers`' in float32 where the likeliest is taken. An engine in
+float32 must agree in all prompts' first tokens and in 95% of all, narrow weights in a quarter of the first ones; else
+it is said, not ranked.
 
 Peers with their own demands live in environments of their own, each with this package's torch or another one:
 
@@ -23,7 +24,7 @@ Peers with their own demands live in environments of their own, each with this p
 
 `--peer-python` names their interpreters; a peer runs in the first one that has it, this one before them. Absent peers
 are named. Every measurement is written at once to benchmarks/results/generate.json: the same command goes on where it
-was interrupted, `--fresh` begins anew, and `--models FOLDER` keeps the converted weights.
+was interrupted, another commit or `--fresh` begins a shape anew, and `--models FOLDER` keeps the converted weights.
 """
 
 from __future__ import annotations
@@ -68,8 +69,10 @@ def main() -> int:
     report = read_report(args.output)
     name = f"{args.shape}, {args.threads} thread{'s' if args.threads > 1 else ''}"
     shape: Report = report["shapes"].setdefault(name, {})
-    if args.fresh:
+    commit = describe_machine()["commit"]
+    if args.fresh or shape.get("commit") != commit:
         shape.clear()
+    shape["commit"] = commit
     pythons, versions = find_engines([sys.executable, *args.peer_python])
     shape.setdefault("engines", {})
     shape["absent"] = sorted({engine.distribution for name, engine in ENGINES.items() if name not in pythons})
@@ -124,6 +127,7 @@ def find_engines(interpreters: list[str]) -> tuple[dict[str, str], dict[str, str
 def read_report(path: Path) -> Report:
     """What an earlier run has measured on a machine like this one; else an empty report."""
     report = {**describe_machine(), "shapes": {}}
+    del report["commit"]  # each shape has its own
     if path.exists():
         former = json.loads(path.read_text(encoding="utf-8"))
         changed = [key for key, value in report.items() if key != "shapes" and former.get(key) != value]
@@ -239,6 +243,8 @@ class Runner:
             self.check(engine, row)
             done = self.run(engine, work)
             rates.append(done and done["tokens_per_s"])
+            if done and "decode_tokens_per_s" in done:
+                row["decode_tokens_per_s"] = max(done["decode_tokens_per_s"], row.get("decode_tokens_per_s", 0.0))
             if done:
                 row["bytes"] = done["bytes"] or self.shape["float32_bytes"] // (2 if narrow else 1)
         except EngineFailedError as error:

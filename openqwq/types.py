@@ -91,6 +91,17 @@ class StructuredOutputs:
     tools: tuple[Mapping[str, Any], ...] = ()
     require_tool: bool = False
 
+    def __post_init__(self) -> None:
+        _make_tuples(self, "choice", "tools")
+
+
+def _make_tuples(instance: Any, *names: str) -> None:
+    """One text is a tuple of one: taken as it is, it would be a tuple of its letters."""
+    for name in names:
+        value = getattr(instance, name)
+        if value is None or isinstance(value, (str, list)):
+            object.__setattr__(instance, name, (value,) if isinstance(value, str) else tuple(value or ()))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
@@ -99,13 +110,14 @@ class SamplingParams:
     temperature 0 is greedy. top_k 0 or -1 and top_p 1 are off. Order: temperature, top-k, top-p, min-p
     (QwQ's published scores were made in this order); `temperature_last` is llama.cpp's. `seed` makes a request's
     tokens independent of whatever else is in the batch. `stop_token_ids` are added to the model's own end tokens.
+    Where several values may be given, one text, a list or None does as well, as in vLLM: `stop="\\n\\n"`.
 
     presence_penalty, frequency_penalty: subtracted once, or as often as a token is in the completion; 0 is off.
     repetition_penalty: divides logits above 0 and multiplies those below of tokens in prompt or completion; 1 is off.
-    logit_bias:         added to the logits of token ids.
+    logit_bias:         added to the logits of token ids, before the penalties.
     bad_words:          texts that are never written.
     stop:               texts that end a sample and are cut from it; not looked for while the model thinks.
-    min_tokens:         no end token before that many tokens.
+    min_tokens:         no end token, and no stop text, within that many tokens.
     logprobs:           also the raw log-probs of this many likeliest tokens and of the sampled one, at each place.
     prompt_logprobs:    the same for the prompt's tokens; the cache of prompts is not used then.
     kept_ids:           also which ids top-k, top-p and min-p left to draw from, at each place.
@@ -143,6 +155,9 @@ class SamplingParams:
     answer_scripts: tuple[str, ...] = ()
     thinking_scripts: tuple[str, ...] = ()
     structured: StructuredOutputs | None = None
+
+    def __post_init__(self) -> None:
+        _make_tuples(self, "stop", "stop_token_ids", "bad_words", "answer_scripts", "thinking_scripts")
 
     def replace(self, **changes: Any) -> SamplingParams:
         return replace(self, **changes)

@@ -37,7 +37,7 @@ def main() -> None:
         result = (
             {"tokens": run(requests, False)}
             if name == "check"
-            else {"tokens_per_s": rate(run, requests, work["sampled"]), "bytes": num_bytes}
+            else {**rate(run, requests, work["sampled"]), "bytes": num_bytes}
         )
     print("\n" + json.dumps(result), flush=True)
     os._exit(0)  # some engines leave threads behind that never end
@@ -55,24 +55,36 @@ def convert(module: Any, folder: Path, kind: str, out: Path) -> dict[str, bool]:
     return {"converted": True}
 
 
-def rate(run: Run, requests: Requests, sampled: bool) -> float:
-    """Tokens per second, of the fastest of some repeats where one takes no time: sampled tokens, or the prompt's where
-    only one is sampled. Every repeat has other prompts, so that none finds its prefix in a cache.
+def rate(run: Run, requests: Requests, sampled: bool) -> dict[str, float]:
+    """Tokens per second: those sampled, or the prompt's where only one is sampled.
+
+    Of a single request also those of decoding alone, in which its prompt and its first token have no part.
     """
     vocab = 1 + max(max(prompt) for prompt, _ in requests)
-    first = other_prompts(requests[:WARM_UP], vocab, MOST_REPEATS)
-    run([(prompt, min(new, WARM_UP)) for prompt, new in first], sampled)
+    run([(prompt, min(new, WARM_UP)) for prompt, new in other_prompts(requests[:WARM_UP], vocab, -1)], sampled)
     tokens = sum(new if new > 1 else len(prompt) for prompt, new in requests)
+    whole_s = shortest(run, requests, sampled, vocab)
+    if len(requests) > 1 or requests[0][1] == 1:
+        return {"tokens_per_s": tokens / whole_s}
+    first_s = shortest(run, [(requests[0][0], 1)], sampled, vocab)
+    return {"tokens_per_s": tokens / whole_s, "decode_tokens_per_s": (tokens - 1) / (whole_s - first_s)}
+
+
+def shortest(run: Run, requests: Requests, sampled: bool, vocab: int) -> float:
+    """Seconds of the fastest of some repeats where one takes no time.
+
+    Every repeat has other prompts, so that none finds its prefix in a cache.
+    """
     best, spent, repeats = float("inf"), 0.0, 0
     while spent < SHORTEST_S and repeats < MOST_REPEATS:
-        work = other_prompts(requests, vocab, repeats)
+        work = other_prompts(requests, vocab, 2 * repeats + (requests[0][1] == 1))
         started = time.perf_counter()
         ids = run(work, sampled)
         seconds = time.perf_counter() - started
         if [len(row) for row in ids] != [new for _, new in requests]:
             raise RuntimeError(f"asked for {[new for _, new in requests]} tokens, got {[len(row) for row in ids]}")
         best, spent, repeats = min(best, seconds), spent + seconds, repeats + 1
-    return tokens / best
+    return best
 
 
 def other_prompts(requests: Requests, vocab: int, number: int) -> Requests:

@@ -28,12 +28,12 @@ def ranked(engine: str, row: Report) -> bool:
 
 
 def summarize(shape: Report) -> None:
-    """The best round of each engine and work (None where all took too long), and the share of the memory's rate."""
+    """The best round of each engine and work (None where all took too long), and decoding's share of memory's rate."""
     for row in shape["engines"].values():
         rounds = row["rounds"].items()
         row["tokens_per_s"] = {work: max(filter(None, rates), default=None) for work, rates in rounds if rates}
-        one = row["tokens_per_s"].get("one")
-        row["share"] = one * row["bytes"] / shape["read_bytes_per_s"] if one else None
+        decoded = row.get("decode_tokens_per_s")
+        row["share"] = decoded * row["bytes"] / shape["read_bytes_per_s"] if decoded else None
 
 
 def ours_of(engine: str) -> str:

@@ -1,16 +1,19 @@
 """Options that several verbs share, so that they read and behave alike.
 
-Public: add_recipe_arguments, add_quantization_argument, add_engine_arguments, engine_options, add_style_argument,
-add_json_argument, print_json.
+Public: add_recipe_arguments, add_quantization_argument, add_engine_arguments, engine_options, read_bytes,
+add_style_argument, add_json_argument, print_json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from typing import Any
 
 from openqwq.errors import UserError
+
+UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +49,24 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         'the prompt, \'{"method": "ngram", "num_speculative_tokens": 4}\'',
     )
     parser.add_argument(
+        "--kv-cache-memory",
+        type=read_bytes,
+        metavar="SIZE",
+        help="memory for the KV cache, e.g. 8GiB (default: half of what a GPU has free, or 2GiB on a CPU)",
+    )
+    parser.add_argument(
+        "--gpu-memory-utilization",
+        type=float,
+        metavar="SHARE",
+        help="instead of it: the share of a GPU for weights and cache together, e.g. 0.9",
+    )
+    parser.add_argument(
+        "--max-num-batched-tokens",
+        type=int,
+        metavar="N",
+        help="tokens of one pass, longer prompts go in chunks: fewer let others on sooner (8192)",
+    )
+    parser.add_argument(
         "--kv-cache-dtype",
         choices=("auto", "float32", "bfloat16", "int8"),
         default="auto",
@@ -71,9 +92,18 @@ def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("speculative_config", "rope_scaling"):
         if getattr(args, name) is not None:
             options[name] = _read_object(f"--{name.replace('_', '-')}", getattr(args, name))
-    if args.attention_window is not None:
-        options["attention_window"] = args.attention_window
+    for name in ("kv_cache_memory", "gpu_memory_utilization", "max_num_batched_tokens", "attention_window"):
+        if getattr(args, name) is not None:
+            options[name] = getattr(args, name)
     return options
+
+
+def read_bytes(text: str) -> int:
+    """Bytes from "8GiB", "512 MiB" or a whole number of them. Raises ArgumentTypeError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]iB|)", text.strip())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, as 8GiB and 512MiB are")
+    return int(float(found[1]) * UNITS[found[2]])
 
 
 def _read_object(option: str, text: str) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Talk to a model: thinking dimmed or folded, history without it, slash commands.
 
-Ctrl-C stops the answer, not the program. Commands: /help lists them. Where stdin is no terminal, every line is a turn
-and stdout holds the answers only.
+Ctrl-C stops the answer, not the program; Ctrl-\\ ends the thinking, and the model answers from what it has. Commands:
+/help lists them. Where stdin is no terminal, every line is a turn and stdout holds the answers only.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from openqwq.types import Completion
 
 PROMPT_LOOKUP = {"method": "ngram", "num_speculative_tokens": 4}
+KEYS = "Ctrl-C stops an answer, Ctrl-\\ only its thinking"
 DIM, PLAIN, ERASE_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
 
 
@@ -41,12 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    params = parse_params(args.overrides)
+    parse_params(args.overrides)  # mistakes are found before weights are loaded
     from openqwq.inference import LLM
+    from openqwq.inference.params import check_params
 
     options = {"speculative_config": PROMPT_LOOKUP, **engine_options(args)}
     llm = LLM(args.model, max_model_len=args.max_model_len, max_num_seqs=1, **options)
     llm.require_tokenizer()
+    params = parse_params(args.overrides, llm.default_sampling_params)
+    check_params(params)
     Chat(llm, params, system=args.system, fold=args.fold, style=args.style).loop()
     return 0
 
@@ -59,6 +65,9 @@ class Screen:
         self.interactive = sys.stdin.isatty() and sys.stdout.isatty()
         self.colour = self.interactive and "NO_COLOR" not in os.environ
         self._started = 0.0
+        if self.interactive:
+            with contextlib.suppress(ImportError):  # not everywhere
+                importlib.import_module("readline")  # `input` then knows arrow keys and pasted lines
 
     def begin(self) -> None:
         self._started = time.monotonic()
@@ -131,7 +140,9 @@ class Chat:
     def loop(self) -> None:
         """Turns and commands until /exit or the end of the input."""
         if self.screen.interactive:
-            self.screen.tell("/help lists the commands; Ctrl-C stops an answer, /exit or Ctrl-D leaves")
+            if hasattr(signal, "SIGQUIT"):
+                signal.signal(signal.SIGQUIT, signal.SIG_IGN)  # a Ctrl-\ that comes too late must not end the program
+            self.screen.tell(f"/help lists the commands; {KEYS}; /exit or Ctrl-D leaves")
         while (line := self.screen.ask()) is not None:
             if line.strip() in ("/exit", "/quit"):
                 return
@@ -172,8 +183,8 @@ class Chat:
         engine = self.llm.engine
         history_ids = self._encode(add_generation_prompt=False)
         engine.prepare_turn(history_ids, former_ids, max_tokens=self.params.max_tokens)
-        with _Interrupt() as interrupt:
-            while engine.has_unfinished and not interrupt.came:
+        with _Keys() as keys:
+            while engine.has_unfinished and not keys.stop:
                 engine.step()
 
     def _encode(self, *turns: Message, **options: Any) -> list[int]:
@@ -191,10 +202,13 @@ class Chat:
         [sample] = engine.samples(request_id)
         view = _View(self.screen, self.tokenizer, self.params, sample)
         started = time.monotonic()
-        with _Interrupt() as interrupt:
+        with _Keys() as keys:
             outputs: list[Any] = []
             while not outputs:
-                if interrupt.came:
+                if keys.answer:
+                    engine.close_thinking(request_id)
+                    keys.answer = False
+                if keys.stop:
                     outputs = [engine.abort(request_id)]
                 else:
                     outputs = engine.step()
@@ -210,7 +224,7 @@ class Chat:
 
     def _help(self) -> None:
         lines = [f"/{name:<9} {text}" for name, (text, _) in self.commands.items()]
-        self.screen.tell("\n".join([*lines, "/exit      leave"]))
+        self.screen.tell("\n".join([*lines, "/exit      leave", KEYS]))
 
     def _undo(self) -> None:
         del self.turns[-2:]
@@ -229,7 +243,11 @@ class Chat:
         if not text:
             self.screen.tell(str(self.params))
         else:
-            self.params = parse_params([text], self.params)
+            from openqwq.inference.params import check_params
+
+            changed = parse_params([text], self.params)
+            check_params(changed)
+            self.params = changed
 
     def _fold(self) -> None:
         self.screen.fold = not self.screen.fold
@@ -283,16 +301,22 @@ class _View:
         self.screen.answer(text)
 
 
-class _Interrupt:
-    """Ctrl-C while the model writes: noted, and acted upon between two steps."""
+class _Keys:
+    """Ctrl-C (`stop`) and Ctrl-\\ (`answer`) while the model writes: noted, and acted upon between two steps."""
 
-    def __enter__(self) -> _Interrupt:
-        self.came = False
-        self._former = signal.signal(signal.SIGINT, self._note)
+    def __enter__(self) -> _Keys:
+        self.stop = self.answer = False
+        notes = {"SIGINT": self._note_stop, "SIGQUIT": self._note_answer}
+        there = {signal.Signals[name]: note for name, note in notes.items() if hasattr(signal, name)}
+        self._former = {number: signal.signal(number, note) for number, note in there.items()}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._former)
+        for number, former in self._former.items():
+            signal.signal(number, former)
 
-    def _note(self, *_: object) -> None:
-        self.came = True
+    def _note_stop(self, *_: object) -> None:
+        self.stop = True
+
+    def _note_answer(self, *_: object) -> None:
+        self.answer = True

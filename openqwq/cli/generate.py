@@ -44,15 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    params, options = parse_params(args.overrides), engine_options(args)
+    parse_params(args.overrides)  # mistakes are found before weights are loaded
+    options = engine_options(args)
     rows = list(read_rows(args.input))
     sink = Sink.open(args.output, rows)
     todo = [row for row in rows if row.line > sink.last_line]
     logger.info(f"{len(todo)} of {len(rows)} rows to do; completions go to {args.output}")
     if todo:
         from openqwq.inference import LLM
+        from openqwq.inference.params import check_params
 
         llm = LLM(args.model, max_model_len=args.max_model_len, max_num_seqs=args.max_num_seqs, **options)
+        params = parse_params(args.overrides, llm.default_sampling_params)
+        check_params(params)  # here they are no row's fault
         complete_rows(llm, todo, params, sink, style=args.style)
     logger.info(f"done: {args.output}" + (f"; rejected lines: {sink.rejects}" if sink.rejects.exists() else ""))
     return 0
@@ -80,8 +84,8 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 def _read_row(number: int, line: bytes) -> Row:
     try:
-        value = json.loads(line)
-    except ValueError as error:
+        value = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         return Row(number, {}, f"not JSON: {error}")
     if not isinstance(value, dict) or ("prompt" in value) == ("messages" in value):
         return Row(number, {}, 'not an object with either "prompt" or "messages"')
@@ -103,14 +107,17 @@ class Sink:
 
     @classmethod
     def open(cls, output: Path, rows: Sequence[Row]) -> Sink:
-        """Continue what an earlier run has written; raises UserError when that was another input's."""
+        """Continue what an earlier run has written. Raises UserError when that was another input's, or is no file."""
         rejects = Path(f"{output}.rejects.jsonl")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        written = _read_written(output)
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            written, rejected = _read_written(output), _read_written(rejects)
+        except OSError as error:
+            raise UserError(f"cannot write the output {output}: {error.strerror}") from error
         inputs = {row.line: row.value for row in rows}
         if written and inputs.get(written[-1]["line"]) != written[-1].get("input"):
             raise UserError(f"{output} holds completions of another input", hint="choose another --output")
-        lines = [row["line"] for row in written + _read_written(rejects)]
+        lines = [row["line"] for row in written + rejected]
         return cls(output, rejects, max(lines, default=0))
 
     def expect(self, rows: Sequence[Row]) -> None:
@@ -157,7 +164,7 @@ def complete_rows(
     style: of `tokenizer.PROMPT_STYLES`, for rows with messages.
     """
     sink.expect(rows)
-    progress = Progress(len(rows))
+    progress, tokens_before = Progress(len(rows)), llm.engine.num_generated
     waiting = iter(rows)
     running: dict[str, Row] = {}
     queue_length = 2 * llm.engine.runner.num_slots
@@ -169,12 +176,13 @@ def complete_rows(
             if row is not None and _start(llm, row, params, sink, style):
                 running[str(row.line)] = row
             elif row is not None:
-                progress.add(0)
+                progress.done += 1
         for output in llm.engine.step():
             row = running.pop(output.request_id)
             errors = [completion.error for completion in output.outputs if completion.error]
             sink.reject(row, errors[0]) if errors else sink.accept(row, output.outputs)
-            progress.add(sum(len(completion.token_ids) for completion in output.outputs))
+            progress.done += 1
+        progress.show(llm.engine.num_generated - tokens_before)
     progress.finish()
 
 
@@ -203,24 +211,26 @@ def _encode(llm: LLM, value: Mapping[str, Any], style: str | None) -> list[int]:
 
 
 class Progress:
-    """Rows, tokens per second and time left, on one line of a terminal; silent elsewhere."""
+    """Rows, tokens per second and time left, on one line of a terminal; silent elsewhere.
+
+    done: rows that are finished or rejected. tokens: sampled so far, by rows that go on too.
+    """
 
     def __init__(self, num_rows: int):
         self.num_rows, self.done, self.tokens = num_rows, 0, 0
         self.start = self.shown = time.monotonic()
         self.visible = sys.stderr.isatty()
 
-    def add(self, num_tokens: int) -> None:
-        self.done += 1
-        self.tokens += num_tokens
+    def show(self, num_tokens: int) -> None:
+        self.tokens = num_tokens
         now = time.monotonic()
         if self.visible and now - self.shown >= 0.2:
             self.shown = now
             print(f"\r{self.line(now - self.start)}\x1b[K", end="", file=sys.stderr, flush=True)
 
     def line(self, elapsed_s: float) -> str:
-        left = elapsed_s / self.done * (self.num_rows - self.done)
-        return f"{self.done}/{self.num_rows} rows, {self.tokens / elapsed_s:.0f} tokens/s, {format_time(left)} left"
+        left = f", {format_time(elapsed_s / self.done * (self.num_rows - self.done))} left" if self.done else ""
+        return f"{self.done}/{self.num_rows} rows, {self.tokens / elapsed_s:.0f} tokens/s{left}"
 
     def finish(self) -> None:
         elapsed_s = max(time.monotonic() - self.start, 1e-9)

@@ -29,7 +29,10 @@ def run(args: argparse.Namespace) -> int:
     from openqwq.checkpoint.packed import packed_layout, save_packed
     from openqwq.model import load_model, resolve_folder
 
-    layout = packed_layout(args.format, args.group_size)
+    try:
+        layout = packed_layout(args.format, args.group_size)
+    except UserError as error:  # says where the number would stand in the new folder
+        raise UserError(f"`--group-size {args.group_size}` cannot be: {error.message}", hint=error.hint) from error
     source = resolve_folder(args.model)
     if args.out.resolve() == source.resolve():
         raise UserError(f"`--out` is the model's own folder, {source}", hint="choose another one")

@@ -7,7 +7,7 @@
 - `AsyncEngine`   an `Engine` in a thread of its own, for event loops
 """
 
-from openqwq.types import SamplingParams
+from openqwq.types import SamplingParams, StructuredOutputs
 
 from .async_engine import AsyncEngine, CompletionDelta
 from .engine import Engine
@@ -26,4 +26,5 @@ __all__ = [
     "RoundedEngine",
     "SamplingParams",
     "Speculation",
+    "StructuredOutputs",
 ]

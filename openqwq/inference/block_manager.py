@@ -39,6 +39,11 @@ class BlockTable:
     used: list[list[int]] = field(default_factory=list)
 
 
+def format_bytes(number: int) -> str:
+    """As in "1.50 GiB" or "24.0 MiB"."""
+    return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
+
+
 class BlockPool:
     """`num_blocks` blocks of `block_size` tokens; `prefix_caching` False keeps no content."""
 

@@ -18,8 +18,9 @@ from openqwq.model import AttentionWindows, Qwen2ForCausalLM, set_batch_invarian
 from openqwq.types import Completion, Prompt, SamplingParams
 
 from .block_manager import ROOT, SCALED_ROOT
-from .memory import cache_memory
+from .memory import cache_memory, check_sizes
 from .outputs import EngineStats, RequestOutput
+from .params import nothing_to_sample
 from .partial import restore
 from .reasoning import CLOSING_TEXT, Reasoning
 from .requests import Decoder, RequestMaker, check_invariant, check_windows, common_length, plain_window
@@ -29,7 +30,7 @@ from .scheduler import Plan, Scheduler
 from .sequence import NO_ROW, Request, failed_completion
 from .sequence import Sequence as Sample
 from .speculation import Speculation
-from .stops import holds_stop, sample_text
+from .stops import holds_stop, sample_text, search_start
 
 MAX_SEED = 2**62
 
@@ -40,7 +41,7 @@ class Engine:
     tokenizer:              decodes texts and finds stop strings; without one, texts are empty.
     eos_token_ids:          ids that end every sample; None: the tokenizer's.
     max_num_seqs:           sequences that run at once, at most; fewer when the KV cache does not hold them.
-    max_model_len:          prompt and completion together; None: the model's context.
+    max_model_len:          prompt and completion together; None: the model's context, which is also the most.
     max_num_batched_tokens: tokens of one pass, prompts and decoding rows together; longer prompts go in chunks.
     kv_cache_memory:        bytes; None: half of the GPU's free memory, or 2 GiB on a CPU.
     kv_cache_dtype:         "bfloat16" or "int8" (a scale for each token and head) keep more tokens in it, rounded:
@@ -55,6 +56,7 @@ class Engine:
     batch_invariant:        a token and its log-prob never depend on what else runs (model/invariant.py); CPU, float32.
     prefix_caching:         keep the cache of prompts for later ones that begin alike.
     seed:                   of requests that bring none; request number and this seed decide their noise.
+    Raises UserError naming what no engine can have, what does not go together, and a cache too small for one sequence.
     """
 
     def __init__(
@@ -87,7 +89,14 @@ class Engine:
         if eos_token_ids is None:
             eos_token_ids = tokenizer.eos_token_ids if tokenizer else ()
         self.eos_token_ids = frozenset(eos_token_ids)
-        self.max_model_len = max_model_len or model.config.max_context
+        self.max_model_len = model.config.max_context if max_model_len is None else max_model_len
+        check_sizes(
+            model.config.max_context,
+            gpu_memory_utilization,
+            max_model_len=self.max_model_len,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+        )
         self.reasoning = Reasoning.of(tokenizer, closing_text)
         self.requests = RequestMaker(
             tokenizer,
@@ -240,6 +249,8 @@ class Engine:
         if self.scheduler.requests.keys() - self._ahead:
             raise ValueError("generate needs an idle engine; use add_request and step beside other requests")
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        if len(each) != len(prompts):
+            raise ValueError(f"there are {len(prompts)} prompts, but {len(each)} sampling parameters")
         results: dict[str, RequestOutput] = {}
         ids = []
         try:
@@ -275,7 +286,7 @@ class Engine:
         """Make room for guesses, as far as blocks reach without preempting anyone; all but draft models guess here."""
         for sample in plan.running:
             room = min(speculation.num_tokens, sample.request.max_new_tokens - len(sample.token_ids) - 1)
-            if not sample.speculates or room <= 0:
+            if room <= 0:
                 continue
             guess = None
             if sample.lookup is not None:
@@ -295,28 +306,24 @@ class Engine:
             if not plan.drafts:
                 self._take(sample, sampled.tokens[row], sampled.logprobs[row], top[0] if top else None)
                 continue
-            num_taken = 0
             for i, (token, logprob) in enumerate(sampled.run_of(row)):
-                num_taken += 1
                 if not self._take(sample, token, logprob, top[i] if top else None):
                     break
-            self._note_guesses(sample, len(plan.drafts.get(row, ())), num_taken - 1)
+            num_drafted = len(plan.drafts.get(row, ()))
+            sample.num_drafted += num_drafted
+            self.num_drafted += num_drafted
+            sample.num_accepted += i  # behind the first token, those that were guessed
+            self.num_accepted += i
         complete = self.scheduler.settle()
         ahead = {request.id for request in complete} & self._ahead
         self._ahead -= ahead
         return [self._output(request) for request in complete if request.id not in ahead]
 
-    def _note_guesses(self, sample: Sample, num_drafted: int, num_accepted: int) -> None:
-        sample.num_drafted += num_drafted
-        sample.num_accepted += num_accepted
-        self.num_drafted += num_drafted
-        self.num_accepted += num_accepted
-
     def _take(self, sample: Sample, token: int, logprob: float, top: dict[int, float] | None) -> bool:
         """Append one token and look whether the sample ends or the engine steps in; True when neither is so."""
         request = sample.request
         if logprob != logprob:
-            sample.finish("abort", "the model's logits are not finite")
+            sample.finish("abort", nothing_to_sample(request.params))
             self.runner.clear(self.pool.forget(sample.table))
             return False
         sample.append(token, logprob, self.version)
@@ -373,24 +380,20 @@ class Engine:
 
     def _stops_at_string(self, sample: Sample) -> bool:
         assert self.tokenizer is not None
-        if sample.thinking:
-            return False
-        return holds_stop(self.tokenizer.decode, sample.token_ids[sample.answer_start :], sample.request.params.stop)
+        stop, start = sample.request.params.stop, search_start(sample)
+        return not sample.thinking and holds_stop(self.tokenizer.decode, sample.token_ids, stop, start)
 
     def _output(self, request: Request) -> RequestOutput:
         assert all(sample.row == NO_ROW and not sample.table.blocks for sample in request.sequences)
         completions = [self.completion(sample) for sample in request.sequences]
-        prompt_logprobs = None
-        if request.params.prompt_logprobs is not None:
-            prompt_logprobs = (None, *request.prompt_logprobs)
-        num_cached = request.sequences[0].num_cached
+        wanted = request.params.prompt_logprobs is not None
         return RequestOutput(
             request.id,
             None,
             request.prompt_ids,
             completions,
-            prompt_logprobs,
-            num_cached,
+            (None, *request.prompt_logprobs) if wanted else None,
+            request.sequences[0].num_cached,
             sum(sample.num_drafted for sample in request.sequences),
             sum(sample.num_accepted for sample in request.sequences),
         )

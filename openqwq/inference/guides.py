@@ -187,12 +187,7 @@ class GrammarMaker:
         from llguidance import LLMatcher
 
         if wanted.json is not None:
-            schema = wanted.json if isinstance(wanted.json, str) else json.dumps(wanted.json)
-            try:
-                json.loads(schema)
-            except ValueError as error:
-                raise UserError(f"`structured.json` is not JSON: {error}") from error
-            return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_STYLE)
+            return LLMatcher.grammar_from_json_schema(_read_schema(wanted.json), overrides=JSON_STYLE)
         if wanted.regex is not None:
             return LLMatcher.grammar_from_regex(wanted.regex)
         if wanted.choice:
@@ -209,8 +204,24 @@ class GrammarMaker:
         return f'start: {opening}"\\n" call "\\n" <[{end}]>\ncall: %json {calls}\n'
 
 
+def _read_schema(given: object) -> str:
+    """A schema as text. Raises UserError for anything but a JSON object, or `true`."""
+    try:
+        schema = json.loads(given if isinstance(given, str) else json.dumps(given))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"`structured.json` is not JSON: {error}") from error
+    if schema is True:
+        schema = {}
+    if not isinstance(schema, dict):
+        raise UserError(
+            f"`structured.json` is {json.dumps(schema)}, but a JSON schema is an object",
+            hint='as in {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}',
+        )
+    return json.dumps(schema)
+
+
 def _call_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(tool.get("name"), str):
+    if not isinstance(tool, Mapping) or not isinstance(tool.get("name"), str):
         raise UserError(f"a tool in `structured.tools` has no name: {tool}")
     return {
         "type": "object",

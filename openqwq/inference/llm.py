@@ -7,7 +7,7 @@ outputs[0].outputs[0].text
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -21,10 +21,12 @@ from openqwq.types import Message, SamplingParams
 
 from .engine import Engine
 from .outputs import RequestOutput
+from .recommended import recommended_sampling
 from .speculation import Speculation, SpeculativeConfig, read_speculation
 from .windows import choose_windows, read_window
 
 Conversation = Sequence[Message | Mapping[str, Any]]
+OnePrompt = str | Sequence[int] | Mapping[str, Any]
 
 
 class LLM:
@@ -32,7 +34,7 @@ class LLM:
 
     model:   a Hugging Face folder, a hub name, or a preset; `tiny` has random weights and no tokenizer.
     device:  None: the first GPU when there is one, else the CPU.
-    dtype:   None: the one that config.json names on a GPU, float32 on a CPU.
+    dtype:   also by its name, as "bfloat16". None or "auto": the one of config.json on a GPU, float32 on a CPU.
     quantization: "bf16", "int8" or "int4" rounds the weights as they are read: a half, a quarter, an eighth of
                   float32's memory. None: as the folder holds them. 4-bit AWQ and GPTQ layers stay packed in any case.
     speculative_config: guesses that are checked in one pass, in vLLM's form: `{"method": "ngram",
@@ -41,6 +43,8 @@ class LLM:
                   "factor": 4.0, "original_max_position_embeddings": 32768}`; the others stay as the model was trained.
     attention_window: how far back layers see, e.g. "tokens=1024" or "mass=0.99,text=FILE" (windows.py).
     options: of `Engine`, e.g. `max_model_len=4096`.
+
+    default_sampling_params: what the folder's generation_config.json recommends, or else `SamplingParams()`.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class LLM:
         *,
         tokenizer: str | Path | None = None,
         device: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         quantization: Quantization | None = None,
         speculative_config: Mapping[str, Any] | None = None,
         rope_scaling: Mapping[str, Any] | None = None,
@@ -61,33 +65,36 @@ class LLM:
             raise UserError(f"`quantization` is {quantization!r}, but must be 'bf16', 'int8', 'int4' or None")
         speculative = read_speculation(speculative_config) if speculative_config else None
         choice = read_window(attention_window) if attention_window else None
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.float32 if dtype is None and device == "cpu" else dtype
-        self.tokenizer = _load_tokenizer(model, tokenizer)
-        network = load_model(model, device=device, dtype=dtype, seed=seed, quantization=quantization or "stored")
+        device = _read_device(device)
+        dtype = _read_dtype(dtype, device)
+        folder = _find(model)
+        self.default_sampling_params = SamplingParams(**recommended_sampling(folder) if folder else {})
+        vocabulary, kept = tokenizer or folder, quantization or "stored"
+        self.tokenizer = Tokenizer.load(vocabulary) if vocabulary else None
+        network = load_model(folder or model, device=device, dtype=dtype, seed=seed, quantization=kept)
         if rope_scaling is not None:
             network.rescale(rope_scaling)
             options.setdefault("yarn_per_request", True)
         if speculative is not None:
             options["speculation"] = _load_speculation(speculative, self.tokenizer, device, dtype)
         if choice is not None:
-            folder = None if _is_shape(model) else resolve_folder(model)
             options["attention_windows"] = choose_windows(choice, network, self.tokenizer, folder)
         eos_token_ids = _end_tokens(self.tokenizer, network.config.eos_token_id)
         self.engine = Engine(network, self.tokenizer, eos_token_ids=eos_token_ids, seed=seed, **options)
 
     def generate(
         self,
-        prompts: str | Sequence[str] | Sequence[Sequence[int]],
+        prompts: OnePrompt | Sequence[OnePrompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[RequestOutput]:
-        """Completions of each prompt, in order; a prompt is a text or its token ids.
+        """Completions of each prompt, in order; a prompt is a text or its token ids (or vLLM's object with either).
 
+        sampling_params: for all or one for each; None: `default_sampling_params`.
         A prompt that does not fit comes back with `finish_reason` "abort" and the reason in `error`.
         """
-        texts: list[str | Sequence[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
+        texts = _read_prompts(prompts)
         ids = [self._token_ids(prompt) for prompt in texts]
-        params = SamplingParams() if sampling_params is None else sampling_params
+        params = self.default_sampling_params if sampling_params is None else sampling_params
         results = self.engine.run(ids, params)
         return [
             replace(output, request_id=str(i), prompt=text if isinstance(text, str) else None)
@@ -116,16 +123,42 @@ class LLM:
         return self.tokenizer
 
 
-def _load_tokenizer(model: str | Path, tokenizer: str | Path | None) -> Tokenizer | None:
-    """The tokenizer beside the weights, or the one that was asked for; None for a preset without weights."""
-    if tokenizer is not None:
-        return Tokenizer.load(tokenizer)
-    return None if _is_shape(model) else Tokenizer.load(resolve_folder(model))
+def _read_device(device: str | None) -> str:
+    """The first GPU where none is named. Raises UserError for one that is not there."""
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(kind, 0)
+    if not there or (number and not (number.isdecimal() and int(number) < there)):
+        raise UserError(f"`device` is {device!r}, but here are the CPU and {torch.cuda.device_count()} CUDA devices")
+    return device
 
 
-def _is_shape(model: str | Path) -> bool:
-    """Whether it is a preset that no weights are published for."""
-    return str(model) in PRESETS and str(model) not in HUB_NAMES and not Path(model).exists()
+def _read_dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype | None:
+    """None for config.json's own. Raises UserError for a name that is no dtype of weights."""
+    if dtype in (None, "auto"):
+        return torch.float32 if device == "cpu" else None
+    read = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(read, torch.dtype) or not read.is_floating_point:
+        raise UserError(f"`dtype` is {dtype!r}, but must be 'float32', 'bfloat16', 'float16' or 'auto'")
+    return read
+
+
+def _read_prompts(prompts: OnePrompt | Sequence[OnePrompt]) -> list[str | Sequence[int]]:
+    """One prompt or several, each as its text or token ids. Raises ValueError for what is none."""
+    alone = isinstance(prompts, (str, Mapping)) or (len(prompts) > 0 and isinstance(prompts[0], int))
+    several: Any = [prompts] if alone else prompts
+    read = [p.get("prompt_token_ids", p.get("prompt")) if isinstance(p, Mapping) else p for p in several]
+    for prompt in read:
+        if not isinstance(prompt, Iterable):
+            raise ValueError(f"a prompt is a text or a list of token ids, but this is {prompt!r}")
+    return read
+
+
+def _find(model: str | Path) -> Path | None:
+    """The folder of its weights, downloaded if need be; None for a preset that none are published for."""
+    is_shape = str(model) in PRESETS and str(model) not in HUB_NAMES and not Path(model).exists()
+    return None if is_shape else resolve_folder(model)
 
 
 def _load_speculation(
@@ -134,13 +167,14 @@ def _load_speculation(
     """With the draft model's weights. Raises UserError where its tokenizer is another one."""
     if config.model is None:
         return Speculation(num_tokens=config.num_tokens)
-    own = _load_tokenizer(config.model, None)
+    folder = _find(config.model)
+    own = Tokenizer.load(folder) if folder else None
     if own is not None and tokenizer is not None and own.backend.get_vocab() != tokenizer.backend.get_vocab():
         raise UserError(
             f"the draft model {config.model} has another vocabulary than the model that it guesses for",
             hint="take a smaller model of the same family",
         )
-    model = load_model(config.model, device=device, dtype=dtype)
+    model = load_model(folder or config.model, device=device, dtype=dtype)
     return Speculation(num_tokens=config.num_tokens, model=model, rejection=config.rejection)
 
 

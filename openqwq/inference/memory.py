@@ -1,6 +1,6 @@
 """How much memory the KV cache takes, and in what its keys and values are kept.
 
-Public: BLOCK_SIZE, cache_memory, storage_dtype, fit_blocks.
+Public: BLOCK_SIZE, check_sizes, cache_memory, storage_dtype, fit_blocks.
 """
 
 from __future__ import annotations
@@ -9,11 +9,29 @@ import torch
 
 from openqwq.errors import UserError
 
-GIB = 2**30
-CPU_CACHE_BYTES = 2 * GIB
+from .block_manager import format_bytes
+
+CPU_CACHE_BYTES = 2 * 2**30
 GPU_CACHE_SHARE = 0.5  # of the memory that is free once the weights are loaded: a trainer may need the rest
 BLOCK_SIZE = 16
 KV_CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+
+
+def check_sizes(max_context: int, gpu_memory_utilization: float | None, **sizes: int) -> None:
+    """Raises UserError naming the first of an engine's sizes that it cannot run with.
+
+    max_context: positions that the model has. sizes: by their names, `max_model_len` among them.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise UserError(f"`{name}` is {size}, but must be at least 1")
+    if sizes["max_model_len"] > max_context:
+        raise UserError(
+            f"`max_model_len` is {sizes['max_model_len']}, but the model has {max_context} positions",
+            hint="lower it, or extend the model by YaRN with `rope_scaling`",
+        )
+    if gpu_memory_utilization is not None and not 0 < gpu_memory_utilization <= 1:
+        raise UserError(f"`gpu_memory_utilization` is {gpu_memory_utilization}, but must be above 0 and at most 1")
 
 
 def cache_memory(device: torch.device, gpu_memory_utilization: float | None) -> int:
@@ -50,9 +68,10 @@ def fit_blocks(token_bytes: int, most: int, max_model_len: int, memory: int) -> 
     num_blocks = min(most, memory // (token_bytes * BLOCK_SIZE))
     if num_blocks * BLOCK_SIZE < max_model_len:
         needed = -(-max_model_len // BLOCK_SIZE) * BLOCK_SIZE * token_bytes
+        lower = f"lower `max_model_len` to {num_blocks * BLOCK_SIZE} or " if num_blocks > 0 else ""
         raise UserError(
-            f"one sequence of `max_model_len` {max_model_len} needs {needed / GIB:.2f} GiB of KV cache, "
-            f"but `kv_cache_memory` is {memory / GIB:.2f} GiB",
-            hint=f"lower `max_model_len` to {num_blocks * BLOCK_SIZE} or raise `kv_cache_memory`",
+            f"one sequence of `max_model_len` {max_model_len} needs {format_bytes(needed)} of KV cache, "
+            f"but `kv_cache_memory` is {format_bytes(memory)}",
+            hint=f"{lower}raise `kv_cache_memory`",
         )
     return num_blocks

@@ -2,47 +2,114 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from math import inf
+from numbers import Integral, Real
+from typing import Any
+
 from openqwq.errors import UserError
-from openqwq.types import SamplingParams
+from openqwq.types import SamplingParams, StructuredOutputs
 
 from .scripts import SCRIPTS
 
 MAX_LOGPROBS = 100
+LEAST_TEMPERATURE = 1e-20  # logits divided by less are no longer finite
 
 
 def check_params(params: SamplingParams) -> None:
-    """Raises UserError naming the first value that is out of range."""
-    counts = f"between 0 and {MAX_LOGPROBS}"
-    rules = (
-        ("n", params.n >= 1, "at least 1"),
-        ("temperature", 0 <= params.temperature < float("inf"), "0 (greedy) or above"),
-        ("top_p", 0 < params.top_p <= 1, "above 0 and at most 1"),
-        ("top_k", params.top_k >= -1, "1 or more; 0 or -1 for off"),
-        ("min_p", 0 <= params.min_p <= 1, "between 0 and 1"),
-        ("max_tokens", params.max_tokens >= 1, "at least 1"),
-        ("stop", all(params.stop), "strings that are not empty"),
-        ("bad_words", all(params.bad_words), "strings that are not empty"),
-        ("presence_penalty", -2 <= params.presence_penalty <= 2, "between -2 and 2"),
-        ("frequency_penalty", -2 <= params.frequency_penalty <= 2, "between -2 and 2"),
-        ("repetition_penalty", 1e-6 <= params.repetition_penalty <= 1e6, "between 1e-6 and 1e6"),
-        ("logit_bias", all(value == value for value in params.logit_bias.values()), "numbers by token id"),
-        ("min_tokens", 0 <= params.min_tokens <= params.max_tokens, "between 0 and `max_tokens`"),
-        ("logprobs", params.logprobs is None or 0 <= params.logprobs <= MAX_LOGPROBS, counts),
-        ("prompt_logprobs", params.prompt_logprobs is None or 0 <= params.prompt_logprobs <= MAX_LOGPROBS, counts),
-        ("thinking_budget", params.thinking_budget is None or params.thinking_budget >= 0, "0 or above"),
-        ("min_thinking_tokens", params.min_thinking_tokens >= 0, "0 or above"),
-        ("max_repeats", params.max_repeats is None or params.max_repeats >= 2, "at least 2"),
-        ("answer_scripts", set(params.answer_scripts) <= SCRIPTS.keys(), f"of {', '.join(SCRIPTS)}"),
-        ("thinking_scripts", set(params.thinking_scripts) <= SCRIPTS.keys(), f"of {', '.join(SCRIPTS)}"),
-    )
-    for name, good, allowed in rules:
-        if not good:
-            raise UserError(f"`{name}` is {getattr(params, name)!r}, but must be {allowed}")
+    """Raises UserError naming the first value that is out of range or of the wrong type."""
+    for name, is_good, allowed in RULES:
+        value = getattr(params, name)
+        if not is_good(value):
+            raise UserError(f"`{name}` is {value!r}, but must be {allowed}")
+    if params.min_tokens > params.max_tokens:
+        raise UserError(f"`min_tokens` is {params.min_tokens}, but `max_tokens` is only {params.max_tokens}")
     if params.thinking_budget is not None and params.min_thinking_tokens > params.thinking_budget:
         raise UserError(
             f"`min_thinking_tokens` is {params.min_thinking_tokens}, "
             f"but `thinking_budget` is only {params.thinking_budget}"
         )
-    given = params.structured
-    if given and sum(map(bool, (given.json, given.regex, given.choice, given.tools))) != 1:
+    if params.structured is not None:
+        _check_structured(params.structured)
+
+
+def _check_structured(given: StructuredOutputs) -> None:
+    if (given.json is not None) + (given.regex is not None) + bool(given.choice) + bool(given.tools) != 1:
         raise UserError("`structured` needs exactly one of `json`, `regex`, `choice` and `tools`")
+    if not isinstance(given.regex or "", str) or not all(isinstance(text, str) for text in given.choice):
+        raise UserError("`regex` and `choice` of `structured` are texts")
+
+
+def nothing_to_sample(params: SamplingParams) -> str:
+    """What is said of a sample when no token has a finite logit."""
+    forbids = (params.logit_bias, params.bad_words, params.answer_scripts, params.thinking_scripts, params.structured)
+    if any(forbids):
+        return "the model's logits are not finite, or what the request forbids leaves no token to write"
+    return "the model's logits are not finite"
+
+
+def _whole(least: float, most: float = inf) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, Integral) and least <= int(value) <= most
+
+
+def _number(least: float, most: float) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, Real) and least <= float(value) <= most
+
+
+def _unset_or(is_good: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or is_good(value)
+
+
+def _all(is_good: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, tuple) and all(map(is_good, value))
+
+
+def _is_temperature(value: Any) -> bool:
+    return isinstance(value, Real) and (value == 0 or LEAST_TEMPERATURE <= float(value) < inf)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_bias(value: Any) -> bool:
+    keys = isinstance(value, Mapping) and all(isinstance(token, Integral) for token in value)
+    return keys and all(isinstance(bias, Real) and float(bias) < inf for bias in value.values())
+
+
+def _is_script(value: Any) -> bool:
+    return isinstance(value, str) and value in SCRIPTS
+
+
+RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("n", _whole(1), "a whole number from 1 on"),
+    ("temperature", _is_temperature, f"0 (greedy), or a number from {LEAST_TEMPERATURE:g} on"),
+    ("top_p", lambda value: _number(0, 1)(value) and value > 0, "above 0 and at most 1"),
+    ("top_k", _whole(-1), "a whole number from 1 on; 0 or -1 for off"),
+    ("min_p", _number(0, 1), "between 0 and 1"),
+    ("max_tokens", _whole(1), "a whole number from 1 on"),
+    ("seed", _unset_or(_whole(-inf)), "a whole number, or None"),
+    ("stop", _all(_is_text), "texts that are not empty"),
+    ("stop_token_ids", _all(_whole(0)), "token ids"),
+    ("bad_words", _all(_is_text), "texts that are not empty"),
+    ("ignore_eos", _is_flag, "true or false"),
+    ("kept_ids", _is_flag, "true or false"),
+    ("temperature_last", _is_flag, "true or false"),
+    ("presence_penalty", _number(-2, 2), "between -2 and 2"),
+    ("frequency_penalty", _number(-2, 2), "between -2 and 2"),
+    ("repetition_penalty", _number(1e-6, 1e6), "between 1e-6 and 1e6"),
+    ("logit_bias", _is_bias, "numbers below infinity by token id"),
+    ("min_tokens", _whole(0), "a whole number from 0 on"),
+    ("logprobs", _unset_or(_whole(0, MAX_LOGPROBS)), f"between 0 and {MAX_LOGPROBS}, or None"),
+    ("prompt_logprobs", _unset_or(_whole(0, MAX_LOGPROBS)), f"between 0 and {MAX_LOGPROBS}, or None"),
+    ("thinking_budget", _unset_or(_whole(0)), "a whole number from 0 on, or None"),
+    ("min_thinking_tokens", _whole(0), "a whole number from 0 on"),
+    ("max_repeats", _unset_or(_whole(2)), "a whole number from 2 on, or None"),
+    ("answer_scripts", _all(_is_script), f"of {', '.join(SCRIPTS)}"),
+    ("thinking_scripts", _all(_is_script), f"of {', '.join(SCRIPTS)}"),
+    ("structured", _unset_or(lambda value: isinstance(value, StructuredOutputs)), "`StructuredOutputs`, or None"),
+)

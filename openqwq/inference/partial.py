@@ -35,8 +35,7 @@ def _restore_one(sample: Sequence, completion: Completion, reasoning: Reasoning 
     for place, (token, logprob, version) in enumerate(stamped):
         span_end = put_in.get(place, span_end)
         sample.append(token, logprob, version)
-        closes = sample.thinking and reasoning is not None and reasoning.ends(sample)
-        if closes and reasoning is not None:
+        if sample.thinking and reasoning is not None and reasoning.ends(sample):
             reasoning.note_end(sample)
         elif sample.loops is not None and place >= span_end:
             sample.loops.push(token)

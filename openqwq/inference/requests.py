@@ -89,8 +89,7 @@ class RequestMaker:
             sample.thinking = thinking
             sample.guide = self._guide(params, thinking)
             sample.loops = self.reasoning.detector(params) if self.reasoning else None
-            sample.speculates = self.speculation is not None
-            if sample.speculates and self.speculation and self.speculation.model is None:
+            if self.speculation is not None and self.speculation.model is None:
                 sample.lookup = PromptLookup()
         return request
 

@@ -1,8 +1,8 @@
 """What changes a row's logits before they are sampled: penalties, biases, minimum lengths, masks. All rows at once.
 
-In this order: repetition, frequency and presence penalties, logit bias, then everything that forbids tokens
-(minimum length, scripts, bad words, grammars). Each is skipped when no running row asks for it. Penalties follow
-vLLM: the repetition penalty looks at prompt and completion, the other two at the completion.
+In this order, as in vLLM: logit bias; repetition, frequency and presence penalties; then everything that forbids tokens
+(minimum length, scripts, bad words, grammars), where the order makes no difference. Each is skipped when no running row
+asks for it. The repetition penalty looks at prompt and completion, the other two at the completion.
 
 Letters: R rows that run, S rows of the tables, L lines of logits: one a row, then one for each guessed token (`Lines`).
 V vocabulary.
@@ -86,11 +86,11 @@ class LogitRules:
 
     def weigh(self, logits: Tensor, positions: Tensor, lines: Lines | None = None) -> None:
         """The same without guides, for any lines."""
-        if self._penalties.active:
-            self._penalties.apply(logits, lines)
         if self._bias is not None:
             at, (_, tokens, values) = _entries(self._bias, lines)
             logits.index_put_((at, tokens), values, accumulate=True)
+        if self._penalties.active:
+            self._penalties.apply(logits, lines)
         if self._floor is not None:
             at, (rows, tokens, least) = _entries(self._floor, lines)
             own = positions[rows] if lines is None else positions[rows] + lines.offset[at]

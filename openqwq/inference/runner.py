@@ -11,7 +11,6 @@ from torch import Tensor
 
 from openqwq.model import (
     AttentionWindows,
-    DecodeKernel,
     KVCache,
     PagedAttention,
     PagedChunk,
@@ -304,8 +303,8 @@ class Runner:
         decoder = None if invariant else self._decoder
         if decoder is not None and not chunks and 0 < len(positions) <= decoder.max_rows:
             return decoder(tokens, positions, tables, longest, scaled)
-        if isinstance(decoder, DecodeKernel) and not any(_wants_prompt_logprobs(c) for c in chunks):
-            return self._decode(decoder, tokens, positions, tables, longest, scaled, paged)
+        if decoder is not None and decoder.takes_chunks and not any(_wants_prompt_logprobs(c) for c in chunks):
+            return _decode(decoder, tokens, positions, tables, longest, scaled, paged)
         context: PagedAttention | WindowedAttention
         if self.pages is None:
             context = PagedAttention(
@@ -320,26 +319,26 @@ class Runner:
         self._score_prompts(chunks, hidden[len(positions) :])
         return self.model.lm_head_logits(hidden[: len(positions)]).float()
 
-    def _decode(
-        self,
-        decoder: DecodeKernel,
-        tokens: Tensor,
-        positions: Tensor,
-        tables: Tensor,
-        longest: int,
-        scaled: Tensor | None,
-        chunks: list[PagedChunk],
-    ) -> Tensor:
-        """Logits of the rows by the C decoder. Tokens of chunks are rows before them, as many in a call as it takes."""
-        num_rows = len(positions)
-        tables, positions, scaled = as_rows(tables, positions, chunks, scaled)
-        longest = max([longest, *(chunk.start + chunk.length for chunk in chunks)])
-        for start in range(num_rows, len(tokens), decoder.max_rows):
-            part = slice(start, start + decoder.max_rows)
-            own = None if scaled is None else scaled[part]
-            decoder(tokens[part], positions[part], tables[part], longest, own, 0)
-        rows = slice(num_rows)
-        return decoder(tokens[rows], positions[rows], tables[rows], longest, None if scaled is None else scaled[rows])
+
+def _decode(
+    decoder: RowDecoder,
+    tokens: Tensor,
+    positions: Tensor,
+    tables: Tensor,
+    longest: int,
+    scaled: Tensor | None,
+    chunks: list[PagedChunk],
+) -> Tensor:
+    """Logits of the rows. Tokens of chunks are rows before them, as many in a call as the decoder takes."""
+    num_rows = len(positions)
+    tables, positions, scaled = as_rows(tables, positions, chunks, scaled)
+    longest = max([longest, *(chunk.start + chunk.length for chunk in chunks)])
+    for start in range(num_rows, len(tokens), decoder.max_rows):
+        part = slice(start, start + decoder.max_rows)
+        own = None if scaled is None else scaled[part]
+        decoder(tokens[part], positions[part], tables[part], longest, own, 0)
+    rows = slice(num_rows)
+    return decoder(tokens[rows], positions[rows], tables[rows], longest, None if scaled is None else scaled[rows])
 
 
 def _wants_prompt_logprobs(chunk: Chunk) -> bool:

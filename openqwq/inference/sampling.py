@@ -33,7 +33,8 @@ FEW_ROWS = 8
 GUESS_STREAM = 0x2545F4914F6CDD1D
 ACCEPT_STREAM = 0x5851F42D4C957F2D
 
-COLUMNS = ("keys", "positions", "greedy", "temperature", "late_temperature", "top_k", "top_p", "min_p")
+# In the order of `settings` in model/sample.c.
+COLUMNS = ("keys", "top_k", "positions", "greedy", "temperature", "late_temperature", "top_p", "min_p")
 
 
 class SamplingTable:

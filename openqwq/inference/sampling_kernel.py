@@ -14,13 +14,10 @@ from torch import Tensor
 
 from openqwq.model.native import sampling_kernels
 
-from .sampling import SamplingTable
+from .sampling import COLUMNS, SamplingTable
 
 MAX_TOP_K = 1024  # sample.c's
 MAX_VOCAB = 256 * 4096
-
-
-COLUMNS = ("keys", "top_k", "positions", "greedy", "temperature", "late_temperature", "top_p", "min_p")
 
 
 class _Settings(ctypes.Structure):

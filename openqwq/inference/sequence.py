@@ -39,7 +39,6 @@ class Sequence:
     thinking:     `</think>` has not come yet, though the prompt has opened the thinking.
     answer_start: number of tokens up to `</think>`, that included; 0 while it has not come.
     guide, loops, lookup: what forbids its next tokens, looks for loops in them, guesses them; None for most.
-    speculates:   whether its next tokens may be guessed.
     num_drafted, num_accepted: tokens that were guessed, and how many of them were sampled.
     """
 
@@ -61,7 +60,6 @@ class Sequence:
     guide: Guide | None = None
     loops: LoopDetector | None = None
     lookup: PromptLookup | None = None
-    speculates: bool = False
     num_drafted: int = 0
     num_accepted: int = 0
     finish_reason: FinishReason | None = None

@@ -1,4 +1,7 @@
-"""Where a stop string stands in what was sampled, and the text up to there. Plain Python: no torch."""
+"""Where a stop string stands in what was sampled, and the text up to there. Plain Python: no torch.
+
+Public: find_stop, search_start, holds_stop, sample_text.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,27 @@ if TYPE_CHECKING:
     from .sequence import Sequence as Sample
 
 
-def find_stop(text: str, stop: Sequence[str]) -> int | None:
-    """The start of the earliest stop string in a text; None when it holds none."""
-    starts = [start for string in stop if (start := text.find(string)) >= 0]
+def find_stop(text: str, stop: Sequence[str], first: int = 0) -> int | None:
+    """The start of the earliest stop string in a text, from character `first` on; None when it holds none."""
+    starts = [start for string in stop if (start := text.find(string, first)) >= 0]
     return min(starts, default=None)
 
 
-def holds_stop(decode: Callable[[Sequence[int]], str], token_ids: Sequence[int], stop: Sequence[str]) -> bool:
-    """Whether the last token completed a stop string.
+def search_start(sample: Sample) -> int:
+    """The first token that a stop string may begin with: of the answer, and behind the least length."""
+    return max(sample.answer_start, sample.request.params.min_tokens)
+
+
+def holds_stop(
+    decode: Callable[[Sequence[int]], str], token_ids: Sequence[int], stop: Sequence[str], start: int = 0
+) -> bool:
+    """Whether the last token completed a stop string that begins at token `start` or later.
 
     Only as many last tokens are decoded as the longest stop string has bytes: every token has at least one.
     """
     window = max(len(string.encode()) for string in stop)
-    return find_stop(decode(token_ids[-window:]), stop) is not None
+    start = max(start, len(token_ids) - window)
+    return start < len(token_ids) and find_stop(decode(token_ids[start:]), stop) is not None
 
 
 def sample_text(tokenizer: Decoder | None, sample: Sample) -> str:
@@ -36,4 +47,5 @@ def sample_text(tokenizer: Decoder | None, sample: Sample) -> str:
         return tokenizer.decode(token_ids)
     thoughts = tokenizer.decode(token_ids[: sample.answer_start])
     answer = tokenizer.decode(token_ids[sample.answer_start :])
-    return thoughts + answer[: find_stop(answer, sample.request.params.stop)]
+    kept = tokenizer.decode(token_ids[sample.answer_start : search_start(sample)])
+    return thoughts + answer[: find_stop(answer, sample.request.params.stop, len(kept))]

@@ -16,9 +16,8 @@ from typing import Protocol
 
 from openqwq.errors import UserError
 
-from .block_manager import ROOT, BlockPool, BlockTable
+from .block_manager import ROOT, BlockPool, BlockTable, format_bytes
 
-GIB = 2**30
 NOBODYS_PAGE = 0  # what is written there is never read
 SPARE_BLOCKS = 4  # of a band and a sequence: a block that is begun at either end, and guesses
 
@@ -48,8 +47,8 @@ def fit_pages(bands: Collection[Band], num_blocks: int, max_num_seqs: int, page_
     num_pages = min(max_num_seqs * least + 1, memory // page_bytes)
     if num_pages <= least:
         raise UserError(
-            f"one sequence of `max_model_len` needs {(least + 1) * page_bytes / GIB:.2f} GiB of KV cache with these "
-            f"attention windows, but `kv_cache_memory` is {memory / GIB:.2f} GiB",
+            f"one sequence of `max_model_len` needs {format_bytes((least + 1) * page_bytes)} of KV cache with these "
+            f"attention windows, but `kv_cache_memory` is {format_bytes(memory)}",
             hint="lower `max_model_len`, narrow the windows or raise `kv_cache_memory`",
         )
     return num_pages

@@ -68,6 +68,8 @@ class CudaDecoder:
     graphs: False runs every step kernel by kernel: the same numbers, more slowly.
     """
 
+    takes_chunks = False  # a chunk's attention has a kernel of its own
+
     def __init__(
         self,
         model: Qwen2ForCausalLM,
@@ -110,11 +112,18 @@ class CudaDecoder:
         return True
 
     def __call__(
-        self, tokens: Tensor, positions: Tensor, tables: Tensor, longest: int, scaled: Tensor | None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        tables: Tensor,
+        longest: int,
+        scaled: Tensor | None,
+        num_logits: int | None = None,
     ) -> Tensor:
         """Logits [N, V] in float32 of N <= max_rows tokens [N], valid until the next call; the cache gets their keys.
 
         positions [N], tables [N, W], scaled [N]: as `PagedAttention` takes them; longest: the largest position + 1.
+        num_logits: only the first tokens' are wanted.
         """
         rows = len(tokens)
         size = next(bucket for bucket in BUCKETS if bucket >= rows)
@@ -134,7 +143,7 @@ class CudaDecoder:
             assert step.graph is not None
             step.graph.replay()
         assert step.logits is not None
-        return step.logits[:rows]
+        return step.logits[: rows if num_logits is None else num_logits]
 
     def _fill(
         self, to: _Buffers, size: int, tokens: Tensor, positions: Tensor, tables: Tensor, scaled: Tensor | None

@@ -65,6 +65,7 @@ class DecodeKernel:
     """
 
     max_rows = MAX_ROWS
+    takes_chunks = True
 
     def __init__(self, model: Qwen2ForCausalLM, cache: KVCache, *, both_settings: bool):
         kernels = decode_kernels()

@@ -16,17 +16,30 @@ from .qwen2 import Qwen2ForCausalLM
 
 
 class RowDecoder(Protocol):
-    """The whole decoder for at most `max_rows` tokens, each of a sequence in the cache (see `DecodeKernel`)."""
+    """The whole decoder for at most `max_rows` tokens, each of a sequence in the cache (see `DecodeKernel`).
+
+    takes_chunks: whether tokens of one call may follow each other in one sequence, so that chunks are rows, too.
+    """
 
     max_rows: int
+    takes_chunks: bool
 
     def look(self) -> bool:
         """Find the weights; False where the decoder must not be used with the model as it is now."""
 
     def __call__(
-        self, tokens: Tensor, positions: Tensor, tables: Tensor, longest: int, scaled: Tensor | None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        tables: Tensor,
+        longest: int,
+        scaled: Tensor | None,
+        num_logits: int | None = None,
     ) -> Tensor:
-        """Logits [N, V] of tokens [N], valid until the next call; keys and values go into the cache."""
+        """Logits [N, V] of tokens [N], valid until the next call; keys and values go into the cache.
+
+        num_logits: where `takes_chunks`, how many of the first tokens' logits are wanted; None: all.
+        """
 
 
 def row_decoder(

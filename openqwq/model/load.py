@@ -93,11 +93,13 @@ def init_weights(model: Qwen2ForCausalLM, seed: int, *, drawn_on: torch.device |
 def resolve_folder(source: str | Path) -> Path:
     """The local folder of a path, a hub name or a preset's hub name; downloads when it is not in the cache.
 
+    The folder of a run (`openqwq train --out`) means the model in its `final`.
     Raises UserError when there is no such folder and no such download.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return path
+        is_run = (path / "final" / "config.json").is_file() and not (path / "config.json").exists()
+        return path / "final" if is_run else path
     name = HUB_NAMES.get(str(source), str(source))
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(

@@ -108,13 +108,19 @@ def _content_text(content: Any, where: str) -> str:
         return ""
     if isinstance(content, str):
         return content
-    if isinstance(content, Sequence) and all(isinstance(p, Mapping) and p.get("type") == "text" for p in content):
+    if isinstance(content, Sequence) and all(map(_is_text_part, content)):
         return "".join(part["text"] for part in content)
     raise ValueError(f"{where} has content that is not text: {content!r:.80}")
 
 
-def _normalize_call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
-    function = call.get("function", call)
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def _normalize_call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise ValueError(f"{where} has a tool call without a name: {call!r:.80}")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:

@@ -30,15 +30,17 @@ def generate(peers):
     return generate
 
 
-def row(rates: dict, agreement: dict = SAME, num_bytes: int = 100) -> dict:
-    return {"rounds": rates, "agreement": agreement, "bytes": num_bytes, "version": "1"}
+def row(rates: dict, agreement: dict = SAME, num_bytes: int = 100, decoding: float = 400.0) -> dict:
+    return {
+        "rounds": rates, "agreement": agreement, "bytes": num_bytes, "version": "1", "decode_tokens_per_s": decoding
+    }  # fmt: skip
 
 
 def test_table_has_ratios_to_ours_and_the_share_of_the_memory(peers):
     engines = {
         "openqwq": row({"one": [300.0, 400.0], "tail": [1000.0]}),
-        "llama.cpp": row({"one": [160.0], "tail": [None]}),
-        "vLLM": row({"one": [800.0]}, {"first": 0.5, "all": 0.9}),
+        "llama.cpp": row({"one": [160.0], "tail": [None]}, decoding=160.0),
+        "vLLM": row({"one": [800.0]}, {"first": 0.5, "all": 0.9}, decoding=800.0),
     }
     shape = {"read_bytes_per_s": 80_000.0, "engines": engines}
     peers.report.summarize(shape)
@@ -81,6 +83,22 @@ def test_report_names_forms_failures_differences_and_absent_peers(peers, capsys)
     assert "continuous batching: openqwq, vLLM" in lines
     assert "static batches of 32 in order of arrival, each as long as its longest: transformers" in lines
     assert lines[-1] == "absent: gguf"
+
+
+@pytest.mark.parametrize(("new", "decodes"), [(4, True), (1, False)])
+def test_a_single_requests_decoding_is_measured_without_its_prompt(peers, monkeypatch, new, decodes):
+    from peers import measure
+
+    clock = [0.0]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+
+    def run(requests, sampled):  # a second a prompt, a quarter for each token after the first
+        assert len(requests) == 1 and not sampled
+        clock[0] += 1 + 0.25 * (requests[0][1] - 1)
+        return [[7] * new for _, new in requests]
+
+    rates = measure.rate(run, [([5, 6, 9, 8], new)], False)
+    assert rates == ({"tokens_per_s": 4 / 1.75, "decode_tokens_per_s": 4.0} if decodes else {"tokens_per_s": 4.0})
 
 
 def test_agreement_counts_first_tokens_and_all(peers):
@@ -204,7 +222,8 @@ def test_a_rate_is_of_the_fastest_repeat_and_wants_exact_lengths(peers, monkeypa
 
     clock = iter([0.0, 1.5, 10.0, 10.5, 20.0, 20.75])
     monkeypatch.setattr(peers.measure.time, "perf_counter", lambda: next(clock))
-    assert peers.measure.rate(lambda work, _: [[0] * new for _, new in work], [([3, 9], 6), ([4, 4], 4)], False) == 20
+    rates = peers.measure.rate(lambda work, _: [[0] * new for _, new in work], [([3, 9], 6), ([4, 4], 4)], False)
+    assert rates == {"tokens_per_s": 20.0}
     monkeypatch.setattr(peers.measure.time, "perf_counter", lambda: 0.0)
     with pytest.raises(RuntimeError, match=r"asked for \[6\] tokens, got \[5\]"):
         peers.measure.rate(lambda work, _: [[0] * 5], [([3, 9], 6)], False)

@@ -46,6 +46,11 @@ def test_lines_from_a_pipe_are_turns_and_stdout_holds_the_answers(folder, monkey
     assert "no command /nope" in err
 
 
+def test_wrong_sampling_ends_the_command(folder, capsys):
+    assert main(["chat", str(folder), "--set", "top_p=7"]) == 2
+    assert "`top_p` is 7" in capsys.readouterr().err
+
+
 def test_thinking_stays_out_of_the_history(talk, capsys):
     talk.take("hello")
     talk.params = PARAMS.replace(stop=("aa",))
@@ -74,6 +79,9 @@ def test_commands_change_the_conversation(talk, capsys):
         talk.take("/retry")
     with pytest.raises(UserError, match="temperature"):
         talk.take("/set temperature=hot")
+    with pytest.raises(UserError, match="top_p"):
+        talk.take("/set top_p=7")
+    assert talk.params == PARAMS.replace(stop=(), max_tokens=9)
 
 
 def test_a_terminal_shows_thinking_dimmed_or_folded(talk, capsys):
@@ -107,6 +115,24 @@ def test_ctrl_c_stops_the_answer_not_the_program(talk, monkeypatch, capsys):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+def test_another_key_ends_the_thinking_only(talk, monkeypatch, capsys):
+    talk.params = PARAMS.replace(stop=(), max_tokens=30, thinking_budget=None)
+    engine, steps = talk.llm.engine, []
+    step, handler = engine.step, signal.getsignal(signal.SIGQUIT)
+
+    def pressed():
+        steps.append(1)
+        if len(steps) == 5:
+            signal.raise_signal(signal.SIGQUIT)
+        return step()
+
+    monkeypatch.setattr(engine, "step", pressed)
+    talk.take("x")
+    assert talk.thoughts == "aaaaa"
+    assert talk.turns[-1].content == "a" * (30 - 5 - len(TOKENIZER.encode("\n</think>\n\n")))
+    assert signal.getsignal(signal.SIGQUIT) is handler
+
+
 def test_a_conversation_that_does_not_fit_is_said_so_and_kept(talk):
     with pytest.raises(UserError, match="max_model_len"):
         talk.take("long" * 200)
@@ -124,6 +150,7 @@ def test_bench_prints_rates(capsys):
 
 def test_engine_options_are_vllms_and_checked(capsys):
     bench = ["bench", "tiny", "--random-weights", "--batch", "1", "--prompt", "4", "--new", "40"]
+    assert main([*bench, "--kv-cache-memory", "64MiB", "--max-num-batched-tokens", "64"]) == 0
     guess = '{"method": "ngram", "num_speculative_tokens": 3}'
     assert main([*bench, "--kv-cache-dtype", "int8", "--speculative-config", guess]) == 0
     assert "accepted" in capsys.readouterr().out
@@ -133,6 +160,10 @@ def test_engine_options_are_vllms_and_checked(capsys):
         ("--speculative-config", '{"method": "eagle", "num_speculative_tokens": 3}', "'ngram' or 'draft_model'"),
         ("--speculative-config", '{"model": "tiny", "num_speculative_tokens": 3}', "needs a tokenizer"),
         ("--rope-scaling", '{"rope_type": "yarn"}', "no trained window"),
+        ("--kv-cache-memory", "8GB", "'8GB' is no size"),
+        ("--kv-cache-memory", "0.001MiB", "one sequence of `max_model_len` 45 needs"),
+        ("--max-num-batched-tokens", "0", "must be at least 1"),
+        ("--gpu-memory-utilization", "90", "at most 1"),
     ]:
         assert main([*bench, option, value]) == 2
         assert message in capsys.readouterr().err

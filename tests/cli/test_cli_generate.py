@@ -24,6 +24,8 @@ LINES = [
     '{"messages": [5]}',
     '{"prompt": "one"}',
     '{"prompt": 3}',
+    "[" * 100_000,
+    '{"messages": [{"role": "assistant", "tool_calls": ["f"]}]}',
 ]
 
 
@@ -66,9 +68,10 @@ def test_rows_come_out_in_order_and_bad_lines_are_named(folder, files, capsys):
     assert all(len(row["outputs"]) == 2 and 1 <= o["num_tokens"] <= 9 for row in rows for o in row["outputs"])
     assert rows[0]["outputs"] != rows[2]["outputs"]  # rows have seeds of their own
     reasons = {row["line"]: row["error"] for row in read(rejects_of(files))}
-    assert list(reasons) == [2, 5, 6, 7, 8, 10]
+    assert list(reasons) == [2, 5, 6, 7, 8, 10, 11, 12]
     assert "not JSON" in reasons[2] and "either" in reasons[5] and "400 tokens" in reasons[6]
     assert "nobody" in reasons[7] and "not a text" in reasons[10]
+    assert "not JSON" in reasons[11] and "tool call" in reasons[12]
     assert capsys.readouterr().out == ""
 
 
@@ -76,7 +79,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_file(folder, files):
     run(folder, files)
     whole, rejected = files[1].read_bytes(), rejects_of(files).read_bytes()
     # states that a kill can leave: every line up to some number, and a torn one
-    for kept_output, kept_rejects in [(0, 0), (1, 0), (1, 1), (2, 1), (2, 5), (3, 5), (3, 6)]:
+    for kept_output, kept_rejects in [(0, 0), (1, 0), (1, 1), (2, 1), (2, 5), (3, 5), (3, 8)]:
         output = b"".join(whole.splitlines(keepends=True)[:kept_output])
         files[1].write_bytes(output + b'{"line": 99, "torn')
         rejects_of(files).write_bytes(b"".join(rejected.splitlines(keepends=True)[:kept_rejects]))
@@ -89,6 +92,14 @@ def test_the_output_of_another_input_is_not_continued(folder, files, capsys):
     files[0].write_text('{"prompt": "other"}\n' * 9)
     assert run(folder, files) == 2
     assert "another input" in capsys.readouterr().err
+
+
+def test_what_no_row_is_to_blame_for_ends_the_command(folder, files, capsys):
+    assert run(folder, files, "--set", "top_p=7") == 2
+    assert "`top_p` is 7" in capsys.readouterr().err and not rejects_of(files).exists()
+    assert run(folder, (files[0], files[0].parent)) == 2
+    assert run(folder, (files[0], files[0] / "out.jsonl")) == 2
+    assert capsys.readouterr().err.count("cannot write the output") == 2
 
 
 def test_a_missing_input_is_a_user_error(folder, tmp_path, capsys):
@@ -120,6 +131,8 @@ def test_wrong_sampling_parameters_are_named(override, message):
 def test_time_left_is_readable():
     assert [generate.format_time(s) for s in (6.7, 187, 7500)] == ["7s", "3m07s", "2h05m"]
     progress = generate.Progress(10)
+    progress.tokens = 50
+    assert progress.line(5.0) == "0/10 rows, 10 tokens/s"
     progress.done, progress.tokens = 4, 200
     assert progress.line(20.0) == "4/10 rows, 10 tokens/s, 30s left"
 

@@ -20,3 +20,8 @@ def test_bench_measures_rounded_weights(capsys):
 def test_another_rounding_is_a_wrong_argument(capsys):
     assert main(["chat", "tiny", "--quantization", "int3"]) == 2
     assert "bf16" in capsys.readouterr().err
+
+
+def test_a_group_size_that_no_folder_can_have_is_named_as_it_was_given(tmp_path, capsys):
+    assert main(["quantize", "tiny", "--out", str(tmp_path / "out"), "--group-size", "7"]) == 2
+    assert "`--group-size 7` cannot be" in capsys.readouterr().err

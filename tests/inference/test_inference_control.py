@@ -209,6 +209,11 @@ def test_tool_calls_follow_their_schema_wherever_they_come(model):
     [
         ({"structured": StructuredOutputs(json={"type": "nope"})}, "nope"),
         ({"structured": StructuredOutputs(json="{")}, "not JSON"),
+        ({"structured": StructuredOutputs(json={"type": object})}, "not JSON"),
+        ({"structured": StructuredOutputs(json="[3]")}, "is an object"),
+        ({"structured": StructuredOutputs(tools=(3,))}, "no name"),
+        ({"structured": StructuredOutputs(choice=("a", 1))}, "are texts"),
+        ({"structured": StructuredOutputs(regex=3)}, "are texts"),
         ({"structured": StructuredOutputs(regex="(a")}, "unclosed"),
         ({"structured": StructuredOutputs()}, "exactly one"),
         ({"structured": StructuredOutputs(regex="a", choice=("b",))}, "exactly one"),
@@ -224,6 +229,19 @@ def test_a_wrong_wish_is_refused_alone(model, params, message):
     with pytest.raises(UserError, match=message):
         engine.add_request(TOKENIZER.encode("x"), FREE.replace(**params))
     assert not engine.has_unfinished
+
+
+def test_a_schema_may_be_empty_and_one_choice_a_text(model):
+    params = FREE.replace(ignore_eos=False, logit_bias={TOKENIZER.eos_token_id: 50.0})
+    anything = complete(model, params.replace(structured=StructuredOutputs(json={})), "x")
+    json.loads(anything.text)
+    assert complete(model, params.replace(structured=StructuredOutputs(choice="yes")), "x").text == "yes"
+
+
+def test_a_wish_that_leaves_no_token_is_said_so(model):
+    params = FREE.replace(structured=StructuredOutputs(regex="[а-я]+"), answer_scripts=("latin",))
+    done = complete(model, params, "x")
+    assert done.finish_reason == "abort" and "leaves no token" in done.error
 
 
 def test_bad_words_are_never_written(model):
@@ -254,6 +272,14 @@ def test_end_tokens_wait_for_the_least_length(model):
     bias = {TOKENIZER.eos_token_id: 100.0}
     done = complete(model, FREE.replace(ignore_eos=False, min_tokens=4, logit_bias=bias), "x")
     assert len(done.token_ids) == 5 and done.finish_reason == "stop"
+
+
+def test_stop_strings_wait_for_the_least_length(model):
+    params = GREEDY.replace(stop="aa", min_tokens=5, logit_bias={A: 100.0})
+    done = complete(model, params, "x")
+    assert (done.text, len(done.token_ids), done.finish_reason) == ("aaaaa", 7, "stop")
+    thought = complete(model, params.replace(thinking_budget=2, min_tokens=2 + len(CLOSING) + 1))
+    assert thought.text == "aa\n</think>\n\na" and len(thought.token_ids) == 2 + len(CLOSING) + 3
 
 
 def test_top_and_prompt_logprobs_are_those_of_the_plain_forward(model):
@@ -295,6 +321,18 @@ def test_penalties_by_hand():
     logits = torch.tensor([[1.0, -1.0, 2.0, 3.0]]).repeat(2, 1)
     rules.apply(logits, torch.tensor([1, 3]))
     assert logits[1].tolist() == [0.5, -2.0 - 0.5 - 0.25, -0.25, 1.5]
+
+
+def test_biases_come_before_penalties_as_in_vllm():
+    params = SamplingParams(repetition_penalty=2.0, presence_penalty=0.25, logit_bias={0: 3.0, 1: -4.0, 2: -3.0})
+    sequence = Request("a", (0, 1), params, 0, frozenset(), 9).sequences[0]
+    sequence.row, sequence.token_ids = 0, [2]
+    rules = LogitRules(1, 4, torch.device("cpu"))
+    rules.write([sequence])
+    rules.focus([sequence])
+    logits = torch.tensor([[1.0, 2.0, 2.0, 3.0]])
+    rules.apply(logits, torch.tensor([1]))
+    assert logits[0].tolist() == [(1 + 3) / 2, (2 - 4) * 2, (2 - 3) * 2 - 0.25, 3.0]
 
 
 def test_penalties_follow_their_rows_when_others_end(model):

@@ -175,6 +175,17 @@ def test_a_prompt_that_cannot_run_fails_alone(model):
         {"min_p": 2},
         {"top_k": -2},
         {"repetition_penalty": 1e-300},
+        {"temperature": 1e-42},
+        {"max_tokens": None},
+        {"max_tokens": 2.5},
+        {"top_p": "0.9"},
+        {"seed": "a"},
+        {"stop_token_ids": ("a",)},
+        {"bad_words": ("",)},
+        {"ignore_eos": "false"},
+        {"logit_bias": {"11": 1.0}},
+        {"logit_bias": {11: math.inf}},
+        {"structured": {"json": {}}},
     ],
 )
 def test_parameters_out_of_range_are_refused_by_name(model, change):
@@ -266,9 +277,25 @@ def test_a_request_id_can_be_used_once_at_a_time(model):
 
 def test_a_cache_too_small_for_one_sequence_is_refused(model):
     block_bytes = 16 * 3 * 2 * 2 * 8 * 4  # positions, layers, keys and values, kv heads, head dim, bytes
-    with pytest.raises(UserError, match="kv_cache_memory"):
+    with pytest.raises(UserError, match="kv_cache_memory") as refused:
         make_engine(model, kv_cache_memory=4 * block_bytes - 1)
+    assert refused.value.hint == "lower `max_model_len` to 48 or raise `kv_cache_memory`"
     assert make_engine(model, kv_cache_memory=7 * block_bytes + 1).pool.num_blocks == 7
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_num_seqs": 0},
+        {"max_num_batched_tokens": 0},
+        {"max_model_len": 0},
+        {"max_model_len": 10**6},
+        {"gpu_memory_utilization": 1.5},
+    ],
+)
+def test_sizes_that_no_engine_can_have_are_refused_by_name(model, change):
+    with pytest.raises(UserError, match=f"`{next(iter(change))}`"):
+        make_engine(model, **change)
 
 
 arrivals = st.lists(

@@ -58,6 +58,42 @@ def test_a_text_and_its_token_ids_are_the_same_prompt(llm):
     assert by_text.outputs[0].token_ids == by_ids.outputs[0].token_ids and by_ids.prompt is None
 
 
+def test_prompts_may_have_all_of_vllms_forms(llm):
+    ids = llm.tokenizer.encode("same")
+    forms = ["same", ids, {"prompt": "same"}, {"prompt_token_ids": ids}]
+    expected = llm.generate("same", FREE)[0].outputs
+    for form in forms:
+        assert [output.outputs for output in llm.generate(form, FREE)] == [expected]
+    assert [output.outputs for output in llm.generate(forms, FREE)] == [expected] * 4
+    for wrong in ([{"text": "same"}], [3.5], [None]):
+        with pytest.raises(ValueError, match="a prompt is"):
+            llm.generate(wrong, FREE)
+    with pytest.raises(ValueError, match="2 prompts, but 1 sampling"):
+        llm.generate(["a", "b"], [FREE])
+
+
+def test_one_text_stands_for_a_list_of_one():
+    params = SamplingParams(stop="ab", bad_words=["c"], answer_scripts="latin", stop_token_ids=None)
+    assert (params.stop, params.bad_words, params.answer_scripts) == (("ab",), ("c",), ("latin",))
+    assert params.stop_token_ids == () and params.replace(stop=None).stop == ()
+
+
+def test_the_folder_of_a_run_means_its_final_model(folder, llm, tmp_path):
+    (tmp_path / "final").symlink_to(folder)
+    again = LLM(tmp_path, max_num_seqs=4)
+    assert again.generate("x", FREE)[0].outputs == llm.generate("x", FREE)[0].outputs
+
+
+def test_the_folder_says_how_to_sample(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "generation_config.json").unlink(missing_ok=True)
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.0, "top_k": 7, "max_length": 5}')
+    llm = LLM(tmp_path, max_num_seqs=4)
+    assert llm.default_sampling_params == SamplingParams(temperature=0.0, top_k=7)
+    assert llm.generate("x")[0].outputs == llm.generate("x", SamplingParams(temperature=0.0))[0].outputs
+
+
 def test_stop_strings_end_the_sample_and_are_cut_from_the_text(llm):
     free = llm.generate("x", FREE.replace(ignore_eos=True))[0].outputs[0]
     stop = next(free.text[i : i + 2] for i in range(5, 18) if free.text[i : i + 2].isascii())
@@ -94,3 +130,11 @@ def test_a_preset_without_weights_takes_token_ids_only():
 
 def test_weights_are_float32_on_a_cpu(llm):
     assert llm.engine.model.dtype == torch.float32
+
+
+def test_dtypes_and_devices_are_named_as_in_vllm(folder):
+    for name, dtype in [("auto", torch.float32), ("bfloat16", torch.bfloat16)]:
+        assert LLM(folder, dtype=name, device="cpu").engine.model.dtype == dtype
+    for wrong in ({"dtype": "int8"}, {"dtype": "fp8"}, {"device": "cuda:99"}, {"device": "tpu"}):
+        with pytest.raises(UserError, match=f"`{next(iter(wrong))}`"):
+            LLM(folder, **wrong)

@@ -24,7 +24,7 @@ def models():
 
 
 def make_engine(model, **options):
-    return Engine(model, **{"eos_token_ids": (), "max_model_len": 4 * WINDOW, "max_num_seqs": 4, **options})
+    return Engine(model, **{"eos_token_ids": (), "max_num_seqs": 4, **options})
 
 
 def run(engine, requests):

@@ -1,0 +1,27 @@
+"""The sampling that a model's own folder recommends. Plain Python: no torch.
+
+Public: recommended_sampling.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from openqwq.errors import UserError
+
+GENERATION_CONFIG = "generation_config.json"
+SAMPLING_NAMES = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+def recommended_sampling(folder: Path) -> dict[str, Any]:
+    """Sampling values of the folder's generation_config.json; empty where it has none. Raises UserError for no JSON."""
+    file = folder / GENERATION_CONFIG
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        return {key: config[key] for key in SAMPLING_NAMES if config.get(key) is not None}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{file} cannot be read as JSON: {error}") from error
