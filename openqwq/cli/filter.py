@@ -40,18 +40,18 @@ def run(args: argparse.Namespace) -> int:
     from openqwq.data.decontaminate import NgramIndex
     from openqwq.data.jsonl import read_problem_file
     from openqwq.log import logger, write_text_atomic
-    from openqwq.pipeline.pass_rates import FilterRule, texts_to_avoid
+    from openqwq.pipeline.pass_rates import texts_to_avoid, why_dropped
 
     problems = read_problem_file(args.input, verifier=args.verifier, prompt_suffix=args.prompt_suffix)
-    rule = FilterRule(low=args.low, high=args.high, index=NgramIndex(texts_to_avoid(args.avoid), ngram=args.ngram))
-    fresh = [problem for problem in problems if not rule.index.overlap(problem.prompt)]
+    index = NgramIndex(texts_to_avoid(args.avoid), ngram=args.ngram)
+    fresh = [problem for problem in problems if not index.overlap(problem.prompt)]
     logger.info("%d of %d problems share nothing with the evaluation sets", len(fresh), len(problems))
     rates = _rates(args, fresh)
-    verdicts = [rule.verdict(problem, rate) for problem, rate in zip(fresh, rates, strict=True)]
-    kept = [problem for problem, verdict in zip(fresh, verdicts, strict=True) if not verdict]
+    reasons = [why_dropped(rate, low=args.low, high=args.high) for rate in rates]
+    kept = [problem for problem, reason in zip(fresh, reasons, strict=True) if not reason]
     lines = (json.dumps(problem.to_dict(), ensure_ascii=False) for problem in kept)
     write_text_atomic(args.output, "".join(f"{line}\n" for line in lines))
-    dropped = Counter(verdict for verdict in verdicts if verdict)
+    dropped = Counter(reason for reason in reasons if reason)
     dropped["overlap"] += len(problems) - len(fresh)
     counted = {"kept": len(kept), **{f"dropped, {why}": count for why, count in sorted(dropped.items())}}
     if args.json:

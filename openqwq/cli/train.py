@@ -13,6 +13,7 @@ file, --replay trains on such a file.
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         from openqwq.log import logger
 
-        logger.info("continue with: openqwq train %s --out %s --resume", args.recipe, out)
+        changes = [part for override in args.overrides for part in ("--set", override)]
+        logger.info("continue with: openqwq train %s --resume", shlex.join([args.recipe, "--out", str(out), *changes]))
         raise
     if not is_first_launched():
         return 0

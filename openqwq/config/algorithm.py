@@ -5,6 +5,7 @@ from __future__ import annotations
 from openqwq.errors import UserError
 
 from .recipe import RLStage
+from .rl_tables import LoRAConfig
 
 
 def rounds(stage: RLStage) -> bool:
@@ -77,6 +78,11 @@ def _rules(stage: RLStage) -> list[tuple[bool, str, str]]:
             stage.lora.rank > 0 and not stage.lora.targets,
             "`lora.targets` is empty, so there is nothing to adapt",
             'name layers, e.g. `targets = ["q_proj", "v_proj"]`',
+        ),
+        (
+            bool(unknown := [name for name in stage.lora.targets if name not in LoRAConfig.targets]),
+            f"`lora.targets` names `{'`, `'.join(unknown)}`, which is no linear layer within the decoder's layers",
+            f"these are: {', '.join(LoRAConfig.targets)}",
         ),
         (
             0 < stage.curriculum.pool < stage.prompts_per_step,

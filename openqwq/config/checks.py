@@ -149,6 +149,11 @@ def _check_model(recipe: Recipe, file: str) -> None:
     if bool(model.preset) == bool(model.path):
         given = "both `preset` and `path` are" if model.preset else "neither `preset` nor `path` is"
         raise UserError(f"{given} set in [model] of {file}", hint='set one of them, e.g. `preset = "tiny"`')
+    if model.path and model.overrides:
+        raise UserError(
+            f"`overrides` in [model] of {file} change the shape of a preset, but the model is loaded from `path`",
+            hint="remove `overrides`, or start from a `preset`",
+        )
     _check_ranges(tokenizer, {"vocab_size": AT_LEAST_1, "train_characters": AT_LEAST_1}, f"[tokenizer] of {file}")
 
 

@@ -99,6 +99,8 @@ class Stage:
     """Steps between resumable checkpoints; 0: only at the stage's end."""
     checkpoint_seconds: float = 60.0
     """A resumable checkpoint is also written after this many seconds; 0: never by time."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    """Where the metrics go beside metrics.jsonl; TensorBoard is left out where it is not installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,8 +241,6 @@ class RLStage(Stage):
     """Difficulty pools."""
     keep_every: int = 0
     """Resumable checkpoints of steps that this divides are never pruned; 0: only the newest two stay."""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
-    """Where the metrics go beside metrics.jsonl; TensorBoard is left out where it is not installed."""
     reward_model: str = ""
     """The reward-model stage whose scores are mixed into the reward; empty: none."""
     reward_model_weight: float = 0.0

@@ -90,16 +90,25 @@ class LLM:
         """Completions of each prompt, in order; a prompt is a text or its token ids (or vLLM's object with either).
 
         sampling_params: for all or one for each; None: `default_sampling_params`.
-        A prompt that does not fit comes back with `finish_reason` "abort" and the reason in `error`.
+        A prompt that does not fit, or is no Unicode, comes back with `finish_reason` "abort" and the reason in `error`.
         """
         texts = _read_prompts(prompts)
-        ids = [self._token_ids(prompt) for prompt in texts]
         params = self.default_sampling_params if sampling_params is None else sampling_params
-        results = self.engine.run(ids, params)
-        return [
-            replace(output, request_id=str(i), prompt=text if isinstance(text, str) else None)
-            for i, (text, output) in enumerate(zip(texts, results, strict=True))
-        ]
+        if any(isinstance(prompt, str) for prompt in texts):
+            self.require_tokenizer()
+        ids, errors = [], {}
+        for position, prompt in enumerate(texts):
+            try:
+                ids.append(self._token_ids(prompt))
+            except UserError as error:
+                ids.append(())  # which the engine refuses
+                errors[position] = error.message
+        outputs = []
+        for position, (prompt, output) in enumerate(zip(texts, self.engine.run(ids, params), strict=True)):
+            samples = [replace(sample, error=errors.get(position, sample.error)) for sample in output.outputs]
+            text = prompt if isinstance(prompt, str) else None
+            outputs.append(replace(output, request_id=str(position), prompt=text, outputs=samples))
+        return outputs
 
     def chat(
         self,

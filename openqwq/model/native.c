@@ -216,19 +216,21 @@ void attend_paged(const float *q, const float *new_keys, const float *new_values
 /* One or two rows: weights go from codes into the sums without touching memory. */
 INLINE void multiply_few(int kind, int groups, int rows, const float *x, const uint8_t *codes, const float *scales,
                          const uint8_t *zeros, int64_t blocks, float *sums) {
-    floats sum[PANEL][2] = {0};
+    floats sum[2][PANEL] = {0};
     for (int64_t b = 0; b < blocks; b++) {
         const float *input = x + b * BLOCK;
+        float wide_zeros[PANEL * MAX_GROUPS];
+        widen_zeros(kind, groups, zeros + b * PANEL * groups, wide_zeros);
         _Pragma("GCC unroll 8") for (int o = 0; o < PANEL; o++) {
             for (int line = 0; line < code_bytes(kind); line += 64)
                 __builtin_prefetch(codes + (b * PANEL + o) * code_bytes(kind) + AHEAD_BYTES + line);
-            EACH_PART(kind, groups, b * PANEL + o,
-                      for (int n = 0; n < rows; n++) sum[o][n] +=
+            EACH_PART(kind, groups, b, o,
+                      for (int n = 0; n < rows; n++) sum[n][o] +=
                       weight * *(const loose_floats *)(input + n * blocks * BLOCK + part * LANES))
         }
     }
     for (int n = 0; n < rows; n++)
-        for (int o = 0; o < PANEL; o++) sums[n * PANEL + o] = sum_lanes((vec)sum[o][n]);
+        for (int o = 0; o < PANEL; o += 4) sum_four((const vec *)sum[n] + o, sums + n * PANEL + o);
 }
 
 /* Room of this thread's own for widened weights; it stays for the next call. */

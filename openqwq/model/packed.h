@@ -9,8 +9,9 @@
 #include "vectors.h"
 
 enum { BF16, INT8, INT4 };
-#define PANEL 8         /* outputs that lie together */
-#define BLOCK 128       /* inputs that lie together */
+#define PANEL 8      /* outputs that lie together */
+#define BLOCK 128    /* inputs that lie together */
+#define MAX_GROUPS 4 /* of a block */
 #define PARTS (BLOCK / LANES)
 #define LOOSE(size) __attribute__((vector_size(size), aligned(1), may_alias))
 typedef float floats __attribute__((vector_size(4 * LANES)));
@@ -61,13 +62,21 @@ INLINE floats widen(int kind, const uint8_t *code, int part, float scale, float 
     return widen_nibbles((words)word >> part * LANES / 16 * 4, scale, zero);
 }
 
-/* The first of a group's parts sees the group's scale; kinds without groups have one group and no scale. */
-#define EACH_PART(kind, groups, index, body)                                                                           \
+/* The zeros of a block's outputs in floating point, all at once. */
+INLINE void widen_zeros(int kind, int groups, const uint8_t *zeros, float *out) {
+    for (int i = 0; i < PANEL * groups && kind == INT4; i++) out[i] = zeros[i];
+}
+
+/* Each part of output o of block b. The first of a group's parts sees the group's scale and zero (wide_zeros: the
+ * block's); kinds without groups have one group and no scale.
+ */
+#define EACH_PART(kind, groups, b, o, body)                                                                            \
     _Pragma("GCC unroll 8") for (int g = 0; g < groups; g++) {                                                         \
-        const float scale = kind == INT4 ? scales[(index) * groups + g] : 1;                                           \
-        const float zero = kind == INT4 ? zeros[(index) * groups + g] : 0;                                             \
+        const float scale = kind == INT4 ? scales[((b) * PANEL + (o)) * groups + g] : 1;                               \
+        const float zero = kind == INT4 ? wide_zeros[(o) * groups + g] : 0;                                            \
+        const uint8_t *code = codes + ((b) * PANEL + (o)) * code_bytes(kind);                                          \
         _Pragma("GCC unroll 16") for (int part = g * PARTS / groups; part < (g + 1) * PARTS / groups; part++) {        \
-            const floats weight = widen(kind, codes + (index) * code_bytes(kind), part, scale, zero);                  \
+            const floats weight = widen(kind, code, part, scale, zero);                                                \
             body;                                                                                                      \
         }                                                                                                              \
     }
@@ -82,9 +91,12 @@ INLINE floats widen(int kind, const uint8_t *code, int part, float scale, float 
 
 INLINE void widen_panel(int kind, int groups, const uint8_t *codes, const float *scales, const uint8_t *zeros,
                         float *out, int64_t blocks) {
-    for (int64_t b = 0; b < blocks; b++)
+    for (int64_t b = 0; b < blocks; b++) {
+        float wide_zeros[PANEL * MAX_GROUPS];
+        widen_zeros(kind, groups, zeros + b * PANEL * groups, wide_zeros);
         for (int o = 0; o < PANEL; o++) {
             float *place = out + (o * blocks + b) * BLOCK;
-            EACH_PART(kind, groups, b * PANEL + o, *(loose_floats *)(place + part * LANES) = weight)
+            EACH_PART(kind, groups, b, o, *(loose_floats *)(place + part * LANES) = weight)
         }
+    }
 }

@@ -37,14 +37,6 @@ INLINE vec load_part(const float *x, int64_t count) {
     return v;
 }
 
-INLINE float sum_lanes(vec v) {
-    float lane[LANES];
-    memcpy(lane, &v, sizeof v);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) lane[i] += lane[i + half];
-    return lane[0];
-}
-
 /* a where the mask is set, b elsewhere */
 INLINE vec pick(ints mask, vec a, vec b) { return (vec)((mask & (ints)a) | (~mask & (ints)b)); }
 
@@ -78,7 +70,18 @@ INLINE vec pick(ints mask, vec a, vec b) { return (vec)((mask & (ints)a) | (~mas
 #endif
 #define FOLD(a, b, size) (MERGE(a, b, LOW_##size) + MERGE(a, b, HIGH_##size))
 
-/* The sums of four vectors, by halves. */
+/* By halves. */
+INLINE float sum_lanes(vec v) {
+#if LANES == 16
+    v += MERGE(v, v, OTHER_8);
+#endif
+    v += MERGE(v, v, OTHER_4);
+    v += MERGE(v, v, OTHER_2);
+    v += MERGE(v, v, OTHER_1);
+    return v[0];
+}
+
+/* The sums of four vectors, each that of `sum_lanes`. */
 INLINE void sum_four(const vec *v, float *sums) {
 #if LANES == 16
     vec all = FOLD(FOLD(v[0], v[1], 8), FOLD(v[2], v[3], 8), 4);

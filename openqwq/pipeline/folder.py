@@ -70,6 +70,11 @@ class RunFolder:
         """Stage -> what its closed gate says; empty when every gate stayed open."""
         return json.loads(self._gate_file.read_text()) if self._gate_file.exists() else {}
 
+    @property
+    def has_results(self) -> bool:
+        """Whether `results.json` is there: from the start of the run on, so that a report can be made of it."""
+        return (self.path / "results.json").exists()
+
     def write_results(self, seconds: Mapping[str, float], threads: int) -> list[TargetResult]:
         """`results.json` from the evaluations that are there; the targets that can be judged so far."""
         evaluations = {name: self.read_evaluation(name) for name in self.recipe.stage}

@@ -33,6 +33,7 @@ from openqwq.data import (
     write_chains,
 )
 from openqwq.data.chains import Manifest, Teacher
+from openqwq.data.finite import FiniteSource
 from openqwq.errors import UserError
 from openqwq.eval.judging import Judge
 from openqwq.log import logger
@@ -57,6 +58,20 @@ class Materials:
     @cached_property
     def sources(self) -> dict[str, ProblemSource]:
         return build_sources(self.recipe.source)
+
+    def check_verifiers(self) -> None:
+        """Raise UserError for a verifier that problems ask for and that is not there, or not with these options."""
+        for name, source in self.sources.items():
+            asked = {str(source.verifier)} if hasattr(source, "verifier") else set()
+            if isinstance(source, FiniteSource):
+                asked |= {problem.verifier for problem in source.part("train")}
+            for verifier in sorted(asked):
+                if verifier not in self.judge.strict:
+                    raise UserError(
+                        f"problems of the source `{name}` ask for the verifier `{verifier}`, which is not there",
+                        hint=f"known: {', '.join(self.judge.strict)}",
+                    )
+                self.judge.strict[verifier]  # made now, so that its options are checked
 
     @cached_property
     def families(self) -> dict[str, list[Problem]]:
@@ -146,11 +161,6 @@ class Materials:
         """The model that the first stage starts from, in float32."""
         config = self.recipe.model
         if config.path:
-            if config.overrides:
-                raise UserError(
-                    "`overrides` in [model] change the shape of a preset, but the model is loaded from `path`",
-                    hint="remove `overrides`, or start from a `preset`",
-                )
             return load_model(config.path, device=device, dtype=torch.float32)
         own = {"vocab_size": self.tokenizer.vocab_size, "eos_token_id": self.tokenizer.eos_token_id}
         return create_model(

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openqwq.data.decontaminate import NgramIndex
 from openqwq.errors import UserError
 from openqwq.log import append_jsonl, read_jsonl, write_text_atomic
 from openqwq.rollout import sample_groups
@@ -23,21 +21,11 @@ PROBLEMS_AT_ONCE = 64
 """Enough to fill the engine, few enough to lose little when the command is interrupted."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FilterRule:
-    """Which problems stay: a pass rate from `low` to `high`, and no n-gram of an evaluation text."""
-
-    low: float
-    high: float
-    index: NgramIndex
-
-    def verdict(self, problem: Problem, pass_rate: float | None) -> str:
-        """Why the problem is dropped; empty when it is kept. pass_rate: None where no attempt could be judged."""
-        if self.index.overlap(problem.prompt):
-            return "overlap"
-        if pass_rate is None:
-            return "unjudged"
-        return "too hard" if pass_rate < self.low else "too easy" if pass_rate > self.high else ""
+def why_dropped(pass_rate: float | None, *, low: float, high: float) -> str:
+    """Why a problem of this pass rate is dropped; empty when it is kept. None: no attempt could be judged."""
+    if pass_rate is None:
+        return "unjudged"
+    return "too hard" if pass_rate < low else "too easy" if pass_rate > high else ""
 
 
 def texts_to_avoid(files: Iterable[Path]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from openqwq.train.experience import Collector
 from openqwq.train.replay import Replay, write_rollouts
 from openqwq.train.reward_model import RewardModel
 from openqwq.train.rewards import check_rewards
-from openqwq.train.rl import run_rl
+from openqwq.train.rl import build_pool, run_rl
 from openqwq.train.stage import StageContext
 
 from .machine import choose_device, keep_freed_memory, set_threads
@@ -47,12 +47,14 @@ def write_stage_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = 
             )
         scorer = AnswerScorer(RewardModel.load(folder), materials.tokenizer)
     check_rewards(config, scorer)
+    ctx = StageContext(name=name, seed=recipe.seed, checkpoints=RunStateStore(out))
+    mixture = materials.mixture(name, config)
     collector = Collector(
         config,
-        StageContext(name=name, seed=recipe.seed, checkpoints=RunStateStore(out)),
+        ctx,
         policy=make_policy(config, model, Engine(model, materials.tokenizer, seed=recipe.seed)),
         tokenizer=materials.tokenizer,
-        mixture=materials.mixture(name, config),
+        mixture=build_pool(config, mixture, ctx) or mixture,
         verifiers=materials.judge.strict,
         reward_scorer=scorer,
     )

@@ -26,6 +26,7 @@ from openqwq.model import Qwen2ForCausalLM, load_model
 from openqwq.train.parallel import after_first, from_first, is_first, ranks, wait_for_all
 from openqwq.train.reward_model import RewardModel
 from openqwq.train.rl import RLOutcome
+from openqwq.train.trackers import check_trackers
 
 from .folder import RunFolder, StageClock, open_run_folder
 from .machine import choose_device, keep_freed_memory, set_threads
@@ -103,6 +104,9 @@ class Pipeline:
 
     def _run(self) -> RunOutcome:
         self.display.note(f"run folder: {self.folder.path}, {self.threads} threads, seed {self.recipe.seed}")
+        self._check()
+        if is_first() and not self.folder.has_results:
+            self.folder.write_results(self.clock.seconds, self.threads)
         state = self.store.load_latest()
         wait_for_all()
         if state is None and is_first():
@@ -121,6 +125,12 @@ class Pipeline:
             self.clock.tick(write=True)
         targets = from_first(lambda: self._finish(stages.model))
         return RunOutcome(folder=self.folder.path, results=self.results, targets=targets)
+
+    def _check(self) -> None:
+        """Raise UserError now for what a later stage would stumble over after hours."""
+        for stage in self.recipe.stage.values():
+            check_trackers(stage.trackers)
+        self.materials.check_verifiers()
 
     def _finish_stage(self, name: str, stages: StageRunner, outcome: RLOutcome | None) -> None:
         """What a stage leaves behind: its checkpoint and its evaluation."""

@@ -132,7 +132,13 @@ class GroupStream:
         return complete >= count and all(group.complete for group in self.groups if group.turn <= due)
 
     def _take(self, group: OpenGroup, completions: Sequence[Completion], *, complete: bool) -> None:
-        group.completions, group.complete = list(completions), complete
+        """Note what the samples have. Of older tokens' weights a policy in another process knows nothing."""
+        older = [completion.weight_checksums for completion in group.completions] or [{}] * len(completions)
+        group.completions = [
+            replace(completion, weight_checksums={**completion.weight_checksums, **known})
+            for completion, known in zip(completions, older, strict=True)
+        ]
+        group.complete = complete
 
     def _fail(self, group: OpenGroup, reason: str) -> None:
         failed = Completion(text="", token_ids=(), logprobs=(), policy_versions=(), finish_reason="abort", error=reason)

@@ -61,10 +61,9 @@ def chat_prompt(
 def text_prompt(model: ServedModel, text: str, param: str) -> list[int]:
     """Token ids of a text as it stands."""
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise wrong(param, f"holds half a surrogate pair at character {error.start}") from error
-    return model.tokenizer.encode(text)
+        return model.tokenizer.encode(text)
+    except UserError as error:
+        raise wrong(param, error.message) from error
 
 
 def check_length(model: ServedModel, prompt_ids: Sequence[int], param: str) -> int:

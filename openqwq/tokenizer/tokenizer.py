@@ -69,12 +69,22 @@ class Tokenizer:
         write_text_atomic(folder / CONFIG_FILE, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; added tokens written in it are recognised, and none is put before it."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+        """Token ids of a text; added tokens written in it are recognised, and none is put before it.
+
+        Raises UserError for a text that is no Unicode: half a surrogate pair, as JSON's escapes can write it.
+        """
+        try:
+            return self.backend.encode(text, add_special_tokens=False).ids
+        except TypeError as error:
+            raise _no_text([text]) from error
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, on all threads."""
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        try:
+            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError as error:
+            raise _no_text(texts) from error
+        return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """Text of token ids; bytes that are no UTF-8 become U+FFFD. Thinking and tool tags are never skipped."""
@@ -236,6 +246,18 @@ def _byte_of_character() -> dict[str, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
+
+
+def _no_text(texts: Iterable[Any]) -> UserError:
+    """What is wrong with the first of some texts that a tokenizer cannot read."""
+    for text in texts:
+        if not isinstance(text, str):
+            return UserError(f"a text was expected, but this is {text!r}")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return UserError(f"the text holds half a surrogate pair at character {error.start}")
+    return UserError("the tokenizer cannot read this text")
 
 
 def _bytes_of(token: str) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -27,9 +27,17 @@ from .timeline import Timeline
 
 
 class ProblemMixture(Protocol):
-    """Problems as a pure function of the step and the refill round."""
+    """The problems of a step and of each of its refill rounds, asked for in order."""
 
     def batch(self, step: int, count: int, refill: int = 0) -> list[Problem]: ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A mixture whose problems also depend on what it gave before; its state is saved with the run."""
+
+    def state(self) -> dict[str, Any]: ...
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ Each optional part is asked for by the recipe and absent otherwise: a reference 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -73,7 +74,7 @@ class Learner:
                 if is_trained_on and not only_values:
                     learned.updates.append(self._update(batches, step, number, learned.entropy_weight, ready))
         if not learned.updates:
-            why = "only the value model learns" if only_values and learned.values else "no group has signal"
+            why = "only the value model learns" if only_values and learned.values else missing_signal(experience)
             logger.info("step %d of `%s`: %s, no update", step, run.ctx.name, why)
         self._steer_entropy(learned)
         return learned
@@ -155,6 +156,15 @@ class Learner:
             self.run.values[_ENTROPY_WEIGHT] = steer_entropy_weight(
                 learned.entropy_weight, entropy, target=config.target, step=config.step
             )
+
+
+def missing_signal(experience: Experience) -> str:
+    """Why nothing can be learned from the groups; what most verdicts say where no rollout could be judged."""
+    verdicts = [attempt.verdict for attempt in experience.attempts]
+    if verdicts and all(verdict.status == "unjudged" for verdict in verdicts):
+        [(reason, _)] = Counter(verdict.reason for verdict in verdicts).most_common(1)
+        return f"no rollout could be judged ({reason})"
+    return "no group has signal"
 
 
 def is_trained(attempt: Attempt) -> bool:

@@ -53,8 +53,10 @@ class Replay:
                 step, group = int(row["step"]), int(row["group"])
                 self._steps.setdefault(step, {}).setdefault(group, []).append(read_attempt(row))
             except (KeyError, TypeError, ValueError) as error:
+                why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
                 raise UserError(
-                    f"{file}:{number} is no rollout: {error!r}", hint="`openqwq train --rollout-only` writes such files"
+                    f"{file}:{number} is no rollout that can be trained on: {why}",
+                    hint="`openqwq train --rollout-only` writes such files; samples.jsonl holds texts alone",
                 ) from error
         if not self._steps:
             raise UserError(f"{file} holds no rollouts")

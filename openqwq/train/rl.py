@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import nn
@@ -31,7 +31,7 @@ from openqwq.model.lora import add_lora, merge_lora, save_lora
 from openqwq.rollout import GroupStream, SteppedPolicy
 from openqwq.verifiers import Verifier
 
-from .experience import Collector, Collects, Experience, ProblemMixture
+from .experience import Collector, Collects, Experience, ProblemMixture, Remembers
 from .freshness import Freshness
 from .gate import GateEvaluate, RegressionGate
 from .learner import Learned, Learner
@@ -42,7 +42,8 @@ from .rewards import RewardScorer, check_rewards
 from .rl_metrics import experience_metrics, sample_rows, seconds_metrics, update_metrics
 from .stage import StageContext, StageRun
 from .timeline import Timeline
-from .trackers import Trackers, open_trackers
+
+_PROBLEMS = "problems"
 
 
 class TrainedPolicy(SteppedPolicy, Protocol):
@@ -88,7 +89,8 @@ def run_rl(
     """
     check_rewards(stage, reward_scorer)
     _check_stage(stage, ctx)
-    pool = build_pool(stage, mixture, ctx)
+    pool = None if replay else build_pool(stage, mixture, ctx)
+    problems = pool or mixture
     timeline = Timeline()
     overlapped = stage.max_staleness > 0 and replay is None
     stream = GroupStream(policy, tokenizer, stage.samples_per_prompt) if overlapped else None
@@ -97,21 +99,21 @@ def run_rl(
         ctx,
         policy=policy,
         tokenizer=tokenizer,
-        mixture=pool or mixture,
+        mixture=problems,
         verifiers=verifiers,
         reward_scorer=reward_scorer,
         timeline=timeline,
         stream=stream,
     )
-    with adapters(model, stage, ctx), invariance(model, stage), trackers(stage, ctx) as tracked:
+    with adapters(model, stage, ctx), invariance(model, stage):
         optimizer = build_optimizer(model, stage)
         with StageRun(ctx, stage, model, optimizer, steps=stage.steps) as run:
             freshness = Freshness(run, None if replay else stage.max_staleness)
             policy.load_weights(model, version=run.values.setdefault("policy_version", 0))
             if run.step == 0:
                 freshness.publish(policy.version, _trainer_checksum(policy, model))
-            if pool and "curriculum" in run.values:
-                pool.load_state(run.values["curriculum"])
+            if isinstance(problems, Remembers) and _PROBLEMS in run.values:
+                problems.load_state(run.values[_PROBLEMS])
             learner = Learner(stage, run, tokenizer)
             gate = RegressionGate(stage.gate, gate_evaluate, run)
             with timeline.phase("gate"):
@@ -125,13 +127,16 @@ def run_rl(
                         with timeline.phase("train"):
                             learned = learner.learn(experience, step, ready=source.wait)
                             source.wait()
+                        if model.batch_invariant and policy.model is model and not (overlapped or replay):
+                            check_agreement(learned, step)
                         with timeline.phase("sync"):
                             publish(policy, model, freshness, policy.version + len(learned.updates))
                         run.values["policy_version"] = policy.version
                         row = _metrics_row(run, experience, learned, gate, step) | fresh
-                        row |= record_curriculum(pool, experience, run)
+                        row |= record_curriculum(pool, experience, run.step)
+                        if isinstance(problems, Remembers):
+                            run.values[_PROBLEMS] = problems.state()
                         row |= seconds_metrics(timeline, overlapped=overlapped)
-                        tracked.log(row, step)
                         run.finish(row, sample_rows(experience, step, ctx), timeline.take(ctx.name, step))
                     with timeline.phase("gate"):
                         gate.look_if_due()
@@ -149,6 +154,16 @@ def publish(policy: TrainedPolicy, model: Qwen2ForCausalLM, freshness: Freshness
     freshness.publish(version, _trainer_checksum(policy, model))
 
 
+def check_agreement(learned: Learned, step: int) -> None:
+    """Raises RuntimeError unless the step's rollouts have the trainer's own log-probs, to the last bit."""
+    largest = max((float(u.tokens["distance"].abs().max()) for u in learned.updates[:1]), default=0.0)
+    if largest != 0.0:
+        raise RuntimeError(
+            f"step {step}: log-probs of sampler and trainer are up to {largest:.1e} apart, but in the batch-invariant "
+            "mode they are the same numbers: one of the two is wrong"
+        )
+
+
 def _trainer_checksum(policy: TrainedPolicy, model: Qwen2ForCausalLM) -> str:
     """Of the trainer's weights; where the sampler runs the very same module, what it has just computed."""
     return policy.weight_checksums[policy.version] if policy.model is model else weight_checksum(model)
@@ -164,10 +179,7 @@ def adapters(model: Qwen2ForCausalLM, stage: RLStage, ctx: StageContext) -> Iter
     if not lora.rank:
         yield
         return
-    try:
-        add_lora(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=ctx.seed_for("lora"))
-    except ValueError as error:
-        raise UserError(f"`lora.targets` of stage `{ctx.name}`: {error}", hint="e.g. q_proj, v_proj") from error
+    add_lora(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=ctx.seed_for("lora"))
     yield
     if is_first():
         save_lora(model, ctx.checkpoints.run_folder / "adapters" / ctx.name)
@@ -190,18 +202,6 @@ def invariance(model: Qwen2ForCausalLM, stage: RLStage) -> Iterator[None]:
         set_batch_invariant(model, before)
 
 
-@contextmanager
-def trackers(stage: RLStage, ctx: StageContext) -> Iterator[Trackers]:
-    """The stage's trackers, closed at the end of this block, whatever ends it."""
-    first_step = ctx.resume.step if ctx.resume else 0
-    names = stage.trackers if is_first() else ()
-    opened = open_trackers(names, ctx.checkpoints.run_folder, ctx.name, asdict(stage), first_step=first_step)
-    try:
-        yield opened
-    finally:
-        opened.close()
-
-
 def build_pool(stage: RLStage, mixture: ProblemMixture, ctx: StageContext) -> DifficultyPool | None:
     """The stage's difficulty pool, where it asks for one."""
     config = stage.curriculum
@@ -216,15 +216,14 @@ def build_pool(stage: RLStage, mixture: ProblemMixture, ctx: StageContext) -> Di
     )
 
 
-def record_curriculum(pool: DifficultyPool | None, experience: Experience, run: StageRun) -> dict[str, Any]:
+def record_curriculum(pool: DifficultyPool | None, experience: Experience, step: int) -> dict[str, Any]:
     """Tell the pool what the step's groups scored; what the log says of the pool."""
     if pool is None:
         return {}
     judged = [[a for a in group if a.verdict.status != "unjudged"] for group in experience.groups]
     rates = [(g[0].rollout.problem, sum(a.verdict.status == "correct" for a in g) / len(g)) for g in judged if g]
-    pool.record(run.step, rates)
-    run.values["curriculum"] = pool.state()
-    return {"curriculum": pool.measures(run.step + 1)}
+    pool.record(step, rates)
+    return {"curriculum": pool.measures(step + 1)}
 
 
 def _metrics_row(

@@ -31,19 +31,26 @@ def experience_metrics(experience: Experience, sources: Iterable[str]) -> dict[s
     return {
         "reward": _mean(_rewards(attempts)),
         "accuracy": _accuracy(attempts),
-        "unjudged": _mean([a.verdict.status == "unjudged" for a in attempts]),
+        "unjudged": _unjudged(attempts),
         "groups_sampled": len(experience.groups),
         "groups_with_signal": _share(len(experience.useful_groups), len(experience.groups)),
         "refills": experience.refills,
         "completion_tokens_mean": _mean(lengths),
         "completion_tokens_max": max(lengths, default=0),
         "truncated": _mean([a.rollout.finish_reason == "length" for a in attempts]),
-        "sources": {
-            name: {"rollouts": len(own), "reward": _mean(_rewards(own)), "accuracy": _accuracy(own)}
-            for name, own in by_source.items()
-        },
+        "sources": {name: _source_metrics(own) for name, own in by_source.items()},
         "behaviours": monitor_rollouts([a.rollout for a in attempts], [a.verdict for a in attempts]),
         "tokens_generate": sum(lengths),
+    }
+
+
+def _source_metrics(attempts: Sequence[Attempt]) -> dict[str, Any]:
+    return {
+        "rollouts": len(attempts),
+        "reward": _mean(_rewards(attempts)),
+        "accuracy": _accuracy(attempts),
+        "unjudged": _unjudged(attempts),
+        "completion_tokens_mean": _mean([len(a.rollout.completion_ids) for a in attempts]),
     }
 
 
@@ -130,6 +137,10 @@ def _sample_row(attempt: Attempt, step: int, stage: str) -> dict[str, Any]:
 
 def _rewards(attempts: Sequence[Attempt]) -> list[float]:
     return [a.reward for a in attempts if not math.isnan(a.reward)]
+
+
+def _unjudged(attempts: Sequence[Attempt]) -> float | None:
+    return _mean([a.verdict.status == "unjudged" for a in attempts])
 
 
 def _accuracy(attempts: Sequence[Attempt]) -> float | None:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -29,6 +29,7 @@ from openqwq.model.lora import lora_tensors
 
 from .optimizer import Optimizers, load_optimizer_tensors, optimizer_tensors
 from .parallel import is_first
+from .trackers import Trackers, open_trackers
 
 AnyStage = TypeVar("AnyStage", bound=Stage)
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
@@ -75,15 +76,21 @@ class StageRun(Generic[AnyStage, AnyModel]):
         self._changing = False
         self._saved_at: tuple[int, bool] | None = None
         self._saved_time = time.monotonic()
+        self._trackers = Trackers({})
         if ctx.resume:
             self._restore(ctx.resume)
 
     def __enter__(self) -> StageRun[AnyStage, AnyModel]:
+        self.model.zero_grad(set_to_none=True)  # an earlier stage's, which would count in this one's gradient norm
+        if is_first():
+            folder, config = self.ctx.checkpoints.run_folder, asdict(self.stage)
+            self._trackers = open_trackers(self.stage.trackers, folder, self.ctx.name, config, first_step=self.step)
         if not self.ctx.resume:
             self.save()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._trackers.close()
         if kind is None:
             self.save()
         elif kind is KeyboardInterrupt and self._changing:
@@ -113,6 +120,7 @@ class StageRun(Generic[AnyStage, AnyModel]):
             for file, rows in (("samples.jsonl", samples), ("timeline.jsonl", phases)):
                 for entry in rows:
                     append_jsonl(folder / file, dict(entry))
+            self._trackers.log(row, self.step)
         self.step += 1
         self._changing = False
         self.ctx.progress(row, self.step, self.steps)

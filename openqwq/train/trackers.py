@@ -52,6 +52,13 @@ class Trackers:
             del self._trackers[name]
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise UserError for one whose package is not installed, before any work begins."""
+    for name in names:
+        if name not in WHERE_INSTALLED:
+            _package(name)
+
+
 def open_trackers(
     names: Sequence[str], folder: str | Path, stage: str, config: Mapping[str, Any], *, first_step: int = 0
 ) -> Trackers:
@@ -77,15 +84,10 @@ def flat_numbers(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def _open(name: str, place: Path, run: str, stage: str, config: Mapping[str, Any], first_step: int) -> Tracker | None:
-    try:
-        package = importlib.import_module(PACKAGES[name])
-    except ImportError as error:
-        if name in WHERE_INSTALLED:
-            logger.info("%s is not installed: its log is left out", name)
-            return None
-        raise UserError(
-            f"`trackers` names {name!r}, which is not installed", hint=f"pip install {name}, or take it out"
-        ) from error
+    package = _package(name)
+    if package is None:
+        logger.info("%s is not installed: its log is left out", name)
+        return None
     if name == "tensorboard":
         return _TensorBoard(package.SummaryWriter(str(place / "tensorboard" / stage), purge_step=first_step))
     place.mkdir(parents=True, exist_ok=True)
@@ -96,6 +98,18 @@ def _open(name: str, place: Path, run: str, stage: str, config: Mapping[str, Any
         raise UserError(
             f"the tracker {name!r} could not start: {error}",
             hint="log in to it, set WANDB_MODE=offline, or take it out of `trackers`",
+        ) from error
+
+
+def _package(name: str) -> Any | None:
+    """The tracker's package; None where it is absent and need not be there."""
+    try:
+        return importlib.import_module(PACKAGES[name])
+    except ImportError as error:
+        if name in WHERE_INSTALLED:
+            return None
+        raise UserError(
+            f"`trackers` names {name!r}, which is not installed", hint=f"pip install {name}, or take it out"
         ) from error
 
 

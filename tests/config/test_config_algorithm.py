@@ -49,6 +49,7 @@ def test_the_defaults_are_an_algorithm():
         ({"reward": "none"}, "nothing is learned", "distil"),
         ({"overlong_tokens": 200}, "more than `max_completion_tokens`", "quarter"),
         ({"lora": LoRAConfig(rank=4, targets=())}, "nothing to adapt", "q_proj"),
+        ({"lora": LoRAConfig(rank=4, targets=("q_proj", "lm_head"))}, "`lm_head`, which is no linear layer", "o_proj"),
         ({"curriculum": CurriculumConfig(pool=8)}, "fewer problems than `prompts_per_step`", "many times"),
         ({"curriculum": CurriculumConfig(easy=0.2, hard=0.3)}, "not below `easy`", "between"),
         ({"advantage": "gae", "value": ValueConfig(warmup_steps=100)}, "never be trained", "smaller"),

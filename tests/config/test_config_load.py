@@ -225,6 +225,7 @@ def test_types_are_strict(file, override, message):
         ("stage.cold_start.brief_share=1.5", "`brief_share` is 1.5"),
         ("model.path=Qwen/Qwen2.5-0.5B", "both `preset` and `path`"),
         ("model.preset=", "neither `preset` nor `path`"),
+        ('model={preset = "", path = "Qwen/Qwen2.5-0.5B"}', "change the shape of a preset"),
         ("stage.general.reward_model=rl", "no earlier reward-model stage"),
         ("stage.general.reward_model=", "`reward_model` is empty"),
         ("stage.rl.reward_model=judge", "no earlier reward-model stage"),
@@ -311,11 +312,12 @@ def test_paths_are_relative_to_the_recipe_and_overrides_to_the_working_directory
 
 def test_hub_names_stay_and_local_models_become_absolute(folder):
     file = folder / "small.toml"
-    file.write_text(RECIPE.replace('preset = "tiny"', 'path = "Qwen/QwQ-32B"'))
+    tiny = 'preset = "tiny"\noverrides = {hidden_size = 192}'
+    file.write_text(RECIPE.replace(tiny, 'path = "Qwen/QwQ-32B"'))
     assert load_recipe(file).model.path == "Qwen/QwQ-32B"
     (folder / "Qwen" / "QwQ-32B").mkdir(parents=True)
     assert load_recipe(file).model.path == str(folder / "Qwen" / "QwQ-32B")
-    file.write_text(RECIPE.replace('preset = "tiny"', 'path = "./base"'))
+    file.write_text(RECIPE.replace(tiny, 'path = "./base"'))
     assert "does not exist" in error_of(file).message
 
 

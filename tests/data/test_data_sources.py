@@ -69,6 +69,46 @@ def test_batches_hold_no_held_out_problem(name):
     assert not unseen & set(trained)
 
 
+@pytest.fixture
+def questions(tmp_path):
+    """A source of 30 questions of which 24 are trained on."""
+    file = tmp_path / "sums.jsonl"
+    file.write_text("".join(json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(30)))
+    return build_source("sums", SourceConfig(type="jsonl", path=str(file)))
+
+
+def test_every_problem_of_a_file_comes_once_in_each_epoch_in_another_order(questions):
+    part = problem_texts(questions.part("train"))
+    unseen = frozenset(sorted(part)[:4])
+    mixture = Mixture({"sums": questions}, {"sums": 1.0}, seed=0, stage="rl", exclude=unseen)
+    # seven at a time, then a refill of three: two epochs of the 20 that may be trained on
+    taken = [
+        p.prompt for step in range(4) for count, refill in ((7, 0), (3, 1)) for p in mixture.batch(step, count, refill)
+    ]
+    first, second = taken[:20], taken[20:]
+    assert set(first) == set(second) == part - unseen and len(set(first)) == 20
+    assert first != second
+
+
+def test_a_mixture_goes_on_in_the_epoch_where_its_state_was_saved(questions):
+    def mixture():
+        sources = {"sums": questions, "python": build_source("python", CONFIGS["python"])}
+        return Mixture(sources, {"sums": 2.0, "python": 1.0}, seed=0, stage="rl")
+
+    whole, first, second = mixture(), mixture(), mixture()
+    expected = [p.id for step in range(9) for p in whole.batch(step, 6)]
+    found = [p.id for step in range(4) for p in first.batch(step, 6)]
+    second.load_state(json.loads(json.dumps(first.state())))
+    found += [p.id for step in range(4, 9) for p in second.batch(step, 6)]
+    assert found == expected
+
+
+def test_a_file_that_is_held_out_as_a_whole_cannot_be_trained_on(questions):
+    every = problem_texts(questions.part("train"))
+    with pytest.raises(UserError, match="48 problems in a row were held-out ones"):
+        Mixture({"sums": questions}, {"sums": 1.0}, seed=0, stage="rl", exclude=every).batch(0, 1)
+
+
 def test_a_source_that_is_held_out_as_a_whole_cannot_be_trained_on():
     source = build_source("gcd", SMALL_GCD)
     every = frozenset(source.problem("train", item_key("train", i)).prompt for i in range(2000))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
@@ -11,8 +12,9 @@ from openqwq.errors import UserError
 from openqwq.eval.intervals import Interval
 from openqwq.eval.report import read_run_folder, write_report
 from openqwq.eval.report.charts import curve_chart, format_tick, nice_ticks, stage_chart
-from openqwq.eval.report.content import duration, examples
+from openqwq.eval.report.content import duration, examples, training_charts
 from openqwq.eval.report.markdown import fence
+from openqwq.log import append_jsonl
 
 VOID = {"meta", "br", "link", "img", "hr"}
 
@@ -106,7 +108,8 @@ def test_unmeasured_scores_are_dashes_not_numbers(run_folder):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "ticks"), [(0, 1, [0, 0.25, 0.5, 0.75, 1.0]), (0, 43, [0, 20, 40, 60]), (2, 2, None)]
+    ("low", "high", "ticks"),
+    [(0, 1, [0, 0.25, 0.5, 0.75, 1.0]), (0, 43, [0, 20, 40, 60]), (0, 0, [0, 0.25, 0.5, 0.75, 1.0]), (2, 2, None)],
 )
 def test_ticks_are_round_and_enclose_the_data(low, high, ticks):
     found = nice_ticks(low, high)
@@ -136,3 +139,31 @@ def test_scores_are_drawn_at_their_height_on_a_scale_from_0_to_100():
 )
 def test_durations_read_well(seconds, text):
     assert duration(seconds) == text
+
+
+def test_sources_gate_and_held_out_pairs_have_their_curves_and_their_sentence(tmp_path):
+    run = make_run_folder(tmp_path / "run", problems=3, stages=("cold_start", "rl_math_code"))
+    recipe = json.loads((run / "recipe.json").read_text())
+    recipe["stage"]["reward_model"] = {"kind": "reward_model"}
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    (run / "metrics.jsonl").unlink()
+    for step in range(4):
+        sources = {"gcd": {"accuracy": 0.1 * step}, "<b>": {"accuracy": None if step < 2 else 0.5}}
+        row = {"stage": "rl_math_code", "step": step, "sources": sources, "truncated": 0.02 * step, "unjudged": 0.0}
+        append_jsonl(run / "metrics.jsonl", {**row, "mismatch_max": 0.0, "gate": {"math": 0.5} if step == 2 else None})
+        held_out = {"held_out_pairs": 256, "held_out_accuracy": 0.8164, "held_out_calibration_error": 0.0599}
+        last = held_out if step == 3 else dict.fromkeys(held_out)
+        append_jsonl(run / "metrics.jsonl", {"stage": "reward_model", "step": step, "loss": 0.6, **last})
+    charts = training_charts(read_run_folder(run))
+    assert [(chart.title, chart.legend) for chart in charts["rl_math_code"]] == [
+        ("Largest |rollout − policy| log-prob difference", ()),
+        ("Share of rollouts that were cut off", ()),
+        ("Accuracy on training problems, by source", ("gcd", "<b>")),
+        ("Regression gate: held-out score, by kind", ("math",)),
+    ]
+    assert "<b> 0.5 at step 2" in unescape(charts["rl_math_code"][2].svg)
+    assert [chart.title for chart in charts["reward_model"]] == ["Loss (nats per pair)"]
+    page, text = (path.read_text() for path in write_report(run))
+    for said in (page, text):
+        assert "On 256 held-out pairs the chosen answer scores higher in 81.6%" in said and "6.0 points" in said
+    assert "<li><svg" in page and "&lt;b&gt;</li>" in page

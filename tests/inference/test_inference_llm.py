@@ -119,6 +119,13 @@ def test_a_prompt_that_does_not_fit_fails_alone(llm):
     assert long.outputs[0].finish_reason == "abort" and "300 tokens" in long.outputs[0].error
 
 
+def test_a_text_that_is_no_unicode_fails_alone(llm):
+    whole, half = llm.generate(["1+1=", "1+\ud83d"], SamplingParams(max_tokens=2, n=2, temperature=0.0))
+    assert [len(sample.token_ids) for sample in whole.outputs] == [2, 2]
+    assert [sample.finish_reason for sample in half.outputs] == ["abort", "abort"]
+    assert half.outputs[1].error == "the text holds half a surrogate pair at character 2"
+
+
 def test_a_preset_without_weights_takes_token_ids_only():
     llm = LLM("tiny", max_num_seqs=2, max_model_len=64)
     assert len(llm.generate([[1, 2, 3]], FREE)[0].outputs[0].token_ids) == 20

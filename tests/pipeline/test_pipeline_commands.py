@@ -119,9 +119,12 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(recipe, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
-    assert "--resume" in stderr and "Traceback" not in stderr
+    said = f"continue with: openqwq train {recipe} --out {out} --set stage.pretrain.tokens=4_000_000 --resume"
+    assert said in stderr and "Traceback" not in stderr
     states = sorted((out / "run_state").iterdir())
     assert json.loads((states[-1] / "state.json").read_text())["stage"] == "pretrain"
+    assert main(["report", str(out)]) == 0  # also of a run that has not been evaluated yet
+    assert "0 of 2 stages so far" in (out / "report.md").read_text()
 
 
 def test_a_full_disk_is_one_clear_error_and_loses_nothing(recipe, tmp_path):

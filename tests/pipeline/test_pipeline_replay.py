@@ -53,6 +53,15 @@ def test_rollouts_are_written_and_trained_on_apart(recipe, tmp_path, capsys):
     assert "holds a replay already" in capsys.readouterr().err
 
 
+def test_rollouts_of_a_difficulty_pool_are_of_its_problems_and_trained_on(recipe, tmp_path):
+    out, rollouts = str(tmp_path / "run"), tmp_path / "rollouts.jsonl"
+    command = ["train", recipe, "--out", out, "--set", "stage.rl.curriculum.pool=4"]
+    assert main([*command, "--rollout-only", str(rollouts)]) == 0
+    assert len({row["problem"]["messages"][0]["content"] for row in read_jsonl(rollouts)}) <= 4
+    # a file's problems need not be those of the pool
+    assert main([*command[:4], "--set", "stage.rl.curriculum.pool=3", "--replay", str(rollouts)]) == 0
+
+
 def test_a_half_of_a_stage_that_is_not_there_is_explained(recipe, tmp_path, capsys):
     command = ["train", recipe, "--out", str(tmp_path / "run"), "--rollout-only", str(tmp_path / "r.jsonl")]
     assert main([*command, "--stage", "rl2"]) == 2

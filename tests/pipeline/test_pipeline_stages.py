@@ -49,6 +49,33 @@ def test_an_evaluation_does_not_read_prompts_that_earlier_weights_have_cached(tm
     assert first != seen[0]
 
 
+LATE = """
+[stage.rl]
+kind = "rl"
+mix = { chain_sum = 1.0 }
+"""
+
+
+@pytest.mark.skipif(not BASE.is_dir(), reason="the base model is not in this checkout")
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("source.chain_sum.verifier=mth", "ask for the verifier `mth`"),
+        ("source.chain_sum.verifier_options={deadline=1.0}", "unknown option of verifier `reasoning_gym`: `deadline`"),
+        ('stage.rl.trackers=["wandb"]', "names 'wandb', which is not installed"),
+    ],
+)
+def test_what_only_a_later_stage_needs_is_missed_before_the_first_one_begins(
+    tmp_path, monkeypatch, capsys, override, message
+):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    recipe = tmp_path / "late.toml"
+    recipe.write_text(RECIPE.replace("[eval]", f"{LATE}\n[eval]"))
+    assert main(["train", str(recipe), "--out", str(tmp_path / "run"), "--set", override]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "run_state").exists()
+
+
 ROUNDED = """
 [stage.rl]
 kind = "rl"

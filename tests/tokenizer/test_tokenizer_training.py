@@ -134,6 +134,15 @@ def test_batch_encoding_equals_encoding_one_by_one(tokenizer):
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"), [("a\udc00", "half a surrogate pair at character 1"), (3, "but this is 3")]
+)
+def test_what_is_no_text_is_named(tokenizer, text, reason):
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_batch(["fine", text])):
+        with pytest.raises(UserError, match=reason):
+            encode(text)
+
+
 @given(st.text())
 @settings(max_examples=100, deadline=None)
 def test_decode_gives_back_any_text_in_normal_form(tokenizer, text):

@@ -98,7 +98,7 @@ def train_rl(folder, stage, *, model=None, engine=None, verifier=None, ctx=None,
     """The model that `stage` trained in `folder`, and the stage's outcome."""
     model = model or create_model(CONFIG, seed=0)
     engine, ctx = engine or make_engine(model), ctx or make_context(folder, "rl")
-    outcome = run_rl(stage, model=model, policy=engine, ctx=ctx, **world_of(verifier), **options)
+    outcome = run_rl(stage, model=model, policy=engine, ctx=ctx, **world_of(verifier) | options)
     return model, outcome
 
 

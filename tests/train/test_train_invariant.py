@@ -1,6 +1,7 @@
 """The batch-invariant mode: the sampler's log-probs are the trainer's, bit for bit, whatever runs together."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,19 @@ def test_a_stage_in_the_mode_logs_no_mismatch_at_all_and_leaves_the_mode(world, 
     assert sum(row["updates"] for row in rows) >= 2
     assert {row["mismatch_max"] for row in rows if row["updates"]} == {0.0}
     assert not model.batch_invariant and not model.model.layers[0].mlp.down_proj.batch_invariant
+
+
+def test_log_probs_that_are_off_by_a_bit_end_a_run_in_the_mode(world, tmp_path):
+    class OffByABit(Engine):
+        def generate(self, prompts, params):
+            groups = super().generate(prompts, params)
+            return [[replace(c, logprobs=(c.logprobs[0] - 1e-6, *c.logprobs[1:])) for c in own] for own in groups]
+
+    model, stage = world.model(), world.stage(batch_invariant="on", reward="random")
+    engine = OffByABit(model, world.HexTokenizer(), max_num_seqs=64)
+    with pytest.raises(RuntimeError, match=r"sampler and trainer are up to .*e-0[67] apart"):
+        world.train_rl(tmp_path, stage, model=model, engine=engine)
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_a_stage_says_what_keeps_it_from_the_mode_or_refuses(world, monkeypatch, caplog):

@@ -157,3 +157,23 @@ def test_groups_in_flight_go_on_where_they_stopped_after_a_round_trip_through_js
     assert done[-1].problem.id == problems[2].id
     done += second.advance(2, due=0)
     assert {g.problem.id: [r.completion_ids for r in g.rollouts] for g in done} == whole
+
+
+def test_tokens_of_before_a_restart_keep_the_checksums_of_their_weights(world):
+    """An engine in a new process never had the weights that sampled them."""
+    params = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_tokens=9, seed=2, ignore_eos=True)
+    streams, names = [], {}
+    for version in (4, 5):
+        model = world.model(seed=version)
+        engine = world.engine(model)
+        engine.load_weights(model, version=version)
+        names[version] = weight_checksum(model)
+        streams.append(GroupStream(engine, world.HexTokenizer(), 2))
+    first, second = streams
+    for problem, longest in zip(world.Digits().batch(0, 2), (3, 9), strict=True):
+        first.begin(problem, params.replace(max_tokens=longest), turn=0)
+    first.advance(1, due=-1)
+    second.load_state(json.loads(json.dumps(first.state())))
+    (group,) = second.advance(1, due=0)
+    for rollout in group.rollouts:
+        assert set(rollout.policy_versions) == {4, 5} and rollout.weight_checksums == names

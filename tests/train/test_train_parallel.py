@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 import traceback
 
 import pytest
@@ -179,6 +180,26 @@ def test_weights_that_differ_between_ranks_end_the_run(world, tmp_path):
         return ""
 
     assert all("was sampled from weights" in message for message in on_ranks(run, tmp_path))
+
+
+def test_a_rank_that_fails_ends_the_others_at_once(world, tmp_path):
+    """Nobody waits for a rank that is gone."""
+
+    class Broken(world.SameDigit):
+        def verify_many(self, pairs):
+            if parallel.rank() == 1:
+                raise OSError("no more verdicts")
+            return super().verify_many(pairs)
+
+    def run():
+        started = time.monotonic()
+        with pytest.raises((OSError, RuntimeError)) as caught:
+            world.train_rl(tmp_path / "two", world.stage(), verifier=Broken())
+        return time.monotonic() - started, str(caught.value)
+
+    (first_s, first), (_, second) = on_ranks(run, tmp_path)
+    assert second == "no more verdicts" and "no more verdicts" not in first
+    assert first_s < 30
 
 
 def test_sampling_beside_training_is_refused_on_several_ranks(world, tmp_path):

@@ -140,8 +140,20 @@ def test_adapters_train_alone_and_are_merged_at_the_end(world, tmp_path, base):
     assert changed == {"q_proj", "down_proj"}
     assert all(p.requires_grad for p in model.parameters())
     assert (tmp_path / "adapters" / "rl" / "adapter_config.json").exists()
-    with pytest.raises(UserError, match="no linear layer `w_proj`"):
+    with pytest.raises(UserError, match="names `w_proj`, which is no linear layer"):
         train(world, tmp_path / "other", replace(stage, lora=LoRAConfig(rank=2, targets=("w_proj",))))
+
+
+def test_a_stage_of_adapters_knows_nothing_of_the_gradients_before_it(world, tmp_path, base):
+    """As in a resumed run, whose process never had them."""
+    model, _ = train(world, tmp_path / "whole", base)
+    fresh = world.model()
+    fresh.load_state_dict(model.state_dict())
+    stage = replace(base, lora=LoRAConfig(rank=2))
+    after, rows = train(world, tmp_path / "after", stage, model=model)
+    alone, expected = train(world, tmp_path / "alone", stage, model=fresh)
+    assert rows == expected and any(row["updates"] for row in rows)
+    assert world.same_weights(world.weights(after), world.weights(alone))
 
 
 def test_problems_that_teach_nothing_rest(world, tmp_path, base):
@@ -177,7 +189,8 @@ def test_a_replay_trains_as_the_run_that_its_rollouts_are_of(world, tmp_path, ba
 
 def test_a_file_that_is_no_replay_is_refused_with_its_line(tmp_path, base):
     file = tmp_path / "rollouts.jsonl"
-    for text, message in (("", "no rollouts"), ("{}\n", r"rollouts.jsonl:1 is no rollout"), ("[", "JSON lines")):
+    no_step = r"rollouts.jsonl:1 is no rollout .*: it has no 'step'"
+    for text, message in (("", "no rollouts"), ("{}\n", no_step), ("[", "JSON lines")):
         file.write_text(text)
         with pytest.raises(UserError, match=message):
             Replay(file, base)

@@ -2,12 +2,15 @@
 
 import os
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from openqwq.config import GateConfig, PretrainStage, RewardModelStage, SFTStage
+from openqwq.config import CorrectionConfig, GateConfig, PretrainStage, RewardModelStage, SFTStage
+from openqwq.data import Mixture
+from openqwq.data.finite import FiniteSource
 from openqwq.errors import UserError
 from openqwq.train import stage as stage_module
 from openqwq.train.pretrain import run_pretrain
@@ -139,6 +142,31 @@ def test_killed_again_and_again_still_ends_like_the_unbroken_run(world, tmp_path
     assert lives >= 3
     assert world.same_weights(weights, whole.weights)
     assert world.rows(folder) == whole.rows
+
+
+@pytest.mark.parametrize("bound", [0, 2])
+def test_a_resumed_run_goes_on_in_its_epoch_of_a_file(world, tmp_path, bound):
+    """Which problem comes next depends on how many were taken, refills among them."""
+    problems = [replace(p, id=f"p/{i}", source="low") for i, p in enumerate(world.Digits().batch(0, 11))]
+    stage = world.stage(steps=6, checkpoint_every=1, max_refills=2, max_staleness=bound, mix={"low": 1.0},
+                        correction=CorrectionConfig(mode="truncate"))  # fmt: skip
+
+    def run(folder, progress, *, resume=False):
+        source = FiniteSource("low", "math", "same_digit", {"train": problems})
+        mixture = Mixture({"low": source}, {"low": 1.0}, seed=0, stage="rl")
+        ctx = world.context(folder, "rl", resume=resume, progress=progress)
+        return world.train_rl(folder, stage, mixture=mixture, ctx=ctx)[0]
+
+    def killed_after_step_3(row, done, total):
+        if done == 3:
+            raise Killed
+
+    whole = run(tmp_path / "whole", lambda *_: None)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", killed_after_step_3)
+    found = run(tmp_path / "killed", lambda *_: None, resume=True)
+    assert world.same_weights(world.weights(found), world.weights(whole))
+    assert world.rows(tmp_path / "killed") == world.rows(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("event", ["generate", "verify", "update"])

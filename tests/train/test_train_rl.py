@@ -3,9 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from openqwq.config import GateConfig, RLStage
+from openqwq.config import GateConfig, LoRAConfig, RLStage
 from openqwq.errors import UserError
 from openqwq.inference import Engine
+from openqwq.model.lora import add_lora
 from openqwq.train.experience import judge
 from openqwq.train.rewards import coin_rewards, verdict_rewards
 from openqwq.types import Completion, Message, Problem, Rollout, Verdict
@@ -177,6 +178,17 @@ def test_a_step_without_signal_makes_no_update_and_says_so(world, tmp_path, capl
     assert "no group has signal" in caplog.text
 
 
+def test_a_step_whose_rollouts_cannot_be_judged_says_what_the_verdicts_say(world, tmp_path, caplog):
+    class Unreachable(world.SameDigit):
+        def __call__(self, problem, completion):
+            return Verdict.unjudged("the sandbox does not answer")
+
+    with caplog.at_level("INFO", logger="openqwq"):
+        world.train_rl(tmp_path, world.stage(steps=1), verifier=Unreachable())
+    assert "no rollout could be judged (the sandbox does not answer), no update" in caplog.text
+    assert world.rows(tmp_path)[0]["unjudged"] == 1.0
+
+
 def test_every_row_has_the_same_keys_in_the_same_order_and_counts_add_up(world, tmp_path):
     world.train_rl(tmp_path, world.stage())
     rows = world.rows(tmp_path)
@@ -185,6 +197,9 @@ def test_every_row_has_the_same_keys_in_the_same_order_and_counts_add_up(world, 
     for step, row in enumerate(rows):
         assert (row["stage"], row["step"]) == ("rl", step)
         assert sum(source["rollouts"] for source in row["sources"].values()) == row["groups_sampled"] * 8
+        for name in ("unjudged", "completion_tokens_mean"):
+            whole = sum(source["rollouts"] * source[name] for source in row["sources"].values())
+            assert whole / (row["groups_sampled"] * 8) == pytest.approx(row[name])
         assert 0 < row["completion_tokens_max"] <= 5
     samples = world.rows(tmp_path, "samples.jsonl")
     assert len(samples) == 12
@@ -246,15 +261,19 @@ def test_impossible_settings_are_refused_with_their_name(world, tmp_path, fields
         world.train_rl(tmp_path, world.stage(**fields))
 
 
-def test_a_sampler_that_does_not_take_the_weights_ends_the_run(world, tmp_path):
-    """A weight sync that silently does nothing: versions count on, the weights stay."""
+@pytest.mark.parametrize("lora", [LoRAConfig(), LoRAConfig(rank=2)], ids=["whole", "adapters"])
+def test_a_sampler_that_does_not_take_the_weights_ends_the_run(world, tmp_path, lora):
+    """A weight sync that silently does nothing: versions count on, the weights or the adapters stay."""
 
     class Deaf(Engine):
         def load_weights(self, source, *, version=None):
             super().load_weights(self.model, version=version)
 
-    model = world.model()
-    deaf = Deaf(world.model(), world.HexTokenizer(), max_num_seqs=64)
+    model, other = world.model(), world.model()
+    if lora.rank:
+        seed = world.context(tmp_path, "rl").seed_for("lora")
+        add_lora(other, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=seed)
+    deaf = Deaf(other, world.HexTokenizer(), max_num_seqs=64)
     with pytest.raises(RuntimeError, match="was sampled from weights"):
-        world.train_rl(tmp_path, world.stage(reward="random"), model=model, engine=deaf)
+        world.train_rl(tmp_path, world.stage(reward="random", lora=lora), model=model, engine=deaf)
     assert [row["step"] for row in world.rows(tmp_path)] == [0]  # the first step's weights were the trainer's

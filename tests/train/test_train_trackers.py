@@ -3,7 +3,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from openqwq.config import RewardModelStage
 from openqwq.errors import UserError
+from openqwq.train.reward_model import run_reward_model
 from openqwq.train.trackers import flat_numbers, open_trackers
 
 ROW = {"stage": "rl", "step": 3, "reward": 0.5, "gate": None, "ok": True, "sources": {"low": {"reward": 0.25}}}
@@ -115,3 +117,14 @@ def test_a_resumed_stage_leaves_each_step_once_in_tensorboard(tmp_path):
         (3, 23.0),
         (4, 24.0),
     ]
+
+
+def test_every_kind_of_stage_sends_its_numbers(world, tmp_path, monkeypatch):
+    seen = []
+    broken_module(monkeypatch, log=lambda row, step: seen.append((step, row["loss"])))
+    pairs = [([1, 2, n % 5, 7], [3, 4, n % 7]) for n in range(8)]
+    stage = RewardModelStage(pairs_per_step=4, trackers=("trackio",))
+    ctx = world.context(tmp_path, "judge")
+    run_reward_model(stage, model=world.model(), pairs=pairs, held_out=[], ctx=ctx)
+    rows = world.rows(tmp_path)
+    assert seen == [(row["step"], row["loss"]) for row in rows] and len(rows) == 2

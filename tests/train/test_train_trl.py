@@ -10,6 +10,7 @@ import torch
 from openqwq.config import CorrectionConfig, KLConfig, RLStage
 from openqwq.train.losses import sample_weights
 from openqwq.train.objective import policy_objective
+from openqwq.train.rewards import overlong_penalty
 
 grpo_trainer = pytest.importorskip("trl.trainer.grpo_trainer", reason="TRL is not installed", exc_type=ImportError)
 
@@ -111,3 +112,11 @@ def test_loss_and_gradient_are_trls(batch, name):
     assert expected[1].abs().max() > 1e-3
     if expected[2] is not None:
         torch.testing.assert_close(found[2], expected[2], atol=1e-8, rtol=1e-5)
+
+
+def test_overlong_penalty_is_trls():
+    rewards = pytest.importorskip("trl.rewards", reason="TRL is not installed", exc_type=ImportError)
+    theirs = rewards.get_soft_overlong_punishment(max_completion_len=100, soft_punish_cache=40)
+    for length in range(0, 130, 3):
+        (expected,) = theirs(completion_ids=[[0] * length])
+        assert -overlong_penalty(length, longest=100, soft_tokens=40) == pytest.approx(expected)

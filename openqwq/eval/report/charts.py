@@ -81,8 +81,8 @@ def stage_chart(stages: Sequence[str], strict: Sequence[Interval], free: Sequenc
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """About `count` round numbers that enclose [low, high], evenly spaced."""
     if high <= low:
-        pad = abs(low) * 0.1 or 1.0
-        low, high = low - pad, high + pad
+        pad = abs(low) * 0.1
+        low, high = (low - pad, high + pad) if pad else (0.0, 1.0)
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)

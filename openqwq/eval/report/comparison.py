@@ -22,7 +22,7 @@ from openqwq.eval.intervals import (
     wilson_interval,
 )
 from openqwq.eval.report.behaviours import behaviour_points
-from openqwq.eval.report.content import CURVES, Chart
+from openqwq.eval.report.content import CURVES, Chart, is_telling, metric_points
 from openqwq.eval.report.run_folder import RunFolder, read_run_folder
 from openqwq.eval.report.series_charts import Series, series_chart
 from openqwq.verifiers.behaviours import BEHAVIOURS
@@ -166,18 +166,10 @@ def _only(scores: Scores, families: Sequence[str]) -> Scores:
 
 
 def _metric_chart(runs: Sequence[ComparedRun], stage: str, metric: str, title: str, floor: float | None) -> Chart:
-    series = [
-        Series(
-            compared.label,
-            [
-                (float(row["step"]), float(row[metric]))
-                for row in compared.run.steps.get(stage, [])
-                if isinstance(row.get(metric), (int, float))
-            ],
-            style,
-        )
-        for style, compared in enumerate(runs)
-    ]
+    curves = [metric_points(compared.run.steps.get(stage, []), metric) for compared in runs]
+    if not any(is_telling(metric, curve) for curve in curves):
+        return Chart(title, "")
+    series = [Series(run.label, curve, style) for style, (run, curve) in enumerate(zip(runs, curves, strict=True))]
     return Chart(title, series_chart(series, label=f"{stage}, {title}", floor=floor))
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from openqwq.eval.intervals import Interval
 from openqwq.eval.report import comparison, content
 from openqwq.eval.report.comparison import Cell, ComparedRun, points
 from openqwq.eval.report.html import render_page
 from openqwq.eval.report.markdown import plain, table
-from openqwq.eval.report.series_charts import NUM_STYLES
 
 
 def comparison_html(runs: Sequence[ComparedRun]) -> str:
@@ -40,7 +37,6 @@ def comparison_html(runs: Sequence[ComparedRun]) -> str:
         points=points,
         points_text=content.points_text,
         tone=_tone,
-        line=_line,
     )
 
 
@@ -98,11 +94,3 @@ def _target(outcome) -> str:
 def _tone(difference: Interval) -> str:
     """A colour only where the interval leaves no doubt about the sign."""
     return "good" if difference.low > 0 else "bad" if difference.high < 0 else "unsure"
-
-
-def _line(number: int) -> Markup:
-    """A piece of a run's curve, for legends."""
-    style = number % NUM_STYLES
-    return Markup(
-        '<svg viewBox="0 0 32 8" class="key-line" aria-hidden="true"><path class="series s{}" d="M0 4H32"/></svg>'
-    ).format(style)

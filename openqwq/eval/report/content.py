@@ -13,6 +13,7 @@ from openqwq.eval.families import ScoredCompletion
 from openqwq.eval.intervals import Interval
 from openqwq.eval.report.charts import curve_chart, stage_chart
 from openqwq.eval.report.run_folder import RunFolder
+from openqwq.eval.report.series_charts import Series, series_chart
 
 CURVES: dict[str, tuple[str, float | None]] = {
     "loss": ("Loss (nats per token)", None),
@@ -23,8 +24,23 @@ CURVES: dict[str, tuple[str, float | None]] = {
     "mismatch_max": ("Largest |rollout − policy| log-prob difference", 0.0),
     "groups_with_signal": ("Share of groups with signal", 0.0),
     "grad_norm": ("Gradient norm", 0.0),
+    "truncated": ("Share of rollouts that were cut off", 0.0),
+    "unjudged": ("Share of rollouts without a verdict", 0.0),
+    "clip_share": ("Share of tokens with a clipped ratio", 0.0),
+    "kl": ("KL to the reference (nats per token)", 0.0),
+    "staleness_mean": ("Age of the weights that sampled (steps)", 0.0),
+    "value_explained": ("Share of the returns that values explain", 0.0),
 }
 """Metrics that are drawn, with their titles and the value that the vertical axis reaches down to."""
+SHOWN_AT_0 = ("loss", "reward", "accuracy", "mismatch_max", "groups_with_signal")
+"""Metrics of which even a line at 0 says something."""
+TABLES: dict[str, tuple[str, str]] = {
+    "sources": ("Accuracy on training problems, by source", "accuracy"),
+    "gate": ("Regression gate: held-out score, by kind", ""),
+}
+"""Metrics by name of a source or kind, each a curve: title, and the entry that is drawn (empty: the number itself)."""
+PREFERENCES = {"loss": "Loss (nats per pair)", "accuracy": "Accuracy on training pairs"}
+"""Titles where a reward model is trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +83,11 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawing with its caption."""
+    """A drawing with its caption. legend: the names of its curves, in the order of the style sheet's looks."""
 
     title: str
     svg: str
+    legend: tuple[str, ...] = ()
 
 
 def family_rows(run: RunFolder) -> list[FamilyRow]:
@@ -116,15 +133,57 @@ def training_charts(run: RunFolder) -> dict[str, list[Chart]]:
     """Stage -> the curves of the metrics that its rows hold."""
     charts: dict[str, list[Chart]] = {}
     for stage, rows in run.steps.items():
+        titles = PREFERENCES if run.stage_kind(stage) == "reward_model" else {}
         drawn = []
         for metric, (title, floor) in CURVES.items():
-            points = [(float(r["step"]), float(r[metric])) for r in rows if isinstance(r.get(metric), (int, float))]
-            svg = curve_chart(points, label=f"{stage}, {title}", floor=floor) if points else ""
-            if svg:
-                drawn.append(Chart(title, svg))
-        if drawn:
-            charts[stage] = drawn
+            title = titles.get(metric, title)
+            points = metric_points(rows, metric)
+            if is_telling(metric, points):
+                drawn.append(Chart(title, curve_chart(points, label=f"{stage}, {title}", floor=floor)))
+        drawn += [_table_chart(stage, rows, *table) for table in TABLES.items()]
+        if shown := [chart for chart in drawn if chart.svg]:
+            charts[stage] = shown
     return charts
+
+
+def metric_points(rows: Sequence[dict[str, Any]], metric: str) -> list[tuple[float, float]]:
+    """(step, value) where the rows have a number."""
+    return [(float(r["step"]), float(r[metric])) for r in rows if isinstance(r.get(metric), (int, float))]
+
+
+def is_telling(metric: str, points: Sequence[tuple[float, float]]) -> bool:
+    """Whether a curve of the metric says something: most do not where they are 0 throughout."""
+    return metric in SHOWN_AT_0 or any(y for _, y in points)
+
+
+def _table_chart(stage: str, rows: Sequence[dict[str, Any]], metric: str, look: tuple[str, str]) -> Chart:
+    """One curve for each name in a table of the rows; nothing for a single one, which is in the other curves."""
+    title, entry = look
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for name, value in (row.get(metric) or {}).items():
+            value = value.get(entry) if entry else value
+            if value is not None:
+                curves.setdefault(name, []).append((float(row["step"]), float(value)))
+    if len(curves) < 2 and entry:
+        return Chart(title, "")
+    series = [Series(name, points, style) for style, (name, points) in enumerate(curves.items())]
+    svg = series_chart(series, label=f"{stage}, {title}", floor=0.0, smooth=bool(entry))
+    return Chart(title, svg, tuple(curves))
+
+
+def preference_notes(run: RunFolder) -> dict[str, str]:
+    """Reward-model stage -> one sentence about its held-out pairs."""
+    notes = {}
+    for stage, rows in run.steps.items():
+        last = rows[-1]
+        if last.get("held_out_accuracy") is not None:
+            notes[stage] = (
+                f"On {last['held_out_pairs']} held-out pairs the chosen answer scores higher in "
+                f"{percent(last['held_out_accuracy'])}%; the stated probabilities miss the measured ones by "
+                f"{percent(last['held_out_calibration_error'])} points (expected calibration error)."
+            )
+    return notes
 
 
 def examples(run: RunFolder, count: int) -> list[Example]:

@@ -14,6 +14,7 @@ from openqwq.eval.report import content
 from openqwq.eval.report.behaviours import behaviour_pages
 from openqwq.eval.report.phases import stage_phases
 from openqwq.eval.report.run_folder import RunFolder
+from openqwq.eval.report.series_charts import NUM_STYLES
 
 
 def render_html(run: RunFolder) -> str:
@@ -39,6 +40,7 @@ def render_html(run: RunFolder) -> str:
         ],
         score_charts=content.score_charts(run),
         training_charts=content.training_charts(run),
+        preference_notes=content.preference_notes(run),
         behaviours=behaviour_pages(run),
         examples=content.examples(run, content.example_count(run)),
         times=content.time_rows(run),
@@ -58,12 +60,20 @@ def render_page(name: str, /, **values: Any) -> str:
         rate=content.rate,
         short_time=content.short_time,
         mark=_mark,
+        key=_key,
         **values,
     )
 
 
 def _read(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _key(number: int) -> Markup:
+    """A piece of curve number `number`, for legends."""
+    return Markup(
+        '<svg viewBox="0 0 32 8" class="key-line" aria-hidden="true"><path class="series s{}" d="M0 4H32"/></svg>'
+    ).format(number % NUM_STYLES)
 
 
 def _mark(mark: Mark) -> Markup:

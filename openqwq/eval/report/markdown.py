@@ -20,6 +20,8 @@ def render_markdown(run: RunFolder) -> str:
     if run.results["targets"]:
         parts += ["## Targets", _targets(run)]
     parts += ["## Held-out problems, before and after", _NOTE, _scores(run)]
+    if notes := content.preference_notes(run):
+        parts += ["## Reward models", *(f"{plain(stage)}: {note}" for stage, note in notes.items())]
     if pages := behaviour_pages(run):
         parts += ["## Behaviours", _BEHAVIOUR_NOTE, _behaviours(pages)]
         parts += [text for page in pages if page.examples for text in _behaviour_examples(page)]

@@ -122,5 +122,5 @@ def _read_json(path: Path, key: str) -> dict[str, Any]:
 def _no_run(folder: Path, why: str) -> UserError:
     return UserError(
         f"{folder} is not the folder of a run: {why}",
-        hint="give the folder that `openqwq train --out` wrote; results.json appears after its first evaluation",
+        hint="give the folder that `openqwq train --out` wrote",
     )
