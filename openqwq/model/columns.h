@@ -12,6 +12,7 @@
 
 #define LINED __attribute__((aligned(64))) /* a cache line holds a vector */
 #define LINE 16                            /* floats of a cache line */
+#define RUN 64                             /* products that are summed before they are added to the others' sum */
 #define VECS 3
 #define STRIP (VECS * LANES)
 #if LANES == 16
@@ -34,23 +35,27 @@ INLINE void sum_lines(const float *w, int64_t stride, int count, const vec *x, v
                       int vecs) {
     const float *line[HIGH];
     _Pragma("GCC unroll 8") for (int r = 0; r < HIGH; r++) line[r] = w + (r < count ? r : 0) * stride;
-    vec sum[HIGH][VECS];
-    _Pragma("GCC unroll 8") for (int r = 0; r < HIGH; r++)
-        _Pragma("GCC unroll 3") for (int v = 0; v < vecs; v++) sum[r][v] = (vec){0};
     for (int64_t k = 0; k < depth;) {
-        if (ahead)
-            _Pragma("GCC unroll 8") for (int r = 0; r < HIGH; r++) __builtin_prefetch(line[r] + k + ahead);
-        for (const int64_t end = smaller(k + LINE, depth); k < end; k++) {
-            vec some[VECS];
-            _Pragma("GCC unroll 3") for (int v = 0; v < vecs; v++) some[v] = x[k * vecs + v];
-            _Pragma("GCC unroll 8") for (int r = 0; r < HIGH; r++) {
-                const float one = line[r][k];
-                _Pragma("GCC unroll 3") for (int v = 0; v < vecs; v++) sum[r][v] += some[v] * one;
+        const int64_t begin = k, over = smaller(k + RUN, depth);
+        vec sum[HIGH][VECS];
+        _Pragma("GCC unroll 8") for (int r = 0; r < HIGH; r++)
+            _Pragma("GCC unroll 3") for (int v = 0; v < vecs; v++) sum[r][v] = (vec){0};
+        while (k < over) {
+            if (ahead)
+                _Pragma("GCC unroll 8") for (int r = 0; r < HIGH; r++) __builtin_prefetch(line[r] + k + ahead);
+            for (const int64_t end = smaller(k + LINE, over); k < end; k++) {
+                vec some[VECS];
+                _Pragma("GCC unroll 3") for (int v = 0; v < vecs; v++) some[v] = x[k * vecs + v];
+                _Pragma("GCC unroll 8") for (int r = 0; r < HIGH; r++) {
+                    const float one = line[r][k];
+                    _Pragma("GCC unroll 3") for (int v = 0; v < vecs; v++) sum[r][v] += some[v] * one;
+                }
             }
         }
+        _Pragma("GCC unroll 8") for (int r = 0; r < HIGH; r++)
+            _Pragma("GCC unroll 3") for (int v = 0; v < vecs; v++)
+                sums[r * vecs + v] = begin ? (vec)(sums[r * vecs + v] + sum[r][v]) : sum[r][v];
     }
-    _Pragma("GCC unroll 8") for (int r = 0; r < HIGH; r++)
-        _Pragma("GCC unroll 3") for (int v = 0; v < vecs; v++) sums[r * vecs + v] = sum[r][v];
 }
 
 #define SUM_LINES(vecs)                                                                                                \
