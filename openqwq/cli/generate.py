@@ -4,7 +4,8 @@ A row is {"prompt": "text as it is"} or {"messages": [{"role": "user", "content"
 An output row is {"line": 1, "input": {...}, "outputs": [{"text": "...", "finish_reason": "stop", "num_tokens": 7}]}.
 A row's own "sampling" object changes sampling parameters for that row, e.g. {"prompt": "...", "sampling": {"n": 4}}.
 Lines that cannot be used go to OUTPUT.rejects.jsonl with their number and the reason. Run the same command again
-to go on after an interruption: rows that are done are skipped, and the rest comes out as if never interrupted.
+to go on after an interruption: rows that are done are skipped, and the rest comes out as if never interrupted. The
+model and its options are noted in OUTPUT.settings.json: the command goes on with the same ones or not at all.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openqwq.errors import UserError
-from openqwq.log import append_jsonl, logger, read_jsonl
+from openqwq.log import append_jsonl, logger, read_jsonl, write_text_atomic
 from openqwq.types import SamplingParams
 
 from ._options import add_engine_arguments, add_style_argument, engine_options
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from openqwq.types import Completion
 
 SEED_STRIDE = 2**32  # rows have seeds of their own: seed * stride + line
+SETTINGS = (
+    "model", "overrides", "style", "quantization", "kv_cache_dtype", "rope_scaling", "attention_window", "max_model_len"
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     options = engine_options(args)
     rows = list(read_rows(args.input))
     sink = Sink.open(args.output, rows)
+    settings = {name: getattr(args, name) for name in SETTINGS}
+    keep_settings(Path(f"{args.output}.settings.json"), settings, begun=sink.last_line > 0)
     todo = [row for row in rows if row.line > sink.last_line]
     logger.info(f"{len(todo)} of {len(rows)} rows to do; completions go to {args.output}")
     if todo:
@@ -60,6 +66,17 @@ def run(args: argparse.Namespace) -> int:
         complete_rows(llm, todo, params, sink, style=args.style)
     logger.info(f"done: {args.output}" + (f"; rejected lines: {sink.rejects}" if sink.rejects.exists() else ""))
     return 0
+
+
+def keep_settings(path: Path, settings: Mapping[str, Any], *, begun: bool) -> None:
+    """Note what the completions hang on; raises UserError where a run has begun with something else."""
+    text = json.dumps(settings, indent=2) + "\n"
+    if begun and path.exists() and path.read_text(encoding="utf-8") != text:
+        former = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name in SETTINGS if former.get(name) != settings[name]]
+        words = ", ".join(f"{'--set' if name == 'overrides' else name} was {former.get(name)!r}" for name in changed)
+        raise UserError(f"the output was begun with other settings: {words}", hint="choose another --output")
+    write_text_atomic(path, text)
 
 
 @dataclass(frozen=True, slots=True)

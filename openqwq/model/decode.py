@@ -25,6 +25,7 @@ from .native import (
     native_kernels,
     product_kernels,
 )
+from .pages import use_large_pages
 from .quantize import BLOCK, KINDS, PackedLinear
 from .qwen2 import Linear, Qwen2ForCausalLM
 
@@ -128,6 +129,8 @@ class DecodeKernel:
             self._pointers = []
             if not all(map(_is_readable, linears)):
                 return False
+            for tensor in (tensor for linear in linears for tensor in _tensors(linear) if tensor is not None):
+                use_large_pages(tensor, filled=True)
             self._read(head, own)
             self._pointers = pointers
         return True

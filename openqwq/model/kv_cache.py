@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .config import Qwen2Config
+from .pages import use_large_pages
 
 SCALE_DTYPE = torch.float32
 TINY = 2.0**-100  # a scale for zeros, whose inverse is finite
@@ -127,4 +128,5 @@ def _zeros(shape: tuple[int, ...], device: torch.device | str, dtype: torch.dtyp
     if torch.device(device).type != "cpu":
         return torch.zeros(shape, device=device, dtype=dtype)
     raw = torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8))
+    use_large_pages(raw, filled=False)
     return raw.view(dtype).view(shape)

@@ -94,6 +94,19 @@ def test_the_output_of_another_input_is_not_continued(folder, files, capsys):
     assert "another input" in capsys.readouterr().err
 
 
+def test_a_run_goes_on_with_the_same_settings_only(folder, files, capsys):
+    run(folder, files)
+    whole = files[1].read_bytes()
+    assert run(folder, files, "--set", "temperature=0.3", "--quantization", "bf16") == 2
+    message = capsys.readouterr().err
+    assert "other settings: --set was ['max_tokens=9', 'n=2'], quantization was None" in message
+    assert files[1].read_bytes() == whole
+    files[1].unlink(), rejects_of(files).unlink()  # begun anew
+    assert run(folder, files, "--set", "temperature=0.3") == 0
+    files[1].with_name("out.jsonl.settings.json").unlink()  # as before there were such files
+    assert run(folder, files) == 0
+
+
 def test_what_no_row_is_to_blame_for_ends_the_command(folder, files, capsys):
     assert run(folder, files, "--set", "top_p=7") == 2
     assert "`top_p` is 7" in capsys.readouterr().err and not rejects_of(files).exists()
