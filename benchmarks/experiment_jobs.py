@@ -82,6 +82,8 @@ class Workers:
 
     def run(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs that are not done yet when it ends. Raises SystemExit for a command that failed."""
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job: its children inherit that
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         with ThreadPoolExecutor(self.jobs) as pool:
             for finished in [pool.submit(self._run_job, job) for job in jobs]:
                 finished.result()
