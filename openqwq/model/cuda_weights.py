@@ -106,7 +106,7 @@ def _end_to_end(modules: Sequence[Any]) -> Weights | None:
     if any(module.out_features % PANEL for module in modules[:-1]):
         return None
     for module in modules:
-        module.lay_in_words(True)
+        module.lay_for_gpu(True)
     whole = PackedLinear(
         first.kind,
         (outputs, first.in_features),
@@ -114,7 +114,7 @@ def _end_to_end(modules: Sequence[Any]) -> Weights | None:
         _joined(modules, "scales") if first.kind != "bf16" else first.scales,
         _joined(modules, "zeros") if first.kind == "int4" else first.zeros,
     )
-    whole.in_words = first.in_words
+    whole.for_gpu = first.for_gpu
     return packed_weights(whole)
 
 

@@ -203,7 +203,7 @@ void attend_paged(const float *q, const float *new_keys, const float *new_values
 #pragma GCC optimize("no-associative-math")
 #endif
 
-#define AHEAD_BYTES 8192 /* codes that are asked for early */
+#define AHEAD_BYTES(kind) (kind == BF16 ? 4096 : 8192) /* codes that are asked for early */
 #define SOME_ROWS 96    /* rows whose sums are taken together: a multiple of matmul.h's */
 #if LANES == 16
 #define FEW_ROWS 2 /* as many as there are registers for */
@@ -223,7 +223,7 @@ INLINE void multiply_few(int kind, int groups, int rows, const float *x, const u
         widen_zeros(kind, groups, zeros + b * PANEL * groups, wide_zeros);
         _Pragma("GCC unroll 8") for (int o = 0; o < PANEL; o++) {
             for (int line = 0; line < code_bytes(kind); line += 64)
-                __builtin_prefetch(codes + (b * PANEL + o) * code_bytes(kind) + AHEAD_BYTES + line);
+                __builtin_prefetch(codes + (b * PANEL + o) * code_bytes(kind) + AHEAD_BYTES(kind) + line);
             EACH_PART(kind, groups, b, o,
                       for (int n = 0; n < rows; n++) sum[n][o] +=
                       weight * *(const loose_floats *)(input + n * blocks * BLOCK + part * LANES))

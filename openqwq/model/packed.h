@@ -1,7 +1,8 @@
 /* Narrow weights, from codes to fp32.
  *
  * codes   [O/8, I/128, 8, 128 weights]: eight outputs lie together, block by block of inputs, so that memory is read in
- *         order. bf16, int8, or int4: 16 words of 32 bits, word w with the weights w, 16 + w, ... from its low end.
+ *         order. int8, or words of 32 bits, 16 of them with the weights w, 16 + w, ... in word w from its low end: two
+ *         of bf16, eight of int4.
  * scales  int8: [O]. int4: [O/8, I/128, 8, groups], where groups is 128 over the group's size.
  * zeros   int4: the code that stands for 0, laid out as the scales.
  */
@@ -18,7 +19,6 @@ typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef ints words;
 typedef float loose_floats LOOSE(4 * LANES);
 typedef int32_t loose_words LOOSE(4 * LANES);
-typedef uint16_t loose_halves LOOSE(2 * LANES);
 typedef int8_t loose_bytes LOOSE(LANES);
 
 INLINE int code_bytes(int kind) { return kind == BF16 ? 2 * BLOCK : kind == INT8 ? BLOCK : BLOCK / 2; }
@@ -44,22 +44,13 @@ INLINE words widen_bytes(const uint8_t *code) {
 #endif
 }
 
-INLINE words widen_halves(const uint8_t *code) {
-#if defined(__AVX512F__)
-    return (words)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)code));
-#elif defined(__AVX2__)
-    return (words)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)code));
-#else
-    return __builtin_convertvector(*(const loose_halves *)code, words);
-#endif
-}
-
 /* One part of a block of codes in floating point; int8 without its channel's scale. */
 INLINE floats widen(int kind, const uint8_t *code, int part, float scale, float zero) {
-    if (kind == BF16) return (floats)(widen_halves(code + part * 2 * LANES) << 16);
     if (kind == INT8) return __builtin_convertvector(widen_bytes(code + part * LANES), floats);
-    const loose_words word = *(const loose_words *)(code + part * LANES % 16 * 4);
-    return widen_nibbles((words)word >> part * LANES / 16 * 4, scale, zero);
+    const int turn = part * LANES / 16, first = kind == BF16 ? turn / 2 * 16 : 0;
+    const words word = (words)*(const loose_words *)(code + (first + part * LANES % 16) * 4);
+    if (kind == BF16) return (floats)(turn % 2 ? word & -65536 : word << 16);
+    return widen_nibbles(word >> turn * 4, scale, zero);
 }
 
 /* The zeros of a block's outputs in floating point, all at once. */

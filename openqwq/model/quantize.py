@@ -42,10 +42,10 @@ class PackedLinear(nn.Module):
     scales: int8 [8 P]; int4 [P, B, 8, groups of a block].
     zeros:  int4: the codes that stand for 0, laid out as the scales.
     order:  [K], where groups are not of neighbours: the layer's i-th weight is of input order[i].
-    in_words: whether int4 codes lie as a GPU reads them (triton_linear.py), and not as native.c does.
+    for_gpu: whether bf16 and int4 codes lie as a GPU reads them (triton_linear.py), and not as native.c does.
     """
 
-    in_words = False
+    for_gpu = False
     codes: Tensor
     scales: Tensor
     zeros: Tensor
@@ -80,7 +80,7 @@ class PackedLinear(nn.Module):
 
             out = multiply_packed(self, rows)
             return (out if self.bias is None else out + self.bias).view(*x.shape[:-1], self.out_features)
-        self.lay_in_words(False)
+        self.lay_for_gpu(False)
         kernels = native_kernels() if rows.device.type == "cpu" and rows.dtype == torch.float32 else None
         if kernels is not None and 0 < len(rows) <= KERNEL_ROWS and not rows.requires_grad:
             out = self._by_kernel(kernels, rows)
@@ -91,19 +91,23 @@ class PackedLinear(nn.Module):
 
     def widened(self) -> Tensor:
         """The weights [N, K] in float32 that the layer multiplies by, their inputs in the layer's own order."""
-        self.lay_in_words(False)
+        self.lay_for_gpu(False)
         kernels = native_kernels() if self.codes.device.type == "cpu" else None
         weight = torch.cat([tile.clone() for tile in self._tiles(kernels)])
         return weight if self.order is None else torch.empty_like(weight).index_copy_(1, self.order, weight)
 
-    def lay_in_words(self, wanted: bool) -> None:
-        """Lay int4 codes as a GPU reads them, or back as native.c does; in place."""
-        if self.kind != "int4" or self.in_words == wanted:
+    def lay_for_gpu(self, wanted: bool) -> None:
+        """Lay bf16 and int4 codes as a GPU reads them, or back as native.c does; in place."""
+        if self.kind == "int8" or self.for_gpu == wanted:
             return
         for panels in self.codes.split(SLICE):  # [p, B, 8, 64]: a whole layer's inputs would take eight times its room
-            codes = _unpack_words(panels) if self.in_words else _unpack_nibbles(panels)
-            panels.copy_(_pack_words(codes) if wanted else _pack_nibbles(codes))
-        self.in_words = wanted
+            if self.kind == "bf16":
+                halves = panels.view(torch.bfloat16)
+                halves.copy_(_unpack_halves(halves) if wanted else _pack_halves(halves))
+            else:
+                codes = _unpack_words(panels) if self.for_gpu else _unpack_nibbles(panels)
+                panels.copy_(_pack_words(codes) if wanted else _pack_nibbles(codes))
+        self.for_gpu = wanted
 
     def _by_kernel(self, kernels: ctypes.CDLL, rows: Tensor) -> Tensor:
         rows = F.pad(rows, (0, self.codes.shape[1] * BLOCK - self.in_features)).contiguous()
@@ -144,7 +148,7 @@ class PackedLinear(nn.Module):
         """[p, B, 8, 128] by PyTorch's operators."""
         codes = self.codes[panels]
         if self.kind == "bf16":
-            return codes.view(torch.bfloat16).float()
+            return _unpack_halves(codes.view(torch.bfloat16)).float()
         if self.kind == "int8":
             return codes.view(torch.int8) * self.scales.view(-1, 1, PANEL, 1)[panels]
         grouped = _unpack_nibbles(codes).unflatten(-1, (self.num_groups, -1))
@@ -209,7 +213,7 @@ def _round(weight: Tensor, kind: Quantization, group_size: int) -> tuple[Tensor,
     weight = weight.float()
     none = weight.new_empty(0)
     if kind == "bf16":
-        return _panels(weight.bfloat16()).view(torch.uint8), none, none.byte()
+        return _pack_halves(_panels(weight.bfloat16())).view(torch.uint8), none, none.byte()
     if kind == "int8":
         scale = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
         codes = _panels((weight / scale[:, None]).round().to(torch.int8)).view(torch.uint8)
@@ -259,6 +263,15 @@ def _panels(values: Tensor) -> Tensor:
     """[n, K] -> [p, B, 8, 128], padded by 0."""
     padded = F.pad(values, (0, -values.shape[1] % BLOCK, 0, -len(values) % PANEL))
     return padded.view(-1, PANEL, padded.shape[1] // BLOCK, BLOCK).transpose(1, 2).contiguous()
+
+
+def _pack_halves(weights: Tensor) -> Tensor:
+    """[..., 128]: word w of each 16 has the weights w and 16 + w of its 32."""
+    return weights.unflatten(-1, (4, 2, 16)).transpose(-1, -2).flatten(-3).contiguous()
+
+
+def _unpack_halves(packed: Tensor) -> Tensor:
+    return packed.unflatten(-1, (4, 16, 2)).transpose(-1, -2).flatten(-3).contiguous()
 
 
 def _pack_nibbles(codes: Tensor) -> Tensor:

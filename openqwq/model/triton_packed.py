@@ -17,13 +17,13 @@ from .triton_linear import MAX_ROWS, Weights, default_tiling, multiply, widen
 
 
 def packed_weights(layer: PackedLinear) -> Weights:
-    """The layer's own tensors as the kernels read them; int4 codes are laid anew, in place, the first time."""
+    """The layer's own tensors as the kernels read them; codes are laid anew, in place, the first time."""
+    layer.lay_for_gpu(True)
     shape = layer.out_features, layer.in_features
     if layer.kind == "bf16":
         return Weights("panels", shape, layer.codes.view(torch.bfloat16))
     if layer.kind == "int8":
         return Weights("panels", shape, layer.codes.view(torch.int8), layer.scales)
-    layer.lay_in_words(True)
     return Weights("words", shape, layer.codes.view(torch.int32), layer.scales, layer.zeros)
 
 

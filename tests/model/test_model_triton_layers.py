@@ -55,7 +55,7 @@ def test_a_packed_layer_multiplies_any_number_of_rows(rows):
     wide, x = layer.widened(), torch.randn(rows, SHAPE[1])
     out = multiply_packed(layer.to(DEVICE), x.to(DEVICE)).cpu()
     torch.testing.assert_close(out, x @ wide.T, atol=1e-4, rtol=1e-5)
-    assert layer.in_words
+    assert layer.for_gpu
     torch.testing.assert_close(layer.widened().cpu(), wide)  # laid back as it was
 
 
