@@ -18,9 +18,11 @@ def read_page(name):
     return " ".join((ROOT / name).read_text().split())
 
 
-def read_table(page, heading):
+def read_table(page, heading, number=0):
+    """The rows of a section's table, the first or a later one, without its head."""
     section = (ROOT / page).read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
-    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    tables = [part for part in section.split("\n\n") if part.startswith("|")]
+    rows = [line.strip("|").split("|") for line in tables[number].splitlines()]
     return [[cell.strip(" *") for cell in row] for row in rows[2:]]
 
 
@@ -43,6 +45,15 @@ def test_the_engines_are_as_fast_as_measured(rates):
     for name, *cells in rows:
         own = rates[names.get(name, name)]
         assert [cell.removesuffix(" (static batches)") for cell in cells] == [f"{own[work]:,.0f}" for work in WORKS]
+
+
+def test_the_larger_shape_is_as_fast_as_measured():
+    engines = read_results("generate")["shapes"]["0.5b, 1 thread"]["engines"]
+    rows = read_table("docs/inference.md", "Speed on a CPU", 1)
+    shown = {cell for _, *cells in rows for cell in cells if cell}
+    assert shown == {f"{row['tokens_per_s']['one']:.1f} ({row['share']:.0%})" for row in engines.values()}
+    ours = [f"openqwq{kind}" for kind in ("", " bf16", " int8", " int4")]
+    assert rows[0][1:] == [f"{engines[e]['tokens_per_s']['one']:.1f} ({engines[e]['share']:.0%})" for e in ours]
 
 
 @pytest.mark.parametrize("kind", NARROW)
