@@ -1,6 +1,6 @@
 /* Products for many tokens, whose activations lie by columns: a strip of up to STRIP tokens is [features, tokens], so
  * that a vector has one feature of LANES tokens, and a weight, read where it lies, is multiplied by all of them. Sums
- * run along the inputs in their order, with neither sums over lanes nor copies of weights.
+ * run along the inputs in their order, RUN products at a time, with neither sums over lanes nor copies of weights.
  *
  * The strip that begins with token `first` begins at first * features: all strips before it are whole ones. What lies
  * behind the last token is 0 at first, and is never read for another token.
@@ -12,7 +12,6 @@
 
 #define LINED __attribute__((aligned(64))) /* a cache line holds a vector */
 #define LINE 16                            /* floats of a cache line */
-#define RUN 64                             /* products that are summed before they are added to the others' sum */
 #define VECS 3
 #define STRIP (VECS * LANES)
 #if LANES == 16
@@ -20,8 +19,6 @@
 #else
 #define HIGH 4
 #endif
-
-INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Vectors of the strip that begins with token `first`. */
 INLINE int strip_vecs(int64_t first, int64_t num_rows) {

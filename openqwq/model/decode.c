@@ -21,7 +21,8 @@ static void times(const decoder *d, const matrix *m, const float *x, float *out,
         const int64_t threads = omp_get_num_threads(), own = (m->outputs + threads - 1) / threads;
         const int64_t first = omp_get_thread_num() * own, last = first + own < m->outputs ? first + own : m->outputs;
         if (!d->exact_times(x, m->weight, m->bias, out, m->inputs, m->outputs, num_rows, first, last, adds))
-            for (int64_t o = first; o < last; o++) out[o] = NAN; /* no memory: the row cannot be sampled from */
+            for (int64_t i = 0; i < num_rows * m->outputs; i++) /* no memory: no row can be sampled from */
+                if (i % m->outputs >= first && i % m->outputs < last) out[i] = NAN;
         return;
     }
     const int64_t fits = BLOCK_BYTES / (m->inputs * (int64_t)sizeof(float)) / PANEL * PANEL;

@@ -17,9 +17,6 @@
 #define WIDE 2
 #define WIDTH (WIDE * LANES)
 #define DEPTH 256 /* x WIDTH entries of b stay in the first cache */
-#define RUN 64    /* products that are summed before they go to the sum of all: rounding grows with a sum's length */
-
-INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* out [depth, width]: entry k of line n is x[n * across + k * along], 0 from line `count` on; writes a vector more. */
 INLINE void pack(const float *x, int64_t across, int64_t along, float *out, int64_t count, int64_t depth, int width) {

@@ -12,7 +12,10 @@
 #else
 #define LANES 8
 #endif
+#define RUN 64 /* products that are summed before they go to the sum of all: rounding grows with a sum's length */
 #define INLINE static inline __attribute__((always_inline))
+
+INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
