@@ -97,40 +97,36 @@ def test_a_terminal_shows_thinking_dimmed_or_folded(talk, capsys):
     assert "thinking: 3 tokens" in out and f"{chat.DIM}a{chat.PLAIN}" not in out
 
 
-def test_ctrl_c_stops_the_answer_not_the_program(talk, monkeypatch, capsys):
-    talk.params = PARAMS.replace(stop=(), max_tokens=300, thinking_budget=None)
-    engine, steps = talk.llm.engine, []
-    step, handler = engine.step, signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def press(talk, monkeypatch):
+    """Sends a signal in the fifth step of an answer; returns the steps that were taken."""
 
-    def interrupted():
-        steps.append(1)
-        if len(steps) == 5:
-            signal.raise_signal(signal.SIGINT)
-        return step()
+    def answer(number, **changes):
+        talk.params = PARAMS.replace(stop=(), thinking_budget=None, **changes)
+        steps, step, handler = [], talk.llm.engine.step, signal.getsignal(number)
 
-    monkeypatch.setattr(engine, "step", interrupted)
-    talk.take("x")  # the sixth step computes the history for the next turn
-    assert len(steps) == 6 and not engine.has_unfinished
-    assert talk.thoughts == "aaaaa"
-    assert signal.getsignal(signal.SIGINT) is handler
+        def interrupted():
+            steps.append(1)
+            if len(steps) == 5:
+                signal.raise_signal(number)
+            return step()
+
+        monkeypatch.setattr(talk.llm.engine, "step", interrupted)
+        talk.take("x")
+        assert signal.getsignal(number) is handler and talk.thoughts == "aaaaa"
+        return len(steps)
+
+    return answer
 
 
-def test_another_key_ends_the_thinking_only(talk, monkeypatch, capsys):
-    talk.params = PARAMS.replace(stop=(), max_tokens=30, thinking_budget=None)
-    engine, steps = talk.llm.engine, []
-    step, handler = engine.step, signal.getsignal(signal.SIGQUIT)
+def test_ctrl_c_stops_the_answer_not_the_program(talk, press):
+    assert press(signal.SIGINT, max_tokens=300) == 6  # the sixth computes the history for the next turn
+    assert not talk.llm.engine.has_unfinished
 
-    def pressed():
-        steps.append(1)
-        if len(steps) == 5:
-            signal.raise_signal(signal.SIGQUIT)
-        return step()
 
-    monkeypatch.setattr(engine, "step", pressed)
-    talk.take("x")
-    assert talk.thoughts == "aaaaa"
+def test_another_key_ends_the_thinking_only(talk, press):
+    press(signal.SIGQUIT, max_tokens=30)
     assert talk.turns[-1].content == "a" * (30 - 5 - len(TOKENIZER.encode("\n</think>\n\n")))
-    assert signal.getsignal(signal.SIGQUIT) is handler
 
 
 def test_a_conversation_that_does_not_fit_is_said_so_and_kept(talk):
