@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--out", metavar="DIR", help="the run folder; default runs/NAME, NAME being the recipe's")
-    parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    parser.add_argument("--resume", action="store_true", help="go on with the run, or with that half of a stage")
     halves = parser.add_mutually_exclusive_group()
     halves.add_argument("--rollout-only", metavar="FILE.jsonl", help="write an RL stage's rollouts, train nothing")
     halves.add_argument("--replay", metavar="FILE.jsonl", help="train an RL stage on rollouts in a file")
@@ -46,21 +48,16 @@ def run(args: argparse.Namespace) -> int:
     if args.rollout_only or args.replay:
         if launched_ranks() > 1:
             raise UserError("`--rollout-only` and `--replay` run in one process", hint="start them without torchrun")
-        return _run_half(args, recipe, out)
+        with _telling_how_to_resume(args, out):
+            return _run_half(args, recipe, out)
     if args.stage:
         raise UserError("`--stage` is only of use with `--rollout-only` or `--replay`", hint="take it out")
 
     from openqwq import pipeline
     from openqwq.pipeline.progress import results_table
 
-    try:
+    with _telling_how_to_resume(args, out):
         outcome = pipeline.run(recipe, out, resume=args.resume)
-    except KeyboardInterrupt:
-        from openqwq.log import logger
-
-        changes = [part for override in args.overrides for part in ("--set", override)]
-        logger.info("continue with: openqwq train %s --resume", shlex.join([args.recipe, "--out", str(out), *changes]))
-        raise
     if not is_first_launched():
         return 0
     tuned = [name for name in outcome.results if recipe.stage[name].kind != "pretrain"]
@@ -80,12 +77,28 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+@contextmanager
+def _telling_how_to_resume(args: argparse.Namespace, out: Path) -> Iterator[None]:
+    """Name the command that goes on, when this one is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from openqwq.log import logger
+
+        words = [args.recipe, "--out", str(out), *(part for change in args.overrides for part in ("--set", change))]
+        for name in ("rollout_only", "replay", "stage"):
+            if value := getattr(args, name):
+                words += [f"--{name.replace('_', '-')}", value]
+        logger.info("continue with: openqwq train %s --resume", shlex.join(words))
+        raise
+
+
 def _run_half(args: argparse.Namespace, recipe: Recipe, out: Path) -> int:
     """Only the rollouts of a stage, or only the training on them."""
     from openqwq.pipeline.replay import train_on_rollouts, write_stage_rollouts
 
     if args.rollout_only:
-        count = write_stage_rollouts(recipe, out, Path(args.rollout_only), stage=args.stage)
+        count = write_stage_rollouts(recipe, out, Path(args.rollout_only), stage=args.stage, resume=args.resume)
         print(f"rollouts:   {args.rollout_only} ({count})")
     else:
         model = train_on_rollouts(recipe, out, Path(args.replay), stage=args.stage, resume=args.resume)

@@ -6,32 +6,36 @@ or, where that was never made, the recipe's own model.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from openqwq.checkpoint.run_state import RunStateStore
-from openqwq.config import Recipe, RLStage
+from openqwq.config import Recipe, RLStage, recipe_to_dict
 from openqwq.errors import UserError
 from openqwq.inference import Engine
 from openqwq.log import logger
-from openqwq.model import Qwen2ForCausalLM, load_model
-from openqwq.train.experience import Collector
-from openqwq.train.replay import Replay, write_rollouts
+from openqwq.model import Qwen2ForCausalLM, load_model, weight_checksum
+from openqwq.train.experience import Collector, Remembers
+from openqwq.train.replay import Replay, RolloutFile
 from openqwq.train.reward_model import RewardModel
 from openqwq.train.rewards import check_rewards
-from openqwq.train.rl import build_pool, run_rl
+from openqwq.train.rl import build_pool, invariance, run_rl
+from openqwq.train.rl_metrics import experience_metrics
 from openqwq.train.stage import StageContext
 
 from .machine import choose_device, keep_freed_memory, set_threads
 from .materials import Materials
+from .progress import open_display
 from .run import save_policy
 from .stages import AnswerScorer, make_policy
 
 
-def write_stage_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = "") -> int:
+def write_stage_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = "", resume: bool = False) -> int:
     """Sample and judge the rollouts of every step of an RL stage into `file`; how many there are.
 
     stage: its name; empty: the recipe's first RL stage. The policy stands still, so steps differ in problems alone.
+    resume: go on with a file that was begun with the same recipe and weights.
     """
     set_threads(recipe.threads)
     name, config = _rl_stage(recipe, stage)
@@ -49,16 +53,30 @@ def write_stage_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = 
     check_rewards(config, scorer)
     ctx = StageContext(name=name, seed=recipe.seed, checkpoints=RunStateStore(out))
     mixture = materials.mixture(name, config)
+    problems = build_pool(config, mixture, ctx) or mixture
+    policy = make_policy(config, model, Engine(model, materials.tokenizer, seed=recipe.seed))
+    made_by = {"recipe": recipe_to_dict(recipe), "stage": name, "policy": weight_checksum(model)}
+    rollouts = RolloutFile(file, made_by, resume=resume)
+    if isinstance(problems, Remembers) and rollouts.problems is not None:
+        problems.load_state(rollouts.problems)
     collector = Collector(
         config,
         ctx,
-        policy=make_policy(config, model, Engine(model, materials.tokenizer, seed=recipe.seed)),
+        policy=policy,
         tokenizer=materials.tokenizer,
-        mixture=build_pool(config, mixture, ctx) or mixture,
+        mixture=problems,
         verifiers=materials.judge.strict,
         reward_scorer=scorer,
     )
-    return write_rollouts(collector, range(config.steps), file)
+    with closing(open_display()) as display, invariance(model, config):
+        display.stage(name)
+        while rollouts.steps < config.steps:
+            policy.load_weights(model, version=0)  # as in training: no step finds what an earlier one left in the cache
+            experience = collector.collect(rollouts.steps)
+            rollouts.append(experience, problems.state() if isinstance(problems, Remembers) else None)
+            row = {"stage": name, **experience_metrics(experience, config.mix)}
+            display.step(row, rollouts.steps, config.steps)
+    return rollouts.rollouts
 
 
 def train_on_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = "", resume: bool = False) -> Path:
@@ -83,16 +101,18 @@ def train_on_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = "",
         raise UserError(
             f"{folder} holds a replay already", hint="continue it with `--resume`, or choose another `--out`"
         )
-    run_rl(
-        config,
-        model=model,
-        policy=Engine(model, materials.tokenizer, seed=recipe.seed),
-        tokenizer=materials.tokenizer,
-        mixture=materials.mixture(name, config),
-        verifiers={},
-        ctx=StageContext(name=name, seed=recipe.seed, checkpoints=store, resume=state),
-        replay=replay,
-    )
+    with closing(open_display()) as display:
+        display.stage(name)
+        run_rl(
+            config,
+            model=model,
+            policy=Engine(model, materials.tokenizer, seed=recipe.seed),
+            tokenizer=materials.tokenizer,
+            mixture=materials.mixture(name, config),
+            verifiers={},
+            ctx=StageContext(name=name, seed=recipe.seed, checkpoints=store, progress=display.step, resume=state),
+            replay=replay,
+        )
     save_policy(model, folder / "final", materials)
     return folder / "final"
 

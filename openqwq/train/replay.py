@@ -15,27 +15,75 @@ from typing import Any
 
 from openqwq.config import RLStage
 from openqwq.errors import UserError
+from openqwq.log import logger, write_text_atomic
 from openqwq.types import Problem, Rollout, Verdict
 
-from .experience import Attempt, Collects, Experience, needs_spread, with_advantages
+from .experience import Attempt, Experience, needs_spread, with_advantages
 
 _IDS = ("prompt_ids", "completion_ids", "loss_mask", "rollout_logprobs", "policy_versions")
 
 
-def write_rollouts(collector: Collects, steps: range, file: str | Path) -> int:
-    """Collect the steps' rollouts without training on them, one JSON line each; how many there are.
+class RolloutFile:
+    """A file that takes the rollouts of one step after another; FILE.state.json beside it says how far it is.
 
-    The file is written anew, step by step.
+    made_by: what the rollouts depend on, as JSON values. resume: go on after the file's last whole step.
+    steps, rollouts: how many the file has. problems: the state of the problems' source after them, where it has one.
+    Raises UserError when there is such a file already, without `resume`; with it, when the file was made by something
+    else, is shorter than it was, or when its state cannot be read.
     """
-    count = 0
-    with open(file, "w", encoding="utf-8") as out:
-        for step in steps:
-            for number, group in enumerate(collector.collect(step).groups):
+
+    def __init__(self, file: str | Path, made_by: Mapping[str, Any], *, resume: bool = False):
+        self.file, self._state_file = Path(file), Path(f"{file}.state.json")
+        self._made_by = json.loads(json.dumps(made_by))
+        self.steps, self.rollouts = 0, 0
+        self.problems: Mapping[str, Any] | None = None
+        if not (self.file.exists() or self._state_file.exists()):
+            if resume:
+                logger.info("nothing to resume in %s: it starts at its beginning", file)
+        elif resume:
+            self._go_on()
+        else:
+            raise UserError(
+                f"{file} exists already", hint="continue it with `--resume`, or choose another name for the rollouts"
+            )
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.file.touch()
+        except OSError as error:
+            raise UserError(f"cannot write the rollouts {file}: {error.strerror}") from error
+
+    def append(self, experience: Experience, problems: Mapping[str, Any] | None = None) -> None:
+        """Add a step's rollouts, whole or not at all."""
+        with open(self.file, "a", encoding="utf-8") as out:
+            for number, group in enumerate(experience.groups):
                 for attempt in group:
-                    out.write(json.dumps(attempt_row(attempt, step, number), ensure_ascii=False) + "\n")
-                    count += 1
-            out.flush()
-    return count
+                    out.write(json.dumps(attempt_row(attempt, self.steps, number), ensure_ascii=False) + "\n")
+                    self.rollouts += 1
+            size = out.tell()
+        self.steps, self.problems = self.steps + 1, problems
+        state = {"steps": self.steps, "rollouts": self.rollouts, "bytes": size, "problems": problems}
+        write_text_atomic(self._state_file, json.dumps({**state, "made_by": self._made_by}) + "\n")
+
+    def _go_on(self) -> None:
+        """Take up the state, and cut off the step that was being written."""
+        hint = "write the rollouts to another file"
+        if not self._state_file.exists():
+            if self.file.stat().st_size:
+                raise UserError(f"{self.file} has no {self._state_file.name} beside it to resume from", hint=hint)
+            return
+        try:
+            state = json.loads(self._state_file.read_text(encoding="utf-8"))
+            made_by, size = state["made_by"], int(state["bytes"])
+            self.steps, self.rollouts, self.problems = state["steps"], state["rollouts"], state["problems"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self._state_file} is no state of a file of rollouts", hint=hint) from error
+        if made_by != self._made_by:
+            changed = [name for name in self._made_by if made_by.get(name) != self._made_by[name]]
+            raise UserError(f"{self.file} was begun with another {' and '.join(changed)}", hint=hint)
+        if not self.file.exists() or self.file.stat().st_size < size:
+            raise UserError(f"{self.file} has lost rollouts that it had", hint=hint)
+        with open(self.file, "r+b") as file:
+            file.truncate(size)
 
 
 class Replay:

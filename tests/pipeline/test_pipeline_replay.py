@@ -7,6 +7,7 @@ from sums_recipe import BASE, SUMS
 
 from openqwq.cli.main import main
 from openqwq.log import read_jsonl
+from openqwq.train.experience import Collector
 
 RECIPE = f"""
 name = "half"
@@ -22,6 +23,7 @@ max_completion_tokens = 12
 advantage = "reinforce"
 temperature = 1.5
 reward = "random"
+batch_invariant = "auto"
 
 [stage.rl.correction]
 mode = "truncate"
@@ -47,10 +49,66 @@ def test_rollouts_are_written_and_trained_on_apart(recipe, tmp_path, capsys):
     assert main(["train", recipe, "--out", out, "--replay", str(rollouts)]) == 0
     metrics = read_jsonl(tmp_path / "run" / "replay" / "metrics.jsonl")
     assert [row["updates"] for row in metrics] == [1, 1]
-    assert metrics[0]["mismatch_max"] < 5e-5 < metrics[1]["mismatch_max"]
+    assert metrics[0]["mismatch_max"] == 0 < 5e-5 < metrics[1]["mismatch_max"]
     assert (tmp_path / "run" / "replay" / "final" / "model.safetensors").exists()
     assert main(["train", recipe, "--out", out, "--replay", str(rollouts)]) == 2
     assert "holds a replay already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("pool", "mode"), [(0, "off"), (16, "auto")])
+def test_rollouts_that_were_interrupted_end_like_unbroken_ones(recipe, tmp_path, monkeypatch, capsys, pool, mode):
+    command = ["train", recipe, "--out", str(tmp_path / "run"), "--set", f"stage.rl.curriculum.pool={pool}"]
+    command += ["--set", f"stage.rl.batch_invariant={mode}", "--set", "stage.rl.steps=3", "--rollout-only"]
+    whole, broken = tmp_path / "whole.jsonl", tmp_path / "some where" / "broken.jsonl"
+    assert main([*command, str(whole)]) == 0
+    assert "rl 3/3" in capsys.readouterr().err
+
+    collect = Collector.collect
+
+    def interrupted(self, step):
+        if step == 2:
+            raise KeyboardInterrupt
+        return collect(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Collector, "collect", interrupted)
+        assert main([*command, str(broken)]) == 130
+    assert f"--rollout-only '{broken}' --resume" in capsys.readouterr().err
+    assert {row["step"] for row in read_jsonl(broken)} == {0, 1}
+    assert main([*command, str(broken)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    with open(broken, "a") as torn:
+        torn.write(whole.read_text().splitlines()[-1][:-7])
+    assert main([*command, str(broken), "--resume"]) == 0
+    assert "(36)" in capsys.readouterr().out
+    assert broken.read_bytes() == whole.read_bytes()
+    assert main([*command, str(broken), "--resume"]) == 0  # nothing is left to do
+    assert broken.read_bytes() == whole.read_bytes()
+
+
+def test_rollouts_of_something_else_are_not_gone_on_with(recipe, tmp_path, capsys):
+    file = tmp_path / "r.jsonl"
+    command = ["train", recipe, "--out", str(tmp_path / "run"), "--rollout-only", str(file), "--resume"]
+    assert main(command) == 0
+    assert "nothing to resume" in capsys.readouterr().err
+    whole = file.read_bytes()
+    for extra, message in (
+        (["--set", "seed=1"], "was begun with another recipe"),
+        (["--set", "stage.rl.temperature=0.9"], "was begun with another recipe"),
+    ):
+        assert main([*command, *extra]) == 2
+        assert message in capsys.readouterr().err
+    assert file.read_bytes() == whole
+    file.write_bytes(whole[:-9])
+    assert main(command) == 2
+    assert "has lost rollouts" in capsys.readouterr().err
+    (tmp_path / "r.jsonl.state.json").write_text("{}")
+    assert main(command) == 2
+    assert "is no state of a file of rollouts" in capsys.readouterr().err
+    (tmp_path / "r.jsonl.state.json").unlink()
+    assert main(command) == 2
+    assert "has no r.jsonl.state.json beside it" in capsys.readouterr().err
+    assert file.read_bytes() == whole[:-9]
 
 
 def test_rollouts_of_a_difficulty_pool_are_of_its_problems_and_trained_on(recipe, tmp_path):

@@ -13,7 +13,7 @@ from openqwq.rollout import make_rollout
 from openqwq.tokenizer import Tokenizer
 from openqwq.train.losses import chunked_logprobs
 from openqwq.train.packing import pack, rollout_sample
-from openqwq.train.replay import Replay, write_rollouts
+from openqwq.train.replay import Replay, RolloutFile
 from openqwq.train.update import policy_logprobs
 from openqwq.types import Message, Problem, Prompt, SamplingParams
 
@@ -164,7 +164,8 @@ def test_a_stage_with_cuts_logs_no_mismatch(world, tmp_path, mode):
     stage = world.stage(**cuts, **late)
     options = {}
     if mode == "replayed":
-        write_rollouts(world.collector(tmp_path, stage, world.engine(world.model())), range(1), tmp_path / "r.jsonl")
+        collector = world.collector(tmp_path, stage, world.engine(world.model()))
+        RolloutFile(tmp_path / "r.jsonl", {}).append(collector.collect(0))
         stage = world.stage(**cuts | {"steps": 1})
         options["replay"] = Replay(tmp_path / "r.jsonl", stage)
     world.train_rl(tmp_path, stage, **options)

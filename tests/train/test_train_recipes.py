@@ -22,7 +22,7 @@ from openqwq.errors import UserError
 from openqwq.log import read_jsonl
 from openqwq.train.credit import Scored, assign_credit
 from openqwq.train.packing import Sample
-from openqwq.train.replay import Replay, write_rollouts
+from openqwq.train.replay import Replay, RolloutFile
 
 
 @pytest.fixture
@@ -179,7 +179,9 @@ def test_a_replay_trains_as_the_run_that_its_rollouts_are_of(world, tmp_path, ba
     first, _ = train(world, tmp_path / "first", stage)
     collector = world.collector(tmp_path / "dump", stage, world.engine(world.model()))
     file = tmp_path / "rollouts.jsonl"
-    assert write_rollouts(collector, range(1), file) == 24
+    rollouts = RolloutFile(file, {})
+    rollouts.append(collector.collect(0))
+    assert (rollouts.steps, rollouts.rollouts) == (1, 24)
     file.write_text(file.read_text().replace('"text": "', '"text": "\u2028\x85'))
     replay = Replay(file, stage)
     assert replay.steps == 1
