@@ -6,6 +6,7 @@ into completions: the in-process engine, an HTTP server, a fake in a test.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -185,6 +186,7 @@ class Completion:
                      empty where nothing was cut, and for tokens that were put in.
     inserted:        (start, end) of tokens that were put in rather than sampled (a closed thinking); log-prob 0.
     error:           why the completion was given up ("abort"), e.g. a prompt that does not fit; else empty.
+    stop_reason:     the stop string or the id of `stop_token_ids` that ended it; None at the model's own end token.
     """
 
     text: str
@@ -197,6 +199,12 @@ class Completion:
     kept_ids: tuple[tuple[int, ...], ...] = ()
     inserted: tuple[tuple[int, int], ...] = ()
     weight_checksums: Mapping[int, str] = field(default_factory=dict)
+    stop_reason: str | int | None = None
+
+    @property
+    def cumulative_logprob(self) -> float:
+        """The sum of `logprobs`."""
+        return math.fsum(self.logprobs)
 
 
 @runtime_checkable

@@ -65,6 +65,11 @@ class CompletionDelta:
     completion: Completion | None = None
     num_cached_tokens: int = 0
 
+    @property
+    def stop_reason(self) -> str | int | None:
+        """Of the whole completion."""
+        return self.completion.stop_reason if self.completion else None
+
 
 class _Listener:
     """The coroutine that reads one request: its loop, its queue, and what it has been sent."""

@@ -30,7 +30,7 @@ from .scheduler import Plan, Scheduler
 from .sequence import NO_ROW, Request, failed_completion
 from .sequence import Sequence as Sample
 from .speculation import Speculation
-from .stops import holds_stop, sample_text, search_start
+from .stops import holds_stop, sample_end, search_start
 
 MAX_SEED = 2**62
 
@@ -200,7 +200,7 @@ class Engine:
 
     def completion(self, sample: Sample) -> Completion:
         """The record of a sample that has ended."""
-        return sample.completion(sample_text(self.tokenizer, sample), self.weight_checksums)
+        return sample.completion(*sample_end(self.tokenizer, sample), self.weight_checksums)
 
     def stats(self) -> EngineStats:
         """How full the engine is."""

@@ -137,7 +137,7 @@ class Sequence:
         ends = [*self.marks, (len(self.token_ids), -1)]
         return tuple(version for (start, version), (end, _) in pairwise(ends) for _ in range(end - start))
 
-    def completion(self, text: str, checksums: Mapping[int, str]) -> Completion:
+    def completion(self, text: str, stop_reason: str | int | None, checksums: Mapping[int, str]) -> Completion:
         """The record of a finished sample, with its decoded text. checksums: of the weights, by version."""
         assert self.finish_reason is not None
         return Completion(
@@ -151,6 +151,7 @@ class Sequence:
             kept_ids=tuple(self.kept_ids[: len(self.token_ids)]),
             inserted=tuple(self.inserted),
             weight_checksums={version: checksums[version] for _, version in self.marks if version in checksums},
+            stop_reason=stop_reason,
         )
 
 

@@ -1,6 +1,6 @@
 """Where a stop string stands in what was sampled, and the text up to there. Plain Python: no torch.
 
-Public: find_stop, search_start, holds_stop, sample_text.
+Public: find_stop, search_start, holds_stop, sample_end.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from .sequence import Sequence as Sample
 
 
-def find_stop(text: str, stop: Sequence[str], first: int = 0) -> int | None:
-    """The start of the earliest stop string in a text, from character `first` on; None when it holds none."""
-    starts = [start for string in stop if (start := text.find(string, first)) >= 0]
-    return min(starts, default=None)
+def find_stop(text: str, stop: Sequence[str], first: int = 0) -> tuple[int, str] | None:
+    """The earliest stop string in a text from character `first` on, and where it starts; None when there is none."""
+    found = [(start, string) for string in stop if (start := text.find(string, first)) >= 0]
+    return min(found, key=lambda place: place[0], default=None)
 
 
 def search_start(sample: Sample) -> int:
@@ -36,16 +36,20 @@ def holds_stop(
     return start < len(token_ids) and find_stop(decode(token_ids[start:]), stop) is not None
 
 
-def sample_text(tokenizer: Decoder | None, sample: Sample) -> str:
-    """The decoded sample without its end token, cut before the first stop string."""
-    if tokenizer is None:
-        return ""
-    token_ids = sample.token_ids
-    if token_ids and sample.finish_reason == "stop" and token_ids[-1] in sample.request.stop_token_ids:
+def sample_end(tokenizer: Decoder | None, sample: Sample) -> tuple[str, str | int | None]:
+    """The decoded sample without its end token, cut before the first stop string; `Completion.stop_reason`."""
+    request, token_ids = sample.request, sample.token_ids
+    ended_by: str | int | None = None
+    if token_ids and sample.finish_reason == "stop" and token_ids[-1] in request.stop_token_ids:
+        ended_by = token_ids[-1] if token_ids[-1] in request.params.stop_token_ids else None
         token_ids = token_ids[:-1]
-    if not sample.request.params.stop or sample.thinking:
-        return tokenizer.decode(token_ids)
+    if tokenizer is None:
+        return "", ended_by
+    if not request.params.stop or sample.thinking:
+        return tokenizer.decode(token_ids), ended_by
     thoughts = tokenizer.decode(token_ids[: sample.answer_start])
     answer = tokenizer.decode(token_ids[sample.answer_start :])
     kept = tokenizer.decode(token_ids[sample.answer_start : search_start(sample)])
-    return thoughts + answer[: find_stop(answer, sample.request.params.stop, len(kept))]
+    if (found := find_stop(answer, request.params.stop, len(kept))) is None:
+        return thoughts + answer, ended_by
+    return thoughts + answer[: found[0]], found[1]

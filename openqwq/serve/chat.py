@@ -17,7 +17,7 @@ from .engine import ServedModel
 from .errors import ApiError, error_body, unsupported, wrong
 from .fields import ChatBody, Message, Tool
 from .forms import answer_form, choose_tools
-from .generation import Gain, Plan, Run
+from .generation import Gain, Plan, Run, how_ended
 from .prompts import chat_prompt, check_length
 from .sampling import sampling_params, thinking_budget, warn_of_greedy
 from .state import Server, new_id
@@ -109,7 +109,7 @@ def _choice(plan: Plan, index: int, gains: Sequence[Gain], logprobs: bool) -> di
     end = gains[-1].end
     assert end is not None
     shown = _merge_logprobs(plan, gains) if logprobs else None
-    return {"index": index, "message": message, "logprobs": shown, "finish_reason": end.reason}
+    return {"index": index, "message": message, "logprobs": shown, **how_ended(end)}
 
 
 async def stream_chat(run: Run, body: ChatBody) -> AsyncGenerator[bytes, None]:
@@ -133,7 +133,7 @@ async def stream_chat(run: Run, body: ChatBody) -> AsyncGenerator[bytes, None]:
                     choice["logprobs"] = _logprobs(plan, gain)
                 yield event(_envelope(run, "chat.completion.chunk", choices=[choice], **usage))
             if gain.end is not None:
-                choice = {"index": gain.index, "delta": {}, "finish_reason": gain.end.reason, "logprobs": None}
+                choice = {"index": gain.index, "delta": {}, "logprobs": None, **how_ended(gain.end)}
                 extra = {"warnings": plan.warnings} if plan.warnings else {}
                 yield event(_envelope(run, "chat.completion.chunk", choices=[choice], **usage, **extra))
         if with_usage:

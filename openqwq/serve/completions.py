@@ -13,7 +13,7 @@ from .chat import token_logprobs
 from .engine import ServedModel
 from .errors import ApiError, error_body, unsupported, wrong
 from .fields import CompletionBody
-from .generation import Gain, Plan, Run, Usage
+from .generation import Gain, Plan, Run, Usage, how_ended
 from .prompts import check_length, text_prompt
 from .sampling import sampling_params
 from .state import Server, new_id
@@ -100,7 +100,7 @@ async def answer_completions(runs: Sequence[Run], body: CompletionBody) -> dict[
                     "index": len(choices),
                     "text": "".join(gain.text for gain in own),
                     "logprobs": _logprobs(run.plan, own) if body.logprobs is not None else None,
-                    "finish_reason": end.reason,
+                    **how_ended(end),
                 }
             )
         usage.prompt_tokens += run.usage.prompt_tokens
@@ -119,7 +119,7 @@ async def stream_completions(run: Run, body: CompletionBody) -> AsyncGenerator[b
                 "index": gain.index,
                 "text": gain.text,
                 "logprobs": _logprobs(run.plan, [gain]) if body.logprobs is not None else None,
-                "finish_reason": gain.end.reason if gain.end else None,
+                **how_ended(gain.end),
             }
             warned = run.plan.warnings if gain.end else []
             yield event(_envelope(run, choices=[choice], warned=warned))

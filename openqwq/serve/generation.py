@@ -87,11 +87,16 @@ class Usage:
 class End:
     """How a sample ended: "stop", "length", "tool_calls", "malformed_tool_call", or the engine's own reason.
 
-    by_string: a stop string ended it, and no token of the model's own.
+    stop_reason: the stop string or the id among `stop_token_ids` that ended it.
     """
 
     reason: str
-    by_string: bool = False
+    stop_reason: str | int | None = None
+
+
+def how_ended(end: End | None) -> dict[str, Any]:
+    """The fields of a choice in OpenAI's forms; `stop_reason` is vLLM's."""
+    return {"finish_reason": end and end.reason, "stop_reason": end and end.stop_reason}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,9 +197,7 @@ class _Sample:
             return End("tool_calls")
         if reason == "stop" and self.errors:
             return End("malformed_tool_call")
-        ends = {*self.plan.model.tokenizer.eos_token_ids, *self.plan.params.stop_token_ids}
-        by_string = bool(self.plan.params.stop) and reason == "stop" and not ends & set(delta.token_ids[-1:])
-        return End(reason, by_string)
+        return End(reason, delta.stop_reason)
 
 
 class Run:

@@ -184,12 +184,10 @@ def _text(content: Any) -> str:
     return "".join(block["text"] for block in content)
 
 
-def _stop_reason(end: End, plan: Plan) -> dict[str, Any]:
+def _stop_reason(end: End) -> dict[str, Any]:
     reasons = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "malformed_tool_call": "end_turn"}
-    if end.by_string:
-        # the engine does not say which of several strings it was
-        only = plan.params.stop[0] if len(plan.params.stop) == 1 else None
-        return {"stop_reason": "stop_sequence", "stop_sequence": only}
+    if isinstance(end.stop_reason, str):
+        return {"stop_reason": "stop_sequence", "stop_sequence": end.stop_reason}
     return {"stop_reason": reasons.get(end.reason, end.reason), "stop_sequence": None}
 
 
@@ -209,7 +207,7 @@ async def answer_messages(run: Run, body: MessagesBody) -> dict[str, Any]:
                     content[-1]["signature"] = SIGNATURE
         end = gain.end or end
     usage = {"input_tokens": run.usage.prompt_tokens, **_output_usage(run)}
-    return {**_head(run), "content": content, **_stop_reason(end, run.plan), "usage": usage, **_warnings(run)}
+    return {**_head(run), "content": content, **_stop_reason(end), "usage": usage, **_warnings(run)}
 
 
 def _output_usage(run: Run) -> dict[str, Any]:
@@ -262,7 +260,7 @@ async def stream_messages(run: Run, body: MessagesBody) -> AsyncGenerator[bytes,
         return
     for one in blocks.close():
         yield event(one, one["type"])
-    delta = _stop_reason(end, run.plan)
+    delta = _stop_reason(end)
     last = {"type": "message_delta", "delta": delta, "usage": _output_usage(run), **_warnings(run)}
     yield event(last, "message_delta")
     yield event({"type": "message_stop"}, "message_stop")

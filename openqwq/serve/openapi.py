@@ -52,7 +52,8 @@ MESSAGE["properties"] |= {"reasoning_content": TEXT, "reasoning": TEXT, "tool_ca
 
 
 def _choices(kind: str, **choice: Any) -> dict[str, Any]:
-    choices = _list(_object(index=COUNT, finish_reason=TEXT, **choice))
+    stop_reason = _or_null({"type": ["string", "integer"]})
+    choices = _list(_object(index=COUNT, finish_reason=TEXT, stop_reason=stop_reason, **choice))
     return _object(id=TEXT, object={"const": kind}, created=COUNT, model=TEXT, choices=choices, usage=USAGE)
 
 

@@ -144,6 +144,7 @@ def test_end_tokens_stop_unless_ignored(model):
     assert ignored.token_ids == free.token_ids and ignored.finish_reason == "length"
     [[asked]] = make_engine(model).generate([prompt], GREEDY.replace(stop_token_ids=(end,)))
     assert asked.token_ids == stopped.token_ids and asked.finish_reason == "stop"
+    assert (stopped.stop_reason, ignored.stop_reason, asked.stop_reason) == (None, None, end)
 
 
 def test_completions_are_cut_at_the_context(model):

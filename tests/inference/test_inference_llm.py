@@ -98,7 +98,8 @@ def test_stop_strings_end_the_sample_and_are_cut_from_the_text(llm):
     free = llm.generate("x", FREE.replace(ignore_eos=True))[0].outputs[0]
     stop = next(free.text[i : i + 2] for i in range(5, 18) if free.text[i : i + 2].isascii())
     [[cut]] = [o.outputs for o in llm.generate("x", FREE.replace(ignore_eos=True, stop=("never there", stop)))]
-    assert cut.finish_reason == "stop"
+    assert (cut.finish_reason, cut.stop_reason, free.stop_reason) == ("stop", stop, None)
+    assert cut.cumulative_logprob == pytest.approx(sum(cut.logprobs)) and cut.cumulative_logprob < 0
     assert cut.text == free.text[: free.text.index(stop)]
     assert cut.token_ids == free.token_ids[: len(cut.token_ids)] and len(cut.token_ids) < 20
     decode = llm.tokenizer.decode

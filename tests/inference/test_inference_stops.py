@@ -4,11 +4,17 @@ from openqwq.inference.stops import find_stop, holds_stop
 
 
 @pytest.mark.parametrize(
-    ("text", "stop", "start"),
-    [("abcabc", ("c",), 2), ("abcabc", ("x", "ca", "bc"), 1), ("abc", ("x",), None), ("abc", (), None)],
+    ("text", "stop", "found"),
+    [
+        ("abcabc", ("c",), (2, "c")),
+        ("abcabc", ("x", "ca", "bc"), (1, "bc")),
+        ("abcabc", ("bca", "bc"), (1, "bca")),
+        ("abc", ("x",), None),
+        ("abc", (), None),
+    ],
 )
-def test_the_earliest_stop_string_counts(text, stop, start):
-    assert find_stop(text, stop) == start
+def test_the_earliest_stop_string_counts(text, stop, found):
+    assert find_stop(text, stop) == found
 
 
 def decode(ids):

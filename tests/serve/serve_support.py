@@ -28,6 +28,7 @@ class FakeDelta:
     error: str = ""
     top_logprobs: tuple = ()
     num_cached_tokens: int = 0
+    stop_reason: str | int | None = None
 
 
 @dataclass
@@ -54,6 +55,7 @@ class FakeEngine:
         self.ended = []  # ids of requests that were left early
         self.told = []  # ids of requests whose thinking was to end
         self.running = 0
+        self.stop_reason = None  # what ends a text that ends by itself
         self.closed = False
 
     async def generate(self, prompt_token_ids, params, request_id):
@@ -82,7 +84,8 @@ class FakeEngine:
             last = position == len(ids) - 1
             text = "" if token_id == self.tokenizer.eos_token_id else decoder.push(token_id)
             text += decoder.finish() if last else ""
-            yield FakeDelta(index, text, (token_id,), (-0.25,), reason if last else None)
+            ending = {"finish_reason": reason, "stop_reason": self.stop_reason} if last else {}
+            yield FakeDelta(index, text, (token_id,), (-0.25,), **ending)
 
     async def close_thinking(self, request_id):
         self.told.append(request_id)

@@ -68,8 +68,23 @@ def test_completions_continue_texts_and_ids_and_stop_where_told(client, real):
     by_ids = client.completions.create(prompt=tokenizer.encode("1+1="), stream=True, **options)
     assert "".join(chunk.choices[0].text for chunk in by_ids) == text
     stop = text[2:4]
-    cut = client.completions.create(prompt="1+1=", stop=stop, **options)
-    assert (cut.choices[0].text, cut.choices[0].finish_reason) == (text[: text.index(stop)], "stop")
+    cut = client.completions.create(prompt="1+1=", stop=["never there", stop], **options).choices[0]
+    assert (cut.text, cut.finish_reason, cut.stop_reason) == (text[: text.index(stop)], "stop", stop)
+    *_, last = client.completions.create(prompt="1+1=", stop=["never there", stop], stream=True, **options)
+    assert (last.choices[0].finish_reason, last.choices[0].stop_reason) == ("stop", stop)
+
+
+def test_an_answer_says_which_string_or_token_ended_it(client, real):
+    """vLLM's `stop_reason` beside OpenAI's `finish_reason`."""
+    tokenizer = real.server.models["tiny"].tokenizer
+    options = {"model": "tiny", "messages": USER, "max_tokens": 60, "temperature": 1.0, "seed": 5}
+    for bias, asked, ended in ((None, {"stop_token_ids": [20]}, 20), (tokenizer.eos_token_id, {}, None)):
+        extra = {"thinking_budget": 2, **asked}
+        bias = {str(20 if bias is None else bias): 100}
+        whole = client.chat.completions.create(**options, logit_bias=bias, extra_body=extra).choices[0]
+        assert (whole.finish_reason, whole.stop_reason) == ("stop", ended)
+        *_, last = client.chat.completions.create(**options, logit_bias=bias, extra_body=extra, stream=True)
+        assert (last.choices[0].finish_reason, last.choices[0].stop_reason) == ("stop", ended)
 
 
 def test_usage_counts_what_was_found_in_the_cache(client):

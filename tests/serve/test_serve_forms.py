@@ -105,6 +105,17 @@ MESSAGES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("ended_by", "reason", "sequence"), [("b", "stop_sequence", "b"), (7, "end_turn", None), (None, "end_turn", None)]
+)
+def test_a_message_names_the_stop_sequence_that_ended_it(live, engine, monkeypatch, ended_by, reason, sequence):
+    engine.text = "</think>\n\nfour"
+    monkeypatch.setattr(engine, "stop_reason", ended_by)
+    body = {**MESSAGES, "tools": None, "stop_sequences": ["a", "b"]}
+    answer = live.web.post("/v1/messages", json=body).json()
+    assert (answer["stop_reason"], answer["stop_sequence"]) == (reason, sequence)
+
+
 def test_a_message_has_thinking_text_and_tool_use_blocks(live, engine):
     engine.text = TEXT
     answer = live.web.post("/v1/messages", json=MESSAGES).json()
