@@ -18,6 +18,8 @@ ARMS = {
     ("size-small", "cold_start"): "small, cold start",
     ("size-small", "rl_math_code"): "small, RL on maths and code",
     ("size-small", "rl_general"): "small, both RL stages",
+    ("size-small-more-rl", "rl_math_code"): "small, more RL on maths and code",
+    ("size-small-more-rl", "rl_general"): "small, more RL in both stages",
     ("size-large", "cold_start"): "large, cold start",
 }
 """(recipe, stage) -> how the page calls it, in the order of the tables."""

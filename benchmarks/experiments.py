@@ -36,7 +36,11 @@ ABLATION = {
     "ablation-random-reward": ("rl_general",),
 }
 """Recipe under recipes/experiments -> the stages whose checkpoints are evaluated."""
-SIZE = {"size-small": ("cold_start", "rl_math_code", "rl_general"), "size-large": ("cold_start",)}
+SIZE = {
+    "size-small": ("cold_start", "rl_math_code", "rl_general"),
+    "size-small-more-rl": ("rl_math_code", "rl_general"),
+    "size-large": ("cold_start",),
+}
 BEFORE_AND_AFTER = ("cold_start", "rl_math_code", "rl_general")
 BUDGETS = (0, 4, 8, 12, 16, 24, 32, 48, None)
 
