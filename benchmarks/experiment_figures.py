@@ -123,6 +123,13 @@ def over_seeds(figures: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
     return {"mean": mean, "low": mean - half, "high": mean + half, "over": "seeds", "by_seed": values}
 
 
+def mean_of_kinds(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of several kinds' figures over the same seeds, each kind counted once, with Student's t interval."""
+    by_seed = list(zip(*(figure["by_seed"] for figure in figures), strict=True))
+    means = [None if None in own else fmean(own) for own in by_seed]
+    return over_seeds([{"mean": mean, "low": None, "high": None} for mean in means])
+
+
 def change(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
     """The change of a kind's pass@1 in points over runs paired by seed; of a single pair: paired by problem.
 

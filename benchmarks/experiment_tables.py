@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from experiment_figures import mean_of_kinds
+
 ARMS = {
     ("ablation-full", "cold_start"): "cold start alone",
     ("ablation-full", "rl_general"): "full recipe",
@@ -80,8 +82,10 @@ def change_table(report: Report) -> list[str]:
     for label, row in arm_rows(report):
         changes = row.get("against_yardstick", {"seeds": []})
         if changes["seeds"]:
-            rows.append([label, str(len(changes["seeds"])), *(figure(changes[kind], signed=True) for kind in KINDS)])
-    return table(["arm", "seeds", *KINDS.values()], rows)
+            own = [changes[kind] for kind in KINDS]
+            cells = [figure(each, signed=True) for each in (*own, mean_of_kinds(own))]
+            rows.append([label, str(len(changes["seeds"])), *cells])
+    return table(["arm", "seeds", *KINDS.values(), "mean of the three"], rows)
 
 
 def cost_table(report: Report) -> list[str]:
@@ -124,10 +128,12 @@ def rollout_table(report: Report) -> list[str]:
 
 def size_table(report: Report) -> list[str]:
     """Both sizes: pass@1 by kind, tokens per correct answer, compute."""
-    head = ["model", "parameters", "seeds", *KINDS.values(), "tokens per correct answer", "TFLOP", "core-minutes"]
+    costs_head = ["tokens per correct answer", "TFLOP", "core-minutes"]
+    head = ["model", "parameters", "seeds", *KINDS.values(), "mean of the three", *costs_head]
     rows = []
     for label, row in arm_rows(report):
-        scores = [figure(row["kinds"][kind]["pass@1"]) for kind in KINDS]
+        own = [row["kinds"][kind]["pass@1"] for kind in KINDS]
+        scores = [figure(each) for each in (*own, mean_of_kinds(own))]
         costs = [figure(row["tokens_per_correct"], 0), plain(row["teraflop"], 0)]
         rows.append([label, f"{row['parameters']:,.0f}", str(len(row["seeds"])), *scores, *costs, minutes(row)])
     return table(head, rows)

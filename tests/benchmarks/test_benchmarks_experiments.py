@@ -67,6 +67,16 @@ def test_intervals_over_seeds_are_students():
     assert over_seeds([{"mean": None}, runs[0]])["mean"] is None
 
 
+def test_the_mean_of_kinds_counts_each_once_and_is_over_seeds():
+    from experiment_figures import mean_of_kinds
+
+    found = mean_of_kinds([{"by_seed": [10.0, 20.0, 30.0]}, {"by_seed": [30.0, 24.0, 18.0]}])
+    assert found["by_seed"] == [20.0, 22.0, 24.0] and found["mean"] == 22.0
+    assert found["high"] - found["mean"] == pytest.approx(4.303 * 2 / 3**0.5)
+    assert mean_of_kinds([{"by_seed": [1.0]}, {"by_seed": [3.0]}])["low"] is None
+    assert mean_of_kinds([{"by_seed": [None]}, {"by_seed": [3.0]}])["mean"] is None
+
+
 def make_run(folder):
     """A run of 10 parameters: 3 SFT steps, and 2 RL steps with a value model."""
     (folder / "final").mkdir(parents=True)

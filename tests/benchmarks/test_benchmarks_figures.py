@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -69,6 +70,19 @@ def test_the_readmes_engine_is_as_much_faster_as_measured(rates):
     kinds = ("times in a single stream", "in a batch of 32", "in a long-tailed one", "in reading prompts")
     words = ", ".join(f"{number:.1f} {kind}" for number, kind in zip(times, kinds, strict=True))
     assert f"by {words}" in read_page("README.md")
+
+
+def test_the_readmes_sizes_score_as_measured():
+    rows = {(row["recipe"], row["stage"]): row for row in read_results("size")["rows"]}
+    small, large = rows["size-small", "rl_general"], rows["size-large", "cold_start"]
+    means = [fmean(row["kinds"][kind]["pass@1"]["mean"] for kind in row["kinds"]) for row in (small, large)]
+    times = round(large["parameters"] / small["parameters"])
+    page = read_page("README.md")
+    assert f"{small['parameters']:,.0f} parameters with it answer {means[0]:.1f}% of held-out problems" in page
+    assert f"and {times} times as many without it {means[1]:.1f}%" in page
+    assert round(large["teraflop"] / small["teraflop"]) == 10 and "with ten times the compute" in page
+    changes = small["against_yardstick"]
+    assert changes["instruction"]["mean"] < 0 < min(changes[kind]["mean"] for kind in ("math", "code"))
 
 
 def test_steps_take_as_long_as_measured():
