@@ -17,7 +17,7 @@ from openqwq.inference import Engine
 from openqwq.log import logger
 from openqwq.model import Qwen2ForCausalLM, load_model, weight_checksum
 from openqwq.train.experience import Collector, Remembers
-from openqwq.train.replay import Replay, RolloutFile
+from openqwq.train.replay import Replay, RolloutFile, check_new
 from openqwq.train.reward_model import RewardModel
 from openqwq.train.rewards import check_rewards
 from openqwq.train.rl import build_pool, invariance, run_rl
@@ -37,6 +37,7 @@ def write_stage_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = 
     stage: its name; empty: the recipe's first RL stage. The policy stands still, so steps differ in problems alone.
     resume: go on with a file that was begun with the same recipe and weights.
     """
+    check_new(file, resume=resume)  # before the weights are loaded, which may take long
     set_threads(recipe.threads)
     name, config = _rl_stage(recipe, stage)
     materials = _materials(recipe, out)

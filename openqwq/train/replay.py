@@ -23,6 +23,14 @@ from .experience import Attempt, Experience, needs_spread, with_advantages
 _IDS = ("prompt_ids", "completion_ids", "loss_mask", "rollout_logprobs", "policy_versions")
 
 
+def check_new(file: str | Path, *, resume: bool) -> None:
+    """Raises UserError when there is such a file of rollouts already, or its state, and it is not to be resumed."""
+    if not resume and (Path(file).exists() or Path(f"{file}.state.json").exists()):
+        raise UserError(
+            f"{file} exists already", hint="continue it with `--resume`, or choose another name for the rollouts"
+        )
+
+
 class RolloutFile:
     """A file that takes the rollouts of one step after another; FILE.state.json beside it says how far it is.
 
@@ -37,15 +45,11 @@ class RolloutFile:
         self._made_by = json.loads(json.dumps(made_by))
         self.steps, self.rollouts = 0, 0
         self.problems: Mapping[str, Any] | None = None
-        if not (self.file.exists() or self._state_file.exists()):
-            if resume:
-                logger.info("nothing to resume in %s: it starts at its beginning", file)
-        elif resume:
+        check_new(file, resume=resume)
+        if self.file.exists() or self._state_file.exists():
             self._go_on()
-        else:
-            raise UserError(
-                f"{file} exists already", hint="continue it with `--resume`, or choose another name for the rollouts"
-            )
+        elif resume:
+            logger.info("nothing to resume in %s: it starts at its beginning", file)
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self.file.touch()
