@@ -15,7 +15,10 @@ import os
 import resource
 import signal
 import sys
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import IO, Any
+
+Mark = Callable[[str], None]
 
 
 def main(arguments: list[str]) -> None:
@@ -23,36 +26,42 @@ def main(arguments: list[str]) -> None:
     target, cpu_seconds, memory_mib = arguments[0], float(arguments[1]), int(arguments[2])
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not reach the channel
-
-    def send(message: dict[str, Any]) -> None:
-        channel.write(json.dumps(message) + "\n")
-        channel.flush()
-
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
     module, _, attribute = target.partition(":")
     try:
         function = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        send({"fatal": f"{type(error).__name__}: {error}"})
+        send(channel, {"fatal": f"{type(error).__name__}: {error}"})
         return
-    send({"ready": True})
+    serve(function, sys.stdin, channel, cpu_seconds)
+
+
+def send(channel: IO[str], message: dict[str, Any]) -> None:
+    """One message to the pool."""
+    channel.write(json.dumps(message) + "\n")
+    channel.flush()
+
+
+def serve(function: Callable[[Any, Mark], Any], jobs: Iterable[str], channel: IO[str], cpu_seconds: float) -> None:
+    """Say that the worker is ready, and answer jobs until there are no more; cpu_seconds 0: without a deadline."""
+    send(channel, {"ready": True})
 
     def mark(stage: str) -> None:
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-        send({"stage": stage})
+        send(channel, {"stage": stage})
 
-    for line in sys.stdin:
+    for line in jobs:
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         try:
             reply = {"result": function(json.loads(line), mark)}
         except MemoryError:
-            send({"error": "memory"})
+            send(channel, {"error": "memory"})
             return
         except Exception as error:  # the parent reads it as data: who is at fault depends on the stage
             reply = {"error": f"{type(error).__name__}: {error}"[:500]}
         signal.setitimer(signal.ITIMER_PROF, 0)
-        send(reply)
+        send(channel, reply)
 
 
 if __name__ == "__main__":

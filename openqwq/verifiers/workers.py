@@ -28,7 +28,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 from openqwq.errors import UserError
 from openqwq.types import Verdict
@@ -59,9 +59,20 @@ def fault_verdict(outcome: Outcome, extracted: str | None = None) -> Verdict:
     return Verdict.unjudged(f"worker {outcome.how}", extracted=extracted, details=details)
 
 
+class Process(Protocol):
+    """What a worker is to its pool: the part of `subprocess.Popen` that is used."""
+
+    @property
+    def stdin(self) -> IO[bytes] | None: ...
+    @property
+    def stdout(self) -> IO[bytes] | None: ...
+    def kill(self) -> None: ...
+    def wait(self) -> int: ...
+
+
 @dataclass(slots=True)
 class _Worker:
-    process: subprocess.Popen[bytes]
+    process: Process
     buffer: bytes = b""
     ready: bool = False
     job: int | None = None
@@ -87,6 +98,8 @@ class _Worker:
 
 class WorkerPool:
     """Up to `num_workers` processes that each run `target` ("module:function") on one job at a time."""
+
+    jobs_per_extra_worker = JOBS_PER_EXTRA_WORKER
 
     def __init__(
         self,
@@ -121,7 +134,14 @@ class WorkerPool:
             while self._workers:
                 self._workers.pop().stop()
 
-    def _start_worker(self) -> _Worker:
+    def cannot_start(self, why: str, hint: str) -> UserError:
+        """The error for workers that do not come up."""
+        return UserError(f"verifier worker `{self.target}` cannot start: {why}", hint=hint)
+
+    def _start_worker(self) -> None:
+        self._workers.append(_Worker(self._launch()))
+
+    def _launch(self) -> Process:
         command = [sys.executable, "-P", "-m", "openqwq.verifiers.worker"]
         command += [self.target, str(self.deadline_s), str(self.memory_mib)]
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
@@ -129,12 +149,9 @@ class WorkerPool:
         search_path = os.pathsep.join([*filter(None, sys.path), package_root])
         environment = {**kept, "PYTHONPATH": search_path, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
         environment["OPENBLAS_NUM_THREADS"] = "1"
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )
-        worker = _Worker(process)
-        self._workers.append(worker)
-        return worker
 
 
 class _Run:
@@ -159,7 +176,7 @@ class _Run:
         return [self.results[i] for i in range(len(self.jobs))]
 
     def _start_workers(self) -> None:
-        wanted = min(self.pool.num_workers, 1 + len(self.waiting) // JOBS_PER_EXTRA_WORKER)
+        wanted = min(self.pool.num_workers, 1 + len(self.waiting) // self.pool.jobs_per_extra_worker)
         while self.waiting and len(self.pool._workers) < wanted:
             self.pool._start_worker()
 
@@ -204,9 +221,8 @@ class _Run:
 
     def _record(self, worker: _Worker, message: dict[str, Any]) -> None:
         if "fatal" in message:
-            raise UserError(
-                f"verifier worker `{self.pool.target}` cannot start: {message['fatal']}",
-                hint="install the package with its dependencies: pip install openqwq",
+            raise self.pool.cannot_start(
+                message["fatal"], "install the package with its dependencies: pip install openqwq"
             )
         if "ready" in message:
             worker.ready = True
@@ -242,9 +258,8 @@ class _Run:
     def _count_failed_start(self, why: str) -> None:
         self.failed_starts += 1
         if self.failed_starts >= 3:
-            raise UserError(
-                f"verifier worker `{self.pool.target}` cannot start: {why}",
-                hint=f"it needs {self.pool.memory_mib} MiB of address space and a working Python at {sys.executable}",
+            raise self.pool.cannot_start(
+                why, f"it needs {self.pool.memory_mib} MiB of address space and a working Python at {sys.executable}"
             )
 
     def _drop(self, worker: _Worker, *, kill: bool = True) -> int:
