@@ -25,7 +25,7 @@ from openqwq.eval.evaluate import evaluate
 from openqwq.eval.families import ScoredCompletion, strict_scores
 from openqwq.eval.intervals import mean_interval, paired_change
 from openqwq.inference import Engine
-from openqwq.inference.reasoning import CLOSING_TEXT
+from openqwq.inference.thinking import CLOSING_TEXT
 from openqwq.model import load_model
 from openqwq.pipeline.machine import set_threads
 from openqwq.pipeline.materials import Materials

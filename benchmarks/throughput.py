@@ -86,9 +86,9 @@ def gemm_peak(torch) -> float:
 def training_rate(torch, model) -> float:
     """Tokens per second of whole steps (forward, backward, clipping, fused AdamW) on packed sequences of 40 to 120."""
     from openqwq.config import SFTStage
-    from openqwq.train.optimizer import build_optimizer
+    from openqwq.train.optim.optimizer import build_optimizer
+    from openqwq.train.optim.update import next_token_objective, update
     from openqwq.train.packing import document_sample, pack
-    from openqwq.train.update import next_token_objective, update
 
     random = torch.Generator().manual_seed(0)
     lengths = torch.randint(40, 121, (200,), generator=random).tolist()

@@ -104,9 +104,9 @@ def activations(way: str):
     """A pass over 4096 tokens with activations kept, recomputed within MLPs, or within layers."""
     import torch
 
-    from openqwq.train.activations import recomputed_activations
+    from openqwq.train.optim.activations import recomputed_activations
+    from openqwq.train.optim.update import accumulate, next_token_objective
     from openqwq.train.packing import document_sample, pack
-    from openqwq.train.update import accumulate, next_token_objective
 
     model, draw = decoder(), torch.Generator().manual_seed(0)
     samples = [document_sample(torch.randint(1024, (256,), generator=draw).tolist()) for _ in range(16)]
@@ -124,7 +124,7 @@ def shared_prompts(way: str):
     import torch
 
     from openqwq.train import packing
-    from openqwq.train.update import accumulate, next_token_objective
+    from openqwq.train.optim.update import accumulate, next_token_objective
 
     packing.SHARED_BELOW = 0.9 if way == "shared" else 0.0
     model, draw = decoder(), torch.Generator().manual_seed(0)
@@ -142,7 +142,7 @@ def logits(way: str):
     """Log-probs of 1024 tokens under 152,064 entries, and their gradient."""
     import torch
 
-    from openqwq.train.losses import chunked_logprobs
+    from openqwq.train.algorithm.losses import chunked_logprobs
 
     draw = torch.Generator().manual_seed(0)
     hidden = torch.randn(1024, 256, generator=draw, requires_grad=True)

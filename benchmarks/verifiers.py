@@ -28,7 +28,7 @@ from machine import ROOT, describe_machine
 from openqwq.sandbox import Limits, default_sandbox
 from openqwq.types import Message, Problem
 from openqwq.verifiers import Verifier, get_verifier
-from openqwq.verifiers.math_rules import same_answer
+from openqwq.verifiers.math.rules import same_answer
 
 Case = tuple[str, bool, Problem, str]
 """How the answer was made, whether it is right, the problem, the completion."""
@@ -238,7 +238,7 @@ def plain_script(row: dict[str, Any], program: str) -> str:
 
 def tool_call_tables(data: Path, sample: int) -> dict[str, Any]:
     """The leaderboard's own answers, and those with an argument too many or none."""
-    from openqwq.verifiers.admission import own_reference
+    from openqwq.data.curation.admission import own_reference
 
     found: dict[str, Any] = {}
     for category in ("simple", "multiple", "parallel", "parallel_multiple"):

@@ -26,7 +26,7 @@ from machine import ROOT, describe_machine
 
 from openqwq.verifiers.instructions.official import official_checks
 from openqwq.verifiers.instructions.sentences import read_punkt
-from openqwq.verifiers.tool_call_rules import TaskError, find_mismatch
+from openqwq.verifiers.tool_call.rules import TaskError, find_mismatch
 
 CATEGORIES = ("simple", "multiple", "parallel", "parallel_multiple")
 

@@ -26,7 +26,7 @@ from machine import ROOT, describe_machine
 from openqwq.eval.intervals import wilson_interval
 from openqwq.inference import Engine
 from openqwq.model import AttentionWindows, create_model, measure_attention_mass, preset
-from openqwq.train.muon import Muon
+from openqwq.train.optim.muon import Muon
 from openqwq.types import Prompt, SamplingParams
 
 WORDS, NAMES = 32, 32  # and as many values

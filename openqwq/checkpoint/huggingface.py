@@ -21,10 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import UserError
-from ..model import Qwen2Config, Qwen2ForCausalLM, convert_swish_beta
-from ..model.config import PublishedFormat
-from ..model.load import INDEX_NAME, SINGLE_NAME
+from openqwq.errors import UserError
+from openqwq.model import Qwen2Config, Qwen2ForCausalLM, convert_swish_beta
+from openqwq.model.config import PublishedFormat
+from openqwq.model.load import INDEX_NAME, SINGLE_NAME
+
 from .run_state import sync
 
 MAX_SHARD_BYTES = 5 * 10**9

@@ -10,10 +10,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from openqwq.data.curation.admission import Candidate, Decision, admit
 from openqwq.log import write_text_atomic
 from openqwq.types import Problem
 from openqwq.verifiers import get_verifier
-from openqwq.verifiers.admission import Candidate, Decision, admit
 
 from ._rows import plain_problem, read_rows
 

@@ -107,7 +107,7 @@ def _check_chain_options(args: argparse.Namespace) -> None:
 
 
 def _server_teacher(args: argparse.Namespace) -> Any:
-    from openqwq.data.teacher import SAMPLING, ServerTeacher
+    from openqwq.data.chains.server_teacher import SAMPLING, ServerTeacher
 
     given = {"temperature": args.temperature, "max_tokens": args.max_tokens}
     return ServerTeacher(
@@ -148,7 +148,7 @@ def _show(args: argparse.Namespace) -> int:
 
 def _problems(args: argparse.Namespace) -> int:
     from openqwq.config import load_recipe
-    from openqwq.data.decontaminate import NgramIndex
+    from openqwq.data.curation.decontaminate import NgramIndex
     from openqwq.log import write_text_atomic
     from openqwq.pipeline.materials import Materials
     from openqwq.pipeline.pass_rates import texts_to_avoid
@@ -175,7 +175,7 @@ def _problems(args: argparse.Namespace) -> int:
 def _distinct_problems(args: argparse.Namespace, config: SourceConfig) -> list[Problem]:
     """Problems of the asked split, each text once: all or the first ones of a finite source, `--count` of another."""
     from openqwq.data import build_source, held_out
-    from openqwq.data.finite import FiniteSource
+    from openqwq.data.sources.finite import FiniteSource
 
     source = build_source(args.source, config)
     if isinstance(source, FiniteSource):

@@ -146,7 +146,7 @@ def available_memory_gib(root: str = "/") -> float | None:
 
 def check_jail() -> Finding:
     """Runs a program in the jail that code verifiers use."""
-    from openqwq.sandbox.probe import find_options
+    from openqwq.sandbox.jail.probe import find_options
 
     try:
         options = find_options()
@@ -162,8 +162,8 @@ def check_jail() -> Finding:
 
 def _describe_gvisor() -> str:
     """Whether the other jail can be had; nothing needs it."""
-    from openqwq.sandbox.gvisor import find_gvisor
-    from openqwq.sandbox.probe import find_options
+    from openqwq.sandbox.jail.gvisor import find_gvisor
+    from openqwq.sandbox.jail.probe import find_options
 
     try:
         find_gvisor()

@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     _check(args)
-    from openqwq.data.decontaminate import NgramIndex
-    from openqwq.data.jsonl import read_problem_file
+    from openqwq.data.curation.decontaminate import NgramIndex
+    from openqwq.data.sources.jsonl import read_problem_file
     from openqwq.log import logger, write_text_atomic
     from openqwq.pipeline.pass_rates import texts_to_avoid, why_dropped
 

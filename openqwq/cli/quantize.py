@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from openqwq.checkpoint.packed import packed_layout, save_packed
+    from openqwq.checkpoint.quantized import packed_layout, save_packed
     from openqwq.model import load_model, resolve_folder
 
     try:

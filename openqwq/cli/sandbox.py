@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_serve(actions: argparse._SubParsersAction) -> None:
+    from openqwq.sandbox.http.wire import MAX_LIMITS
     from openqwq.sandbox.spec import TOKEN
-    from openqwq.sandbox.wire import MAX_LIMITS
 
     text = f"Serve the sandbox over HTTP. The environment variable {TOKEN} holds the token that requests must carry."
     parser = actions.add_parser("serve", help="serve the sandbox over HTTP", description=text)
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _serve(args: argparse.Namespace) -> int:
     from openqwq.sandbox.client import JOBS_PER_JAIL, Sandbox
-    from openqwq.sandbox.service import ServiceOptions, serve
+    from openqwq.sandbox.http.service import ServiceOptions, serve
     from openqwq.sandbox.spec import TOKEN, Limits
 
     for name, least in (("workers", 1), ("queue", 0), ("deadline_s", 0.001)):

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     out = Path(args.out or Path("runs") / recipe.name)
 
-    from openqwq.train.parallel import is_first_launched, launched_ranks
+    from openqwq.train.distributed import is_first_launched, launched_ranks
 
     if args.rollout_only or args.replay:
         if launched_ranks() > 1:
@@ -95,7 +95,7 @@ def _telling_how_to_resume(args: argparse.Namespace, out: Path) -> Iterator[None
 
 def _run_half(args: argparse.Namespace, recipe: Recipe, out: Path) -> int:
     """Only the rollouts of a stage, or only the training on them."""
-    from openqwq.pipeline.replay import train_on_rollouts, write_stage_rollouts
+    from openqwq.pipeline.halves import train_on_rollouts, write_stage_rollouts
 
     if args.rollout_only:
         count = write_stage_rollouts(recipe, out, Path(args.rollout_only), stage=args.stage, resume=args.resume)

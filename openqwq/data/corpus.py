@@ -17,13 +17,13 @@ from openqwq.config import SourceConfig
 from openqwq.errors import UserError
 from openqwq.types import Problem
 
-from .facts import LEGS, plural_legs
-from .gym import GymSource
-from .instructions import TOPICS, draw_rules, instruction_prompt, write_text
+from .chains.facts import LEGS, plural_legs
+from .chains.tiny_teachers import teach
 from .keys import item_key, item_rng
-from .python_functions import WORDINGS, Task, draw_task
-from .sources import ProblemSource
-from .teachers import teach
+from .sources.build import ProblemSource
+from .sources.gym import GymSource
+from .sources.instructions import TOPICS, draw_rules, instruction_prompt, write_text
+from .sources.python_functions import WORDINGS, Task, draw_task
 
 DOCUMENT_SHARES = {
     "arithmetic": 0.38,

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from openqwq.errors import UserError
 from openqwq.types import Problem
 
-from .sources import distinct
+from .sources.build import distinct
 
 _MAX_DOUBLINGS = 10
 _MAX_DRAWS = 20

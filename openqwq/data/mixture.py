@@ -13,9 +13,9 @@ from typing import Any
 from openqwq.errors import UserError
 from openqwq.types import Problem
 
-from .finite import FiniteSource
 from .keys import item_key, item_rng
-from .sources import ProblemSource
+from .sources.build import ProblemSource
+from .sources.finite import FiniteSource
 
 ROUNDING = 1e-9
 """Shares such as 20 * 0.7 that floating point leaves a hair under a whole number are that number."""

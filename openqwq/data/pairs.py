@@ -12,9 +12,9 @@ from random import Random
 from openqwq.errors import UserError
 from openqwq.types import Problem
 
-from .instructions import TOPICS, Rule, write_text
 from .keys import item_key
-from .sources import ProblemSource
+from .sources.build import ProblemSource
+from .sources.instructions import TOPICS, Rule, write_text
 
 FLAWS = ("off topic", "scrambled", "repetitive", "unfinished")
 SHORT_FLAWS = ("off topic", "repetitive")

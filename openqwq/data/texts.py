@@ -12,7 +12,7 @@ from openqwq.errors import UserError
 
 from .corpus import CorpusSource
 from .keys import item_rng
-from .sources import ProblemSource
+from .sources.build import ProblemSource
 
 
 def build_documents(

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from openqwq.data import plain_prompt
-from openqwq.eval.families import Decoding, Mark, ScoredCompletion, summarise
-from openqwq.eval.judging import Judge
 from openqwq.rollout import make_rollout, sample_groups
 from openqwq.types import Group, Message, Policy, Problem, Prompt, Rollout, SamplingParams, Verdict
 from openqwq.verifiers import verify_all
+
+from .families import Decoding, Mark, ScoredCompletion, summarise
+from .judging import Judge
 
 Template = Literal["chat", "plain"]
 PLAIN_STOP = ("\n\n",)

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from openqwq.eval.intervals import Interval, wilson_interval
 from openqwq.types import Status, Verdict
+
+from .intervals import Interval, wilson_interval
 
 Decoding = Literal["sampled", "greedy"]
 Scores = dict[str, dict[str, float]]

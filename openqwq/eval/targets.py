@@ -8,8 +8,9 @@ from typing import Any
 
 from openqwq.config.recipe import TargetConfig
 from openqwq.errors import UserError
-from openqwq.eval.families import Scores
-from openqwq.eval.intervals import Interval, paired_change
+
+from .families import Scores
+from .intervals import Interval, paired_change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

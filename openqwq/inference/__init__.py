@@ -10,11 +10,11 @@
 from openqwq.types import SamplingParams, StructuredOutputs
 
 from .async_engine import AsyncEngine, CompletionDelta
+from .draft_model import Speculation
 from .engine import Engine
 from .llm import LLM
 from .outputs import EngineStats, RequestOutput
-from .rounded import RoundedEngine
-from .speculation import Speculation
+from .quantized_engine import RoundedEngine
 
 __all__ = [
     "LLM",

@@ -17,20 +17,20 @@ from openqwq.errors import UserError
 from openqwq.model import AttentionWindows, Qwen2ForCausalLM, set_batch_invariant, weight_checksum
 from openqwq.types import Completion, Prompt, SamplingParams
 
-from .block_manager import ROOT, SCALED_ROOT
-from .memory import cache_memory, check_sizes
+from .cache.block_manager import ROOT, SCALED_ROOT
+from .cache.memory import cache_memory, check_sizes
+from .draft_model import Speculation
 from .outputs import EngineStats, RequestOutput
 from .params import nothing_to_sample
 from .partial import restore
-from .reasoning import CLOSING_TEXT, Reasoning
 from .requests import Decoder, RequestMaker, check_invariant, check_windows, common_length, plain_window
 from .runner import Runner
-from .sampled import Sampled
+from .sampling.sampled import Sampled
 from .scheduler import Plan, Scheduler
 from .sequence import NO_ROW, Request, failed_completion
 from .sequence import Sequence as Sample
-from .speculation import Speculation
-from .stops import holds_stop, sample_end, search_start
+from .stop_strings import holds_stop, sample_end, search_start
+from .thinking import CLOSING_TEXT, Reasoning
 
 MAX_SEED = 2**62
 

@@ -10,7 +10,7 @@ from typing import Any
 from openqwq.errors import UserError
 from openqwq.types import SamplingParams, StructuredOutputs
 
-from .scripts import SCRIPTS
+from .constraints.writing_systems import SCRIPTS
 
 MAX_LOGPROBS = 100
 LEAST_TEMPERATURE = 1e-20  # logits divided by less are no longer finite

@@ -6,8 +6,8 @@ from collections.abc import Sequence as Seq
 
 from openqwq.types import Completion
 
-from .reasoning import Reasoning
 from .sequence import Request, Sequence
+from .thinking import Reasoning
 
 
 def is_open(completion: Completion) -> bool:

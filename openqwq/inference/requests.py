@@ -17,13 +17,13 @@ from openqwq.model import AttentionWindows, Qwen2Config
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import SamplingParams
 
-from .drafts import PromptLookup
-from .guides import GrammarMaker, Guide
+from .constraints.structured_outputs import GrammarMaker, Guide
+from .constraints.writing_systems import forbidden_tokens
+from .draft_model import Speculation
 from .params import check_params
-from .reasoning import Reasoning, needs_reasoning
-from .scripts import forbidden_tokens
+from .prompt_lookup import PromptLookup
 from .sequence import Request
-from .speculation import Speculation
+from .thinking import Reasoning, needs_reasoning
 
 LAST = 2**62  # numbers from here on come after those of all requests that were sent
 

@@ -21,19 +21,19 @@ from openqwq.model import (
     bands_of,
     row_decoder,
 )
-from openqwq.model.paged import as_rows
+from openqwq.model.attention.paged import as_rows
 
-from .block_manager import BlockPool
-from .graphs import SampleGraphs
-from .memory import BLOCK_SIZE, fit_blocks, storage_dtype
-from .rules import Lines, LogitRules
-from .sampled import Sampled, accept, line_numbers, top_logprobs
-from .sampling import Guesses, SamplingTable, kept_ids, sample
+from .cache.block_manager import BlockPool
+from .cache.memory import BLOCK_SIZE, fit_blocks, storage_dtype
+from .cache.windowed_pool import WindowedPool, fit_pages
+from .draft_model import DraftModel, Speculation, chunk_inputs
+from .sampling.cuda_graphs import SampleGraphs
+from .sampling.logits_processors import Lines, LogitRules
+from .sampling.sampled import Sampled, accept, line_numbers, top_logprobs
+from .sampling.sampler import Guesses, SamplingTable, kept_ids, sample
 from .sampling_kernel import SamplingKernel
 from .scheduler import Chunk, Plan
 from .sequence import Sequence
-from .speculation import DraftModel, Speculation, chunk_inputs
-from .windowed_pool import WindowedPool, fit_pages
 
 
 class Runner:

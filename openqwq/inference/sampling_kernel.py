@@ -15,7 +15,7 @@ from torch import Tensor
 from openqwq.model.invariant import token_logprobs
 from openqwq.model.native import sampling_kernels
 
-from .sampling import COLUMNS, SamplingTable
+from .sampling.sampler import COLUMNS, SamplingTable
 
 MAX_TOP_K = 1024  # sample.c's
 MAX_VOCAB = 256 * 4096

@@ -16,7 +16,7 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .block_manager import ROOT, SCALED_ROOT, BlockPool
+from .cache.block_manager import ROOT, SCALED_ROOT, BlockPool
 from .rows import RowTable
 from .sequence import NO_ROW, Request, Sequence
 

@@ -15,10 +15,10 @@ from itertools import pairwise
 
 from openqwq.types import Completion, FinishReason, SamplingParams
 
-from .block_manager import BlockTable
-from .drafts import PromptLookup
-from .guides import Guide
-from .loops import LoopDetector
+from .cache.block_manager import BlockTable
+from .constraints.loop_detector import LoopDetector
+from .constraints.structured_outputs import Guide
+from .prompt_lookup import PromptLookup
 
 NO_ROW = -1
 

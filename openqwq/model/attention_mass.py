@@ -21,8 +21,8 @@ from torch import Tensor
 
 from openqwq.errors import UserError
 
-from .qwen2 import Qwen2ForCausalLM
-from .windows import AttentionWindows
+from .attention.windows import AttentionWindows
+from .decoder import Qwen2ForCausalLM
 
 BLOCK = 16  # tokens: the cache's
 Heads = Literal["together", "each"]

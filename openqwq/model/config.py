@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from ..errors import UserError
+from openqwq.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZED_HINT = "use a 4-bit AWQ (gemm) or GPTQ folder, or the one with the bfloat16 weights"

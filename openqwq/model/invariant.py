@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
-from .attention import PackedAttention
+from openqwq.errors import UserError
+
+from .attention.packed import PackedAttention
 from .config import Qwen2Config
 from .native import MAX_GROUP, MAX_HEAD_DIM, document_kernels, invariant_kernels, native_kernels, product_kernels
 from .products import LinearGradients, linear_exactly

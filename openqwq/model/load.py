@@ -18,12 +18,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..errors import UserError
+from openqwq.errors import UserError
+
 from .config import Qwen2Config
+from .decoder import Qwen2ForCausalLM
 from .presets import HUB_NAMES, PRESETS, preset
 from .published import PACKED_PARTS, unpack_layer
 from .quantize import KINDS, Quantization, pack_weight, quantize_weights
-from .qwen2 import Qwen2ForCausalLM
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"

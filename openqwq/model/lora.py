@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .decoder import Linear, Qwen2ForCausalLM
 from .invariant import linear
-from .qwen2 import Linear, Qwen2ForCausalLM
 
 MARK = ".lora_"
 """In the names of the adapters' parameters, and in no others."""

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..log import logger
+from openqwq.log import logger
 
 SOURCE = Path(__file__).with_name("native.c")
 ROUNDED_SOURCE = Path(__file__).with_name("rounded.c")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 
-from ..errors import UserError
+from openqwq.errors import UserError
+
 from .config import Qwen2Config
 
 

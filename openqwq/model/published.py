@@ -18,7 +18,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from openqwq.errors import UserError
+
 from .config import PublishedFormat
 from .quantize import PackedLinear, pack_codes, round_groups
 

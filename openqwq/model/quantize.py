@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .decoder import Qwen2ForCausalLM
 from .native import native_kernels
-from .qwen2 import Qwen2ForCausalLM
 
 Quantization = Literal["bf16", "int8", "int4"]
 KINDS: tuple[Quantization, ...] = get_args(Quantization)  # in native.c's order

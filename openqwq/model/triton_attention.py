@@ -24,7 +24,7 @@ from torch import Tensor
 from .kv_cache import KVCache
 
 if TYPE_CHECKING:
-    from .paged import PagedChunk
+    from .attention.paged import PagedChunk
 
 LOG2E = math.log2(math.e)
 ROW_TILE, QUERY_TILE, KEY_TILE = 64, 128, 64

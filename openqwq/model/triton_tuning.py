@@ -15,7 +15,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..log import logger
+from openqwq.log import logger
+
 from .triton_linear import Tiling, Weights, default_tiling, multiply
 
 LEAST_THREADS, MOST_THREADS = 1 << 14, 1 << 19  # of one product, for an H100's or H200's 132 multiprocessors

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from openqwq.config import load_recipe
-from openqwq.data.jsonl import read_problem_file
+from openqwq.data.sources.jsonl import read_problem_file
 from openqwq.errors import UserError
 from openqwq.eval.evaluate import evaluate
 from openqwq.eval.families import FamilyResult, ScoredCompletion, summarise

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from openqwq.train.parallel import launched_ranks
+from openqwq.train.distributed import launched_ranks
 
 # glibc's numbers for mallopt, and its largest threshold on every version
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3

@@ -32,8 +32,8 @@ from openqwq.data import (
     read_chains,
     write_chains,
 )
-from openqwq.data.chains import Manifest, Teacher
-from openqwq.data.finite import FiniteSource
+from openqwq.data.chains.build import Manifest, Teacher
+from openqwq.data.sources.finite import FiniteSource
 from openqwq.errors import UserError
 from openqwq.eval.judging import Judge
 from openqwq.log import logger

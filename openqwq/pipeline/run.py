@@ -23,7 +23,7 @@ from openqwq.eval.targets import TargetResult
 from openqwq.inference import Engine
 from openqwq.log import append_jsonl
 from openqwq.model import Qwen2ForCausalLM, load_model
-from openqwq.train.parallel import after_first, from_first, is_first, ranks, wait_for_all
+from openqwq.train.distributed import after_first, from_first, is_first, ranks, wait_for_all
 from openqwq.train.reward_model import RewardModel
 from openqwq.train.rl import RLOutcome
 from openqwq.train.trackers import check_trackers

@@ -15,7 +15,7 @@ from openqwq.eval.evaluate import evaluate, mean_by_kind
 from openqwq.inference import Engine, RoundedEngine
 from openqwq.model import Qwen2ForCausalLM
 from openqwq.tokenizer import Tokenizer, render_training_turn
-from openqwq.train.parallel import after_first
+from openqwq.train.distributed import after_first
 from openqwq.train.pretrain import run_pretrain
 from openqwq.train.reward_model import RewardModel, run_reward_model
 from openqwq.train.rl import RLOutcome, run_rl

@@ -3,10 +3,10 @@
 In this process (`Sandbox`), or as a service of its own (`openqwq sandbox serve`, `RemoteSandbox`).
 """
 
-from openqwq.sandbox.client import Sandbox, check_place, default_sandbox, find_sandbox, set_default_sandbox
-from openqwq.sandbox.face import BaseSandbox
-from openqwq.sandbox.remote import RemoteSandbox
-from openqwq.sandbox.spec import JudgeResult, Limits, RunResult, Submission, TestResult
+from .base import BaseSandbox
+from .client import Sandbox, check_place, default_sandbox, find_sandbox, set_default_sandbox
+from .http.remote import RemoteSandbox
+from .spec import JudgeResult, Limits, RunResult, Submission, TestResult
 
 __all__ = [
     "BaseSandbox",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import builtins
 
-from openqwq.sandbox.jail import Job
-from openqwq.sandbox.programs import Execute
-from openqwq.sandbox.spec import Limits
+from .jail.jail import Job
+from .programs import Execute
+from .spec import Limits
 
 CODE = "import calendar, cmath, csv, hashlib, inspect, json, pprint, queue\nprint(sum(json.loads('[1, 2]')))"
 """Reads the system's files as programs do: a library that is being replaced fails it too."""

@@ -16,25 +16,17 @@ from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
 
 from openqwq.errors import UserError
-from openqwq.sandbox.canary import find_fault, is_doubtful
-from openqwq.sandbox.face import BaseSandbox
-from openqwq.sandbox.jail import Jail, JailError, Job, Outcome
-from openqwq.sandbox.judge import UNREADABLE, UnreadableTests, judge, read_outcome, run
-from openqwq.sandbox.languages import Toolchain, describe_languages, find_toolchains
-from openqwq.sandbox.options import JAILS, JailKind
-from openqwq.sandbox.probe import find_options
-from openqwq.sandbox.remote import RemoteSandbox
-from openqwq.sandbox.spec import (
-    LANGUAGES,
-    MAX_CODE_CHARACTERS,
-    TOKEN,
-    JudgeResult,
-    Limits,
-    RunResult,
-    Submission,
-    check_files,
-)
-from openqwq.sandbox.ticket import Ticket
+
+from .base import BaseSandbox
+from .canary import find_fault, is_doubtful
+from .cancellation import Ticket
+from .http.remote import RemoteSandbox
+from .jail.jail import Jail, JailError, Job, Outcome
+from .jail.options import JAILS, JailKind
+from .jail.probe import find_options
+from .judge import UNREADABLE, UnreadableTests, judge, read_outcome, run
+from .languages import Toolchain, describe_languages, find_toolchains
+from .spec import LANGUAGES, MAX_CODE_CHARACTERS, TOKEN, JudgeResult, Limits, RunResult, Submission, check_files
 
 JOBS_PER_JAIL = 2000  # bounds whatever a kernel may keep of a job beyond its namespaces
 ATTEMPTS = 2  # a jail that died once is chance, twice is a fault to report

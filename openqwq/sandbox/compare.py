@@ -10,7 +10,7 @@ import math
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any
 
-from openqwq.sandbox.codec import MAPPING_TAGS, MAX_DEPTH, CodecError, encode
+from .inside.codec import MAPPING_TAGS, MAX_DEPTH, CodecError, encode
 
 REL_TOL = 1e-6  # results of different but right orders of float operations agree far better than this
 ABS_TOL = 1e-9

@@ -10,12 +10,12 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
-from openqwq.sandbox.codec import CodecError, encode
-from openqwq.sandbox.compare import matches
-from openqwq.sandbox.jail import CPU_SHARE, Job, Outcome
-from openqwq.sandbox.languages import COMPILE_LIMITS, Toolchain
-from openqwq.sandbox.programs import CompileError, Execute, prepare
-from openqwq.sandbox.spec import JudgeResult, JudgeVerdict, Limits, RunResult, RunStatus, Submission, TestResult
+from .compare import matches
+from .inside.codec import CodecError, encode
+from .jail.jail import CPU_SHARE, Job, Outcome
+from .languages import COMPILE_LIMITS, Toolchain
+from .programs import CompileError, Execute, prepare
+from .spec import JudgeResult, JudgeVerdict, Limits, RunResult, RunStatus, Submission, TestResult
 
 ExecutePair = Callable[[Job, Job, Limits], tuple[Outcome, Outcome]]
 """Runs a program and its tests in two jails at once; raises JailError."""

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from openqwq.sandbox.bubblewrap import Bind
-from openqwq.sandbox.spec import LANGUAGES, Limits
+from .jail.bubblewrap import Bind
+from .spec import LANGUAGES, Limits
 
 COMPILE_LIMITS = Limits(wall_s=60, cpu_s=60, memory_mib=1024, processes=128, output_bytes=1 << 16, tmp_mib=512)
 MAX_BINARY_BYTES = 64 << 20

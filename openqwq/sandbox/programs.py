@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from openqwq.sandbox import archive
-from openqwq.sandbox.jail import Job, Outcome
-from openqwq.sandbox.languages import COMPILE_LIMITS, ENVIRONMENT, MAX_BINARY_BYTES, Toolchain, main_class
-from openqwq.sandbox.spec import Limits
+from .inside import archive
+from .jail.jail import Job, Outcome
+from .languages import COMPILE_LIMITS, ENVIRONMENT, MAX_BINARY_BYTES, Toolchain, main_class
+from .spec import Limits
 
 Execute = Callable[[Job, Limits], Outcome]
 """Runs a job in some jail; raises JailError."""

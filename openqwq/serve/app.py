@@ -23,7 +23,6 @@ from openqwq.log import logger
 
 from . import chat, completions, messages, responses
 from .errors import error_body, from_validation, wrong
-from .fields import Body, ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from .generation import Plan, Run
 from .guard import Guard
 from .messages import CountBody, MessagesBody
@@ -31,8 +30,9 @@ from .openapi import describe
 from .pages import add_page
 from .prompts import chat_prompt, text_prompt
 from .responses import ResponsesBody
+from .schemas import Body, ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from .sse import ClientGone, EventStream, JsonResponse, until_gone
 from .state import Server
-from .streams import ClientGone, EventStream, JsonResponse, until_gone
 
 # nginx's word for a client that left; nobody reads it, but it is counted
 CLIENT_GONE = 499

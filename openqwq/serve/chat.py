@@ -15,13 +15,13 @@ from openqwq.types import ToolCall
 
 from .engine import ServedModel
 from .errors import ApiError, error_body, unsupported, wrong
-from .fields import ChatBody, Message, Tool
-from .forms import answer_form, choose_tools
 from .generation import Gain, Plan, Run, how_ended
 from .prompts import chat_prompt, check_length
+from .response_format import answer_form, choose_tools
 from .sampling import sampling_params, thinking_budget, warn_of_greedy
+from .schemas import ChatBody, Message, Tool
+from .sse import event, to_json
 from .state import Server, new_id
-from .streams import event, to_json
 
 # Minus infinity is no JSON number; OpenAI writes this for it.
 LEAST_LOGPROB = -9999.0

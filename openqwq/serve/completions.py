@@ -12,12 +12,12 @@ from typing import Any
 from .chat import token_logprobs
 from .engine import ServedModel
 from .errors import ApiError, error_body, unsupported, wrong
-from .fields import CompletionBody
 from .generation import Gain, Plan, Run, Usage, how_ended
 from .prompts import check_length, text_prompt
 from .sampling import sampling_params
+from .schemas import CompletionBody
+from .sse import event
 from .state import Server, new_id
-from .streams import event
 
 # OpenAI's default, kept since clients of this old endpoint rely on it.
 DEFAULT_MAX_TOKENS = 16

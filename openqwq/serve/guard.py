@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ApiError, error_body
 from .metrics import Metrics
+from .sse import JsonResponse
 from .state import ServeSettings
-from .streams import JsonResponse
 
 OPEN_PATHS = ("/health", "/", "/favicon.ico")
 OPEN_FOLDERS = ("/page/",)

@@ -20,8 +20,8 @@ from openqwq.errors import UserError
 from openqwq.log import logger
 
 from .errors import error_body
+from .sse import to_json
 from .state import Server
-from .streams import to_json
 
 # Idle connections and headers are bounded here, bodies in `Guard`.
 KEEP_ALIVE_S = 30

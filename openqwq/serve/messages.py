@@ -13,10 +13,10 @@ from pydantic import Field
 from openqwq.types import ToolCall
 
 from .errors import ApiError, error_body, wrong
-from .fields import Body, Effort, Function, Message, Stops, Tool
 from .generation import End, Gain, Plan, Run
+from .schemas import Body, Effort, Function, Message, Stops, Tool
+from .sse import event, to_json
 from .state import Server, new_id
-from .streams import event, to_json
 from .translate import plan_as_chat
 
 NAMES = {"max_completion_tokens": "max_tokens", "stop": "stop_sequences", "thinking_budget": "thinking.budget_tokens"}

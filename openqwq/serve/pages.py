@@ -19,9 +19,9 @@ import openqwq
 from openqwq.types import Problem, Verdict
 
 from .errors import ApiError, wrong
-from .fields import Body
+from .schemas import Body
+from .sse import JsonResponse
 from .state import Server
-from .streams import JsonResponse
 
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "json": "application/json"}
 KINDS |= {"svg": "image/svg+xml"}

@@ -17,7 +17,7 @@ from openqwq.tokenizer.special_tokens import THINK_END, THINK_START
 
 from .engine import ServedModel
 from .errors import ApiError, unsupported, wrong
-from .fields import Message, Tool
+from .schemas import Message, Tool
 
 
 def chat_prompt(

@@ -15,10 +15,10 @@ from openqwq.types import ToolCall
 
 from .chat import call_object
 from .errors import ApiError, unsupported, wrong
-from .fields import Body, Effort, Function, Message, StreamOptions, Tool
 from .generation import Gain, Plan, Run
+from .schemas import Body, Effort, Function, Message, StreamOptions, Tool
+from .sse import event
 from .state import Server, new_id
-from .streams import event
 from .translate import plan_as_chat
 
 NAMES = {"messages": "input", "max_completion_tokens": "max_output_tokens", "reasoning_effort": "reasoning.effort"}

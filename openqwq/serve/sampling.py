@@ -11,7 +11,7 @@ from openqwq.types import SamplingParams
 
 from .engine import ServedModel
 from .errors import wrong
-from .fields import ChatBody, Effort, Sampled
+from .schemas import ChatBody, Effort, Sampled
 
 SAME_NAMES: tuple[str, ...] = (
     "n",

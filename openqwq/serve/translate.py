@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from .chat import plan_chat
 from .errors import ApiError, from_validation
-from .fields import ChatBody
 from .generation import Plan
+from .schemas import ChatBody
 from .state import Server
 
 

@@ -16,11 +16,11 @@ from openqwq.data import read_chains
 from openqwq.errors import UserError
 from openqwq.tokenizer import render_training_turn
 
-from .losses import sample_weights
+from .algorithm.losses import sample_weights
+from .optim.update import Component, next_token_objective
 from .packing import completion_sample, pack
 from .sft import epoch_indices
 from .stage import StageContext
-from .update import Component, next_token_objective
 
 
 class Demonstrations:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from openqwq.config import GateConfig
 from openqwq.log import logger
 
-from .parallel import from_first
+from .distributed import from_first
 from .stage import StageRun, load_weights
 
 GateEvaluate = Callable[[], Mapping[str, float]]

@@ -19,18 +19,18 @@ from openqwq.config import RLStage
 from openqwq.log import logger
 from openqwq.model import Qwen2ForCausalLM
 
-from .activations import recomputed_activations
-from .credit import Scored, assign_credit
+from .algorithm.credit import Scored, assign_credit
+from .algorithm.kl import steer_entropy_weight
+from .algorithm.losses import sample_weights
+from .algorithm.objective import policy_objective
 from .demonstrations import Demonstrations
-from .experience import Attempt, Experience
-from .kl import steer_entropy_weight
-from .losses import sample_weights
-from .objective import policy_objective
-from .optimizer import learning_rate
+from .experience.collector import Attempt, Experience
+from .optim.activations import recomputed_activations
+from .optim.optimizer import learning_rate
+from .optim.update import UpdateResult, policy_logprobs, update
 from .packing import PackedBatch, Sample, pack, rollout_sample, spread, token_scores
 from .reference import Reference
 from .stage import StageRun
-from .update import UpdateResult, policy_logprobs, update
 from .value_model import Critic
 
 _ENTROPY_WEIGHT = "entropy_weight"

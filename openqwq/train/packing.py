@@ -18,7 +18,7 @@ from torch import Tensor
 
 from openqwq.types import Rollout
 
-from .parallel import gather, own_share
+from .distributed import gather, own_share
 
 STREAMS = ("rollout_logprobs", "advantages", "old_logprobs", "ref_logprobs", "values", "returns")
 """Fields of `Sample` that are numbers of each trained token in `PackedBatch`."""

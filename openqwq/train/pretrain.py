@@ -9,7 +9,7 @@ from openqwq.config import PretrainStage
 from openqwq.errors import UserError
 from openqwq.model import Qwen2ForCausalLM
 
-from .optimizer import build_optimizer
+from .optim.optimizer import build_optimizer
 from .packing import Sample, document_sample
 from .sft import Documents, train_on_samples
 from .stage import StageContext, StageRun

@@ -12,9 +12,9 @@ from openqwq.config import RLStage
 from openqwq.errors import UserError
 from openqwq.model import Qwen2ForCausalLM, load_model
 
+from .optim.update import policy_logprobs
 from .packing import PackedBatch
 from .stage import StageRun, load_weights
-from .update import policy_logprobs
 
 _WEIGHTS = "reference"
 

@@ -24,13 +24,13 @@ from openqwq.config import RewardModelStage
 from openqwq.errors import UserError
 from openqwq.model import Qwen2ForCausalLM, load_model
 
-from .losses import preference_loss
-from .optimizer import build_optimizer, learning_rate
+from .algorithm.losses import preference_loss
+from .distributed import own_share, total
+from .optim.optimizer import build_optimizer, learning_rate
+from .optim.update import step_optimizer
 from .packing import split_microbatches
-from .parallel import own_share, total
 from .sft import epoch_indices
 from .stage import StageContext, StageRun
-from .update import step_optimizer
 
 EncodedPair = tuple[Sequence[int], Sequence[int]]
 """Token ids (prompt and completion) of the chosen and of the rejected one."""

@@ -31,14 +31,14 @@ from openqwq.model.lora import add_lora, merge_lora, save_lora
 from openqwq.rollout import GroupStream, SteppedPolicy
 from openqwq.verifiers import Verifier
 
-from .experience import Collector, Collects, Experience, ProblemMixture, Remembers
-from .freshness import Freshness
+from .algorithm.rewards import RewardScorer, check_rewards
+from .distributed import is_first, num_ranks
+from .experience.collector import Collector, Collects, Experience, ProblemMixture, Remembers
+from .experience.overlap import InTurn, Overlap
+from .experience.staleness import Freshness
 from .gate import GateEvaluate, RegressionGate
 from .learner import Learned, Learner
-from .optimizer import build_optimizer, learning_rate
-from .overlap import InTurn, Overlap
-from .parallel import is_first, num_ranks
-from .rewards import RewardScorer, check_rewards
+from .optim.optimizer import build_optimizer, learning_rate
 from .rl_metrics import experience_metrics, sample_rows, seconds_metrics, update_metrics
 from .stage import StageContext, StageRun
 from .timeline import Timeline

@@ -10,7 +10,7 @@ from typing import Any
 from openqwq.config import RLStage
 from openqwq.verifiers.behaviours import BEHAVIOURS
 
-from .experience import Attempt, Experience
+from .experience.collector import Attempt, Experience
 from .learner import Learned
 from .monitors import monitor_rollouts
 from .stage import StageContext

@@ -19,11 +19,11 @@ from openqwq.config import SFTStage
 from openqwq.errors import UserError
 from openqwq.model import Qwen2ForCausalLM
 
-from .losses import sample_weights
-from .optimizer import build_optimizer, learning_rate
+from .algorithm.losses import sample_weights
+from .optim.optimizer import build_optimizer, learning_rate
+from .optim.update import next_token_objective, update
 from .packing import Sample, completion_sample, document_sample, pack
 from .stage import StageContext, StageRun
-from .update import next_token_objective, update
 
 EncodedChain = tuple[Sequence[int], Sequence[int]]
 """Prompt ids and completion ids (the end token included)."""

@@ -27,8 +27,8 @@ from openqwq.log import append_jsonl, logger
 from openqwq.model.lora import MARK as LORA_MARK
 from openqwq.model.lora import lora_tensors
 
-from .optimizer import Optimizers, load_optimizer_tensors, optimizer_tensors
-from .parallel import is_first
+from .distributed import is_first
+from .optim.optimizer import Optimizers, load_optimizer_tensors, optimizer_tensors
 from .trackers import Trackers, open_trackers
 
 AnyStage = TypeVar("AnyStage", bound=Stage)

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from openqwq.config import RLStage
 from openqwq.model import Qwen2ForCausalLM
 
-from .losses import value_loss
-from .optimizer import Optimizers, build_optimizer, load_optimizer_tensors, optimizer_tensors
+from .algorithm.losses import value_loss
+from .distributed import gather_tokens, total
+from .optim.optimizer import Optimizers, build_optimizer, load_optimizer_tensors, optimizer_tensors
+from .optim.update import step_optimizer
 from .packing import PackedBatch
-from .parallel import gather_tokens, total
 from .stage import StageRun, load_weights
-from .update import step_optimizer
 
 _WEIGHTS, _STATE = "value_model", "value_optimizer"
 

@@ -3,7 +3,7 @@
 `get_verifier(name, **options)` makes one; `verify_all` judges a mixed batch.
 """
 
-from openqwq.verifiers.base import Verifier, answer_part, verifier_of, verify_all
-from openqwq.verifiers.registry import get_verifier, verifier_names
+from .base import Verifier, answer_part, verifier_of, verify_all
+from .registry import get_verifier, verifier_names
 
 __all__ = ["Verifier", "answer_part", "get_verifier", "verifier_names", "verifier_of", "verify_all"]

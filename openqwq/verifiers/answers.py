@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from openqwq.verifiers.base import THINK_CLOSE, answer_part
+from .base import THINK_CLOSE, answer_part
 
 MAX_ANSWER_CHARACTERS = 4000
 """Longer "answers" are runaway text; grading them is how others froze a training run."""

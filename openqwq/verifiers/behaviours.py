@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from openqwq.tokenizer import parse_completion
-from openqwq.verifiers.language import foreign_words, script_shares
-from openqwq.verifiers.repetition import repeated_share
+
+from .language import foreign_words, script_shares
+from .repetition import repeated_share
 
 Span = tuple[int, int]
 """Start and end of a match, in characters."""

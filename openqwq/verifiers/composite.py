@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from openqwq.errors import UserError
 from openqwq.types import Problem, Verdict
-from openqwq.verifiers.base import Verifier
-from openqwq.verifiers.registry import get_verifier
+
+from .base import Verifier
+from .registry import get_verifier
 
 
 class CompositeVerifier(Verifier):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from openqwq.types import Problem, Verdict
-from openqwq.verifiers.base import THINK_CLOSE, THINK_OPEN, Verifier
+
+from .base import THINK_CLOSE, THINK_OPEN, Verifier
 
 
 class FormatVerifier(Verifier):

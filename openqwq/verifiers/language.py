@@ -14,7 +14,8 @@ from typing import ClassVar
 
 from openqwq.errors import UserError
 from openqwq.types import Problem, Verdict
-from openqwq.verifiers.base import Verifier, answer_part
+
+from .base import Verifier, answer_part
 
 SCRIPTS = {
     "latin": ("LATIN",),

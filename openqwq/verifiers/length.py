@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from openqwq.errors import UserError
 from openqwq.types import Problem, Verdict
-from openqwq.verifiers.base import Verifier
+
+from .base import Verifier
 
 if TYPE_CHECKING:
     from openqwq.tokenizer import Tokenizer

@@ -13,21 +13,22 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from openqwq.errors import UserError
-from openqwq.verifiers.base import Verifier, verifier_of
+
+from .base import Verifier, verifier_of
 
 BUILT_IN = {
-    "math": "openqwq.verifiers.math:MathVerifier",
-    "code": "openqwq.verifiers.code:CodeVerifier",
-    "reasoning_gym": "openqwq.verifiers.reasoning_gym:ReasoningGymVerifier",
+    "math": "openqwq.verifiers.math.verifier:MathVerifier",
+    "code": "openqwq.verifiers.code.verifier:CodeVerifier",
+    "reasoning_gym": "openqwq.verifiers.reasoning_gym.verifier:ReasoningGymVerifier",
     "instructions": "openqwq.verifiers.instructions:InstructionsVerifier",
-    "tool_call": "openqwq.verifiers.tool_call:ToolCallVerifier",
+    "tool_call": "openqwq.verifiers.tool_call.verifier:ToolCallVerifier",
     "format": "openqwq.verifiers.format:FormatVerifier",
     "language": "openqwq.verifiers.language:LanguageVerifier",
     "repetition": "openqwq.verifiers.repetition:RepetitionVerifier",
     "length": "openqwq.verifiers.length:LengthVerifier",
-    "judge": "openqwq.verifiers.judge:JudgeVerifier",
-    "proof": "openqwq.verifiers.proof:ProofVerifier",
-    "environment": "openqwq.verifiers.environment:EnvironmentVerifier",
+    "judge": "openqwq.verifiers.llm_judge:JudgeVerifier",
+    "proof": "openqwq.verifiers.proof.verifier:ProofVerifier",
+    "environment": "openqwq.verifiers.environment.verifier:EnvironmentVerifier",
     "composite": "openqwq.verifiers.composite:CompositeVerifier",
     "reward_model": "openqwq.verifiers.reward_model:RewardModelVerifier",
 }

@@ -6,7 +6,8 @@ import re
 from typing import ClassVar
 
 from openqwq.types import Problem, Verdict
-from openqwq.verifiers.base import Verifier
+
+from .base import Verifier
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from openqwq.types import Problem, Verdict
-from openqwq.verifiers.base import Verifier
+
+from .base import Verifier
 
 Scorer = Callable[[Sequence[tuple[Problem, str]]], Sequence[float]]
 """Unbounded scores (the logits of a Bradley-Terry head), one for each (problem, completion)."""

@@ -8,7 +8,7 @@ from packed_model import IDS, SMALL
 from safetensors.torch import load_file
 
 from openqwq.checkpoint.huggingface import save_model
-from openqwq.checkpoint.packed import FORMS, packed_layout, save_packed
+from openqwq.checkpoint.quantized import FORMS, packed_layout, save_packed
 from openqwq.cli.main import main
 from openqwq.errors import UserError
 from openqwq.model import PackedLinear, create_model, load_model

@@ -11,9 +11,9 @@ import pytest
 
 from openqwq.config import SourceConfig
 from openqwq.data import Attempt, Chain, build_chains, build_source, held_out, problem_texts, read_chains, write_chains
-from openqwq.data.chains import ChainFilter, programmatic_teacher, thinking_agrees
-from openqwq.data.facts import LEGS
-from openqwq.data.teachers import teach
+from openqwq.data.chains.build import ChainFilter, programmatic_teacher, thinking_agrees
+from openqwq.data.chains.facts import LEGS
+from openqwq.data.chains.tiny_teachers import teach
 from openqwq.errors import UserError
 from openqwq.types import Message, Problem
 

@@ -1,7 +1,7 @@
 import pytest
 
+from openqwq.data.curation.decontaminate import NgramIndex, words_of
 from openqwq.data.curriculum import DifficultyPool, draw_pool
-from openqwq.data.decontaminate import NgramIndex, words_of
 from openqwq.errors import UserError
 from openqwq.types import Message, Problem
 

@@ -8,7 +8,7 @@ import pytest
 
 from openqwq.config import SourceConfig
 from openqwq.data import build_source
-from openqwq.data.python_functions import CHANGE, GATHER, KEEP, WORDINGS, Task, draw_task, draw_tests
+from openqwq.data.sources.python_functions import CHANGE, GATHER, KEEP, WORDINGS, Task, draw_task, draw_tests
 from openqwq.verifiers import get_verifier
 
 LISTS = ([], [0], [-3], [5, -2, 5, 8, 1, 0, -9, 12, 3], [-1, -1, -7], [6, 3, 9, -6])

@@ -7,10 +7,10 @@ import pytest
 
 from openqwq.config import SourceConfig
 from openqwq.data import Mixture, build_source, held_out, problem_texts
-from openqwq.data.gym import BY_SEED
-from openqwq.data.instructions import TOPICS, draw_rules, instruction_prompt, write_text
 from openqwq.data.keys import SPLITS, item_key
 from openqwq.data.mixture import share_out
+from openqwq.data.sources.gym import BY_SEED
+from openqwq.data.sources.instructions import TOPICS, draw_rules, instruction_prompt, write_text
 from openqwq.errors import UserError
 from openqwq.types import Message, Problem
 from openqwq.verifiers import get_verifier

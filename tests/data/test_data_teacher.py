@@ -10,8 +10,8 @@ import pytest
 from openqwq.cli.main import main
 from openqwq.config import SourceConfig, load_recipe
 from openqwq.data import Attempt, Chain, build_chains, build_source, write_chains
-from openqwq.data.chains import programmatic_teacher
-from openqwq.data.teacher import ServerTeacher, read_choice
+from openqwq.data.chains.build import programmatic_teacher
+from openqwq.data.chains.server_teacher import ServerTeacher, read_choice
 from openqwq.errors import UserError
 from openqwq.json_client import chat_url
 from openqwq.pipeline.materials import Materials

@@ -8,8 +8,8 @@ import pytest
 
 from openqwq.config import SourceConfig
 from openqwq.data import build_documents, build_sources, held_out, problem_texts
+from openqwq.data.chains.facts import LEGS
 from openqwq.data.corpus import DOCUMENT_SHARES, CorpusSource
-from openqwq.data.facts import LEGS
 from openqwq.errors import UserError
 
 CONFIGS = {

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from inference_runs import ARRIVALS, V, ids, run, run_arrivals
 
 from openqwq.inference import Engine, Speculation
-from openqwq.model import KVCache, PagedAttention, PagedChunk, create_model, native_kernels, paged, preset
+from openqwq.model import KVCache, PagedAttention, PagedChunk, create_model, native_kernels, preset
+from openqwq.model.attention import paged
 from openqwq.types import Prompt, SamplingParams
 
 FREE = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_tokens=12)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from openqwq.inference import Engine, Speculation
-from openqwq.inference.guides import GrammarMaker, Guide
+from openqwq.inference.constraints.structured_outputs import GrammarMaker, Guide
 from openqwq.model import create_model, preset
 from openqwq.tokenizer import train_tokenizer
 from openqwq.types import SamplingParams, StructuredOutputs

@@ -6,7 +6,8 @@ from inference_runs import V, ids, run
 
 from openqwq.errors import UserError
 from openqwq.inference import Engine, Speculation
-from openqwq.model import DecodeAttention, KVCache, PagedAttention, PagedChunk, create_model, paged, preset
+from openqwq.model import DecodeAttention, KVCache, PagedAttention, PagedChunk, create_model, preset
+from openqwq.model.attention import paged
 from openqwq.model.kv_cache import round_to_int8
 from openqwq.types import Prompt, SamplingParams
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from openqwq.inference.sampling import SamplingTable, draw_uniform, sample
+from openqwq.inference.sampling.sampler import SamplingTable, draw_uniform, sample
 from openqwq.inference.sequence import Request
 from openqwq.types import SamplingParams
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from openqwq.inference.sampling import SamplingTable, sample
+from openqwq.inference.sampling.sampler import SamplingTable, sample
 from openqwq.inference.sampling_kernel import SamplingKernel
 from openqwq.inference.sequence import Request
 from openqwq.model.native import sampling_kernels

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openqwq.inference.block_manager import BlockPool
+from openqwq.inference.cache.block_manager import BlockPool
 from openqwq.inference.scheduler import Scheduler
 from openqwq.inference.sequence import NO_ROW, Request, noise_key
 from openqwq.types import SamplingParams

@@ -1,6 +1,6 @@
 import pytest
 
-from openqwq.inference.stops import find_stop, holds_stop
+from openqwq.inference.stop_strings import find_stop, holds_stop
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from inference_runs import ARRIVALS, V, ids, run, run_arrivals
 
 from openqwq.errors import UserError
 from openqwq.inference import LLM, Engine, Speculation
-from openqwq.inference.windowed_pool import WindowedPool
+from openqwq.inference.cache.windowed_pool import WindowedPool
 from openqwq.inference.windows import choose_windows, read_window
 from openqwq.model import (
     AttentionMass,
@@ -25,10 +25,10 @@ from openqwq.model import (
     bands_of,
     create_model,
     measure_attention_mass,
-    paged,
     preset,
 )
-from openqwq.model.windows import Band
+from openqwq.model.attention import paged
+from openqwq.model.attention.windows import Band
 from openqwq.types import Prompt, SamplingParams
 
 FREE = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_tokens=40)
@@ -99,7 +99,7 @@ def test_the_windows_change_what_is_sampled(model):
 
 
 def test_a_long_chunk_is_mixed_run_by_run(model, monkeypatch):
-    monkeypatch.setattr("openqwq.model.windows.QUERIES_AT_ONCE", 24)
+    monkeypatch.setattr("openqwq.model.attention.windows.QUERIES_AT_ONCE", 24)
     requests = [(ids(110), FREE.replace(seed=1))]
     assert_masked(model, WINDOWS, requests, run(make_engine(model), requests))
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from openqwq.model import DecodeKernel, KVCache, PagedAttention, create_model, native_kernels, preset, quantize_weights
+from openqwq.model.attention.paged import PagedChunk, as_rows
 from openqwq.model.config import YarnScaling
 from openqwq.model.lora import add_lora, merge_lora
-from openqwq.model.paged import PagedChunk, as_rows
 
 pytestmark = pytest.mark.skipif(native_kernels() is None, reason="needs a C compiler")
 

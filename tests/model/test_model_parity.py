@@ -12,7 +12,7 @@ from openqwq.model import (
     YarnScaling,
     create_model,
 )
-from openqwq.model.attention import mix_by_products, mix_fused
+from openqwq.model.attention.packed import mix_by_products, mix_fused
 
 transformers = pytest.importorskip("transformers", reason="the parity tests need transformers (dev extra)")
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from openqwq.model import products
+from openqwq.model.decoder import Linear
 from openqwq.model.native import product_kernels
-from openqwq.model.qwen2 import Linear
 
 pytestmark = pytest.mark.skipif(product_kernels() is None, reason="needs a C compiler")
 SHAPES = [(1, 1, 1), (14, 256, 32), (15, 257, 33), (225, 64, 31), (100, 600, 65), (450, 33, 7)]

@@ -7,8 +7,8 @@ from openqwq.model import KVCache, PagedAttention, create_model, preset, quantiz
 
 pytest.importorskip("triton", reason="the GPU's kernels need Triton, by whose interpreter they are tested on a CPU")
 from openqwq.model import triton_attention
-from openqwq.model.cuda_decode import CudaDecoder
-from openqwq.model.cuda_weights import fuse_weights, weight_places
+from openqwq.model.fused.cuda import CudaDecoder
+from openqwq.model.fused.cuda_weights import fuse_weights, weight_places
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 V = 40

@@ -7,7 +7,7 @@ from sums_recipe import BASE, SUMS
 
 from openqwq.cli.main import main
 from openqwq.log import read_jsonl
-from openqwq.train.experience import Collector
+from openqwq.train.experience.collector import Collector
 
 RECIPE = f"""
 name = "half"

@@ -8,9 +8,10 @@ import threading
 import pytest
 
 from openqwq.errors import UserError
-from openqwq.sandbox import Limits, RemoteSandbox, Sandbox, canary, cgroup, check_place, find_sandbox
+from openqwq.sandbox import Limits, RemoteSandbox, Sandbox, canary, check_place, find_sandbox
 from openqwq.sandbox.canary import is_doubtful
-from openqwq.sandbox.jail import Job
+from openqwq.sandbox.jail import cgroup
+from openqwq.sandbox.jail.jail import Job
 
 LIMITS = Limits(wall_s=60, cpu_s=20)
 SLOW = "import time\ntime.sleep(0.5)\n"

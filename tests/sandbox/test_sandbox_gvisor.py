@@ -11,8 +11,9 @@ from test_sandbox_hostile import HONEST, PATIENT, PROGRAMS, TESTS
 from openqwq.cli.doctor import check_jail
 from openqwq.cli.main import main
 from openqwq.errors import UserError
-from openqwq.sandbox import Limits, Sandbox, gvisor
-from openqwq.sandbox.gvisor import Bundle, remove_stale_bundles
+from openqwq.sandbox import Limits, Sandbox
+from openqwq.sandbox.jail import gvisor
+from openqwq.sandbox.jail.gvisor import Bundle, remove_stale_bundles
 from openqwq.sandbox.languages import find_toolchains
 
 LIMITS = Limits(wall_s=1, cpu_s=2, memory_mib=64, processes=16, tmp_mib=4, output_bytes=100_000)

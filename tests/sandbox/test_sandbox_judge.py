@@ -16,8 +16,8 @@ import pytest
 
 from openqwq.errors import UserError
 from openqwq.sandbox import Limits, Sandbox, Submission, client
+from openqwq.sandbox.jail.probe import find_options
 from openqwq.sandbox.judge import same_output
-from openqwq.sandbox.probe import find_options
 
 LIMITS = Limits(wall_s=60, cpu_s=20)
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from openqwq.sandbox import Limits, Sandbox
-from openqwq.sandbox.cgroup import ControlGroup
+from openqwq.sandbox.jail.cgroup import ControlGroup
 
 SLEEPER = "import time\ndef f(x):\n    time.sleep(x)\n    return x"
 BUSY = "import os\nos.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass"

@@ -64,7 +64,7 @@ ATTEMPTS = {
     "kernel_settings": "writes('/proc/sys/kernel/core_pattern') or writes('/sys/power/state')",
     "its_control_group": "os.listdir('/sys/fs/cgroup') != []",
     "a_program_of_the_system": "writes('/usr/bin/env')",
-    "our_own_files": "writes('/jail/openqwq/sandbox/driver.pyc')",
+    "our_own_files": "writes('/jail/openqwq/sandbox/inside/driver.pyc')",
     "the_filter": "writes('/jail/filter')",
     "other_users_by_a_set_id_program": "subprocess.run(['/usr/bin/su', '-c', 'id'], timeout=5).returncode == 0",
 }

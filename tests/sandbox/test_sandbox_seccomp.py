@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from openqwq.sandbox import Limits
-from openqwq.sandbox.seccomp import ARCHITECTURES, build_filter
+from openqwq.sandbox.jail.seccomp import ARCHITECTURES, build_filter
 
 ALLOW, KILL = "allow", "kill"
 X86, ARM = "x86_64", "aarch64"

@@ -17,8 +17,8 @@ import uvicorn
 
 from openqwq.errors import UserError
 from openqwq.sandbox import Limits, RemoteSandbox, Sandbox, Submission, client
-from openqwq.sandbox.jail import JailError
-from openqwq.sandbox.service import ServiceOptions, make_app, serve
+from openqwq.sandbox.http.service import ServiceOptions, make_app, serve
+from openqwq.sandbox.jail.jail import JailError
 
 TOKEN = "a-long-secret"
 LIMITS = {"wall_s": 20, "cpu_s": 20}

@@ -36,7 +36,7 @@ ONLY = {
 """Rooms that import nothing of ours but these."""
 
 TORCH_FREE = ("config", "tokenizer", "sandbox", "verifiers", "rollout", "data", "types", "errors", "log", "json_client")
-CHILD_SIDE = {"openqwq.verifiers.worker"}
+CHILD_SIDE = {"openqwq.verifiers.workers.child"}
 """Modules that only run as a process of their own."""
 
 
@@ -133,9 +133,7 @@ def test_light_rooms_leave_torch_unloaded():
 
 def inside_the_jail() -> set[str]:
     """The sandbox's files that are copied into the jail and are no modules of ours there."""
-    from openqwq.sandbox.bubblewrap import INSIDE
-
-    return {f"openqwq.sandbox.{name}" for name in INSIDE}
+    return {name for name in MODULES if name.startswith("openqwq.sandbox.inside.")}
 
 
 def test_no_module_has_a_name_that_says_nothing():

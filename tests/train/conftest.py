@@ -10,7 +10,7 @@ from openqwq.config import RLStage
 from openqwq.inference import Engine
 from openqwq.log import read_jsonl
 from openqwq.model import create_model, preset
-from openqwq.train.experience import Collector
+from openqwq.train.experience.collector import Collector
 from openqwq.train.rl import run_rl
 from openqwq.train.stage import StageContext
 from openqwq.types import Message, Problem, Verdict

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from openqwq.train.activations import recomputed_activations
-from openqwq.train.losses import sample_weights
+from openqwq.train.algorithm.losses import sample_weights
+from openqwq.train.optim.activations import recomputed_activations
+from openqwq.train.optim.update import accumulate, next_token_objective
 from openqwq.train.packing import document_sample, pack
-from openqwq.train.update import accumulate, next_token_objective
 
 
 def gradients_and_kept_bytes(model, what):

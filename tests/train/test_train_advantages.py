@@ -6,7 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openqwq.train.advantages import gae_advantages, group_advantages, returns_to_go, rloo_advantages, whiten
+from openqwq.train.algorithm.advantages import (
+    gae_advantages,
+    group_advantages,
+    returns_to_go,
+    rloo_advantages,
+    whiten,
+)
 
 
 def test_mean_is_taken_off_and_nothing_else():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from openqwq.train.importance import importance_weights
-from openqwq.train.kl import kl_estimate, steer_entropy_weight
-from openqwq.train.losses import (
+from openqwq.train.algorithm.importance import importance_weights
+from openqwq.train.algorithm.kl import kl_estimate, steer_entropy_weight
+from openqwq.train.algorithm.losses import (
     chunked_logprobs,
     cispo_loss,
     gspo_loss,
@@ -16,7 +16,7 @@ from openqwq.train.losses import (
     sequence_means,
     value_loss,
 )
-from openqwq.train.rewards import overlong_penalty
+from openqwq.train.algorithm.rewards import overlong_penalty
 
 BOUNDS = {"clip_low": 0.2, "clip_high": 0.28}
 

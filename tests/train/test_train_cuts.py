@@ -11,10 +11,10 @@ from openqwq.inference import Engine, Speculation
 from openqwq.model import load_model, native_kernels, set_batch_invariant
 from openqwq.rollout import make_rollout
 from openqwq.tokenizer import Tokenizer
-from openqwq.train.losses import chunked_logprobs
+from openqwq.train.algorithm.losses import chunked_logprobs
+from openqwq.train.experience.rollout_file import Replay, RolloutFile
+from openqwq.train.optim.update import policy_logprobs
 from openqwq.train.packing import pack, rollout_sample
-from openqwq.train.replay import Replay, RolloutFile
-from openqwq.train.update import policy_logprobs
 from openqwq.types import Message, Problem, Prompt, SamplingParams
 
 BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"

@@ -20,9 +20,9 @@ from openqwq.model import (
 from openqwq.model.invariant import linear, rms_norm, rotate, swiglu, token_logprobs
 from openqwq.rollout import make_rollout
 from openqwq.tokenizer import Tokenizer
+from openqwq.train.optim.update import policy_logprobs
 from openqwq.train.packing import Sample, pack, rollout_sample
 from openqwq.train.rl import invariance
-from openqwq.train.update import policy_logprobs
 from openqwq.types import Message, Problem, Prompt, SamplingParams
 
 pytestmark = pytest.mark.skipif(native_kernels() is None, reason="needs a C compiler")

@@ -8,8 +8,8 @@ import torch
 from openqwq.inference import Engine
 from openqwq.model import load_model
 from openqwq.tokenizer import Tokenizer
+from openqwq.train.optim.update import policy_logprobs
 from openqwq.train.packing import Sample, pack_one
-from openqwq.train.update import policy_logprobs
 from openqwq.types import Message, Prompt, SamplingParams
 
 BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"

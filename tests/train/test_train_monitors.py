@@ -1,5 +1,5 @@
 from openqwq.checkpoint.run_state import RunStateStore
-from openqwq.train.experience import Attempt, Experience
+from openqwq.train.experience.collector import Attempt, Experience
 from openqwq.train.monitors import monitor_rollouts
 from openqwq.train.rl_metrics import sample_rows
 from openqwq.train.stage import StageContext

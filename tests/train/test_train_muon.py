@@ -2,8 +2,13 @@ import torch
 from torch import nn
 
 from openqwq.config import PretrainStage
-from openqwq.train.muon import Muon, orthogonalize
-from openqwq.train.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_learning_rate
+from openqwq.train.optim.muon import Muon, orthogonalize
+from openqwq.train.optim.optimizer import (
+    build_optimizer,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_learning_rate,
+)
 
 
 def test_orthogonalized_matrices_have_singular_values_near_one():

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from openqwq.config import SFTStage
-from openqwq.train.optimizer import (
+from openqwq.train.optim.optimizer import (
     build_optimizer,
     clip_gradients,
     learning_rate,

@@ -11,7 +11,7 @@ from openqwq.errors import UserError
 from openqwq.model import weight_checksum
 from openqwq.rollout import GroupStream
 from openqwq.train.learner import Learner
-from openqwq.train.optimizer import build_optimizer
+from openqwq.train.optim.optimizer import build_optimizer
 from openqwq.train.stage import StageRun
 from openqwq.types import SamplingParams
 

@@ -8,10 +8,10 @@ import torch
 from openqwq.config import CorrectionConfig, KLConfig, RLStage
 from openqwq.model import native_kernels, set_batch_invariant
 from openqwq.train import packing
-from openqwq.train.losses import sample_weights
-from openqwq.train.objective import policy_objective
+from openqwq.train.algorithm.losses import sample_weights
+from openqwq.train.algorithm.objective import policy_objective
+from openqwq.train.optim.update import next_token_objective, policy_logprobs
 from openqwq.train.packing import Sample, completion_sample, document_sample, pack, rollout_sample, split_microbatches
-from openqwq.train.update import next_token_objective, policy_logprobs
 from openqwq.types import Message, Problem, Rollout
 
 

@@ -11,12 +11,12 @@ import torch
 from openqwq.config import CorrectionConfig, CurriculumConfig, EntropyConfig, KLConfig, RewardModelStage, ValueConfig
 from openqwq.errors import UserError
 from openqwq.model import native_kernels
-from openqwq.train import parallel
-from openqwq.train.losses import sample_weights
-from openqwq.train.objective import policy_objective
+from openqwq.train import distributed as parallel
+from openqwq.train.algorithm.losses import sample_weights
+from openqwq.train.algorithm.objective import policy_objective
+from openqwq.train.optim.update import accumulate, policy_logprobs
 from openqwq.train.packing import Sample, pack, token_scores
 from openqwq.train.reward_model import run_reward_model
-from openqwq.train.update import accumulate, policy_logprobs
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

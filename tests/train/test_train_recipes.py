@@ -20,9 +20,9 @@ from openqwq.config import (
 from openqwq.data import Chain
 from openqwq.errors import UserError
 from openqwq.log import read_jsonl
-from openqwq.train.credit import Scored, assign_credit
+from openqwq.train.algorithm.credit import Scored, assign_credit
+from openqwq.train.experience.rollout_file import Replay, RolloutFile
 from openqwq.train.packing import Sample
-from openqwq.train.replay import Replay, RolloutFile
 
 
 @pytest.fixture

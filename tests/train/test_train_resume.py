@@ -10,7 +10,7 @@ import torch
 
 from openqwq.config import CorrectionConfig, GateConfig, PretrainStage, RewardModelStage, SFTStage
 from openqwq.data import Mixture
-from openqwq.data.finite import FiniteSource
+from openqwq.data.sources.finite import FiniteSource
 from openqwq.errors import UserError
 from openqwq.train import stage as stage_module
 from openqwq.train.pretrain import run_pretrain

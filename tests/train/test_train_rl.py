@@ -7,8 +7,8 @@ from openqwq.config import GateConfig, LoRAConfig, RLStage
 from openqwq.errors import UserError
 from openqwq.inference import Engine
 from openqwq.model.lora import add_lora
-from openqwq.train.experience import judge
-from openqwq.train.rewards import coin_rewards, verdict_rewards
+from openqwq.train.algorithm.rewards import coin_rewards, verdict_rewards
+from openqwq.train.experience.collector import judge
 from openqwq.types import Completion, Message, Problem, Rollout, Verdict
 
 

@@ -111,8 +111,8 @@ def test_a_sources_weight_multiplies_its_whole_loss(world, tmp_path):
         groups = learner.samples(experience.useful_groups)
         names = [group[0].rollout.problem.source for group in experience.useful_groups]
         model.zero_grad()
-        from openqwq.train.objective import policy_objective
-        from openqwq.train.update import accumulate
+        from openqwq.train.algorithm.objective import policy_objective
+        from openqwq.train.optim.update import accumulate
 
         samples = [
             s if name in keep else replace(s, weight=0.0)

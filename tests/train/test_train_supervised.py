@@ -5,12 +5,12 @@ import torch
 
 from openqwq.config import PretrainStage, SFTStage
 from openqwq.errors import UserError
-from openqwq.train.losses import sample_weights
-from openqwq.train.optimizer import build_optimizer
+from openqwq.train.algorithm.losses import sample_weights
+from openqwq.train.optim.optimizer import build_optimizer
+from openqwq.train.optim.update import next_token_objective, update
 from openqwq.train.packing import document_sample, pack
 from openqwq.train.pretrain import PieceStream, run_pretrain
 from openqwq.train.sft import epoch_indices, run_sft
-from openqwq.train.update import next_token_objective, update
 
 CHAINS = [([1, 2], [3, 4, 15]), ([5], [6, 15]), ([7, 8, 9], [10, 15]), ([2], [2, 2, 2, 2, 2, 15])]
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from openqwq.config import CorrectionConfig, KLConfig, RLStage
-from openqwq.train.losses import sample_weights
-from openqwq.train.objective import policy_objective
-from openqwq.train.rewards import overlong_penalty
+from openqwq.train.algorithm.losses import sample_weights
+from openqwq.train.algorithm.objective import policy_objective
+from openqwq.train.algorithm.rewards import overlong_penalty
 
 grpo_trainer = pytest.importorskip("trl.trainer.grpo_trainer", reason="TRL is not installed", exc_type=ImportError)
 

@@ -2,12 +2,12 @@
 
 import pytest
 
+from openqwq.data.curation.admission import Candidate, admit
 from openqwq.sandbox import Sandbox
 from openqwq.sandbox.languages import find_toolchains
 from openqwq.types import Message, Problem, Verdict
 from openqwq.verifiers import Verifier, get_verifier
-from openqwq.verifiers.admission import Candidate, admit
-from openqwq.verifiers.code import CodeVerifier
+from openqwq.verifiers.code.verifier import CodeVerifier
 
 MATH = {"math": get_verifier("math", num_workers=1)}
 

@@ -7,7 +7,7 @@ from openqwq.sandbox import JudgeResult, Sandbox, TestResult
 from openqwq.sandbox.languages import find_toolchains
 from openqwq.types import Message, Problem
 from openqwq.verifiers import get_verifier
-from openqwq.verifiers.code import CodeVerifier, Program, extract_code, find_program
+from openqwq.verifiers.code.verifier import CodeVerifier, Program, extract_code, find_program
 
 SUM_TESTS = [{"args": [[1, 2, 3]], "expected": 6}, {"args": [[]], "expected": 0}, {"args": [[-4]], "expected": -4}]
 GOOD = "def f(xs):\n    return sum(xs)"
@@ -194,7 +194,7 @@ def test_timeouts_are_judged_anew_and_are_wrong(sandbox):
 
 def test_a_broken_jail_is_unjudged(sandbox, monkeypatch):
     from openqwq.sandbox import client
-    from openqwq.sandbox.jail import JailError
+    from openqwq.sandbox.jail.jail import JailError
 
     def break_down(*args, **kwargs):
         raise JailError("no memory for a jail")

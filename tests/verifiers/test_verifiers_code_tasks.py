@@ -13,8 +13,8 @@ import pytest
 
 from openqwq.sandbox import Sandbox
 from openqwq.types import Message, Problem
-from openqwq.verifiers.code import CodeVerifier
-from openqwq.verifiers.code_tasks import TaskError, read_task
+from openqwq.verifiers.code.tasks import TaskError, read_task
+from openqwq.verifiers.code.verifier import CodeVerifier
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 HELPER = "from typing import List\n\ndef helper(x):\n    return x\n\n\n"

@@ -8,7 +8,7 @@ import pytest
 from openqwq.errors import UserError
 from openqwq.types import Message, Problem, Verdict
 from openqwq.verifiers import get_verifier, verifier_names, verifier_of
-from openqwq.verifiers.judge import read_score
+from openqwq.verifiers.llm_judge import read_score
 
 
 def make_problem(answer=None, **metadata):

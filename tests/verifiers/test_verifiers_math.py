@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from openqwq.types import Message, Problem
 from openqwq.verifiers import get_verifier
 from openqwq.verifiers.answers import final_answer, last_boxed, plain_number
-from openqwq.verifiers.math import WORKERS
-from openqwq.verifiers.math_rules import comparable, same_answer
-from openqwq.verifiers.workers import shared_pool
+from openqwq.verifiers.math.rules import comparable, same_answer
+from openqwq.verifiers.math.verifier import WORKERS
+from openqwq.verifiers.workers.pool import shared_pool
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 STRICT = get_verifier("math", num_workers=1, deadline_s=1.0)

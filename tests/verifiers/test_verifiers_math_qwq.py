@@ -8,7 +8,7 @@ import pytest
 from openqwq.errors import UserError
 from openqwq.types import Message, Problem
 from openqwq.verifiers import get_verifier
-from openqwq.verifiers.math_qwq import extract, normalise
+from openqwq.verifiers.math.qwq import extract, normalise
 
 QWQ = get_verifier("math", protocol="qwq", num_workers=1)
 

@@ -12,8 +12,8 @@ import pytest
 from openqwq.errors import UserError
 from openqwq.types import Message, Problem
 from openqwq.verifiers import get_verifier
-from openqwq.verifiers.lean_repl import LeanRepl, ReplError
-from openqwq.verifiers.metamath import Database, DatabaseError, ProofError
+from openqwq.verifiers.proof.lean_repl import LeanRepl, ReplError
+from openqwq.verifiers.proof.metamath import Database, DatabaseError, ProofError
 
 TRANSCRIPTS = Path(__file__).parents[2].parent / "shared" / "data" / "lean_repl_fixtures" / "test"
 

@@ -12,7 +12,7 @@ from openqwq.errors import UserError
 from openqwq.sandbox import RunResult, Sandbox
 from openqwq.types import Message, Problem
 from openqwq.verifiers import get_verifier
-from openqwq.verifiers.proof import ProofVerifier
+from openqwq.verifiers.proof.verifier import ProofVerifier
 
 TRANSCRIPTS = Path(__file__).parents[2].parent / "shared" / "data" / "lean_repl_fixtures" / "test"
 COQ = {"checker": "coq", "name": "mine", "type": "forall n m : nat, n + m = m + n"}

@@ -11,8 +11,8 @@ from reasoning_gym.factory import DATASETS
 from openqwq.errors import UserError
 from openqwq.types import Message, Problem
 from openqwq.verifiers import get_verifier
-from openqwq.verifiers.gym_rules import LIBRARY, REFUSED, RULES
-from openqwq.verifiers.reasoning_gym import require_supported
+from openqwq.verifiers.reasoning_gym.rules import LIBRARY, REFUSED, RULES
+from openqwq.verifiers.reasoning_gym.verifier import require_supported
 
 STRICT = get_verifier("reasoning_gym", num_workers=1, deadline_s=2.0)
 FREE = get_verifier("reasoning_gym", num_workers=1, format_free=True)

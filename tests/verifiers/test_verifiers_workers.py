@@ -8,7 +8,7 @@ import time
 import pytest
 
 from openqwq.errors import UserError
-from openqwq.verifiers.workers import Outcome, WorkerPool, fault_verdict
+from openqwq.verifiers.workers.pool import Outcome, WorkerPool, fault_verdict
 
 TARGET = """
 import os, signal, sys, time

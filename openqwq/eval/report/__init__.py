@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from openqwq.errors import UserError
-from openqwq.eval.report.comparison import read_runs
-from openqwq.eval.report.comparison_pages import comparison_html, comparison_markdown
-from openqwq.eval.report.html import render_html
-from openqwq.eval.report.markdown import render_markdown
-from openqwq.eval.report.run_folder import read_run_folder
 from openqwq.log import write_text_atomic
+
+from .comparison import read_runs
+from .comparison_pages import comparison_html, comparison_markdown
+from .html import render_html
+from .markdown import render_markdown
+from .run_folder import read_run_folder
 
 __all__ = ["read_run_folder", "render_html", "render_markdown", "write_comparison", "write_report"]
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openqwq.eval.families import Mark, ScoredCompletion
-from openqwq.eval.report.run_folder import RunFolder
-from openqwq.eval.report.series_charts import Series, series_chart
 from openqwq.verifiers.behaviours import BEHAVIOURS, Behaviour, Span
+
+from ..families import Mark, ScoredCompletion
+from .run_folder import RunFolder
+from .series_charts import Series, series_chart
 
 MAX_EXAMPLES = 3
 CONTEXT = 160

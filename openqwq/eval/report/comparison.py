@@ -12,20 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from openqwq.errors import UserError
-from openqwq.eval.families import problem_means
-from openqwq.eval.intervals import (
-    UNKNOWN,
-    Interval,
-    independent_change,
-    mean_interval,
-    paired_change,
-    wilson_interval,
-)
-from openqwq.eval.report.behaviours import behaviour_points
-from openqwq.eval.report.content import CURVES, Chart, is_telling, metric_points
-from openqwq.eval.report.run_folder import RunFolder, read_run_folder
-from openqwq.eval.report.series_charts import Series, series_chart
 from openqwq.verifiers.behaviours import BEHAVIOURS
+
+from ..families import problem_means
+from ..intervals import UNKNOWN, Interval, independent_change, mean_interval, paired_change, wilson_interval
+from .behaviours import behaviour_points
+from .content import CURVES, Chart, is_telling, metric_points
+from .run_folder import RunFolder, read_run_folder
+from .series_charts import Series, series_chart
 
 Scores = dict[str, dict[str, float]]
 """Family -> problem -> mean strict score; the problem's text is part of its name, so that equal names are equal."""

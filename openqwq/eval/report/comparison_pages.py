@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from openqwq.eval.intervals import Interval
-from openqwq.eval.report import comparison, content
-from openqwq.eval.report.comparison import Cell, ComparedRun, points
-from openqwq.eval.report.html import render_page
-from openqwq.eval.report.markdown import plain, table
+from ..intervals import Interval
+from . import comparison, content
+from .comparison import Cell, ComparedRun, points
+from .html import render_page
+from .markdown import plain, table
 
 
 def comparison_html(runs: Sequence[ComparedRun]) -> str:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openqwq.eval.families import ScoredCompletion
-from openqwq.eval.intervals import Interval
-from openqwq.eval.report.charts import curve_chart, stage_chart
-from openqwq.eval.report.run_folder import RunFolder
-from openqwq.eval.report.series_charts import Series, series_chart
+from ..families import ScoredCompletion
+from ..intervals import Interval
+from .charts import curve_chart, stage_chart
+from .run_folder import RunFolder
+from .series_charts import Series, series_chart
 
 CURVES: dict[str, tuple[str, float | None]] = {
     "loss": ("Loss (nats per token)", None),

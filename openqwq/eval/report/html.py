@@ -9,12 +9,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from openqwq.eval.families import Mark
-from openqwq.eval.report import content
-from openqwq.eval.report.behaviours import behaviour_pages
-from openqwq.eval.report.phases import stage_phases
-from openqwq.eval.report.run_folder import RunFolder
-from openqwq.eval.report.series_charts import NUM_STYLES
+from ..families import Mark
+from . import content
+from .behaviours import behaviour_pages
+from .phases import stage_phases
+from .run_folder import RunFolder
+from .series_charts import NUM_STYLES
 
 
 def render_html(run: RunFolder) -> str:

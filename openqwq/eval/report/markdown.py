@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from openqwq.eval.families import Mark
-from openqwq.eval.report import content
-from openqwq.eval.report.behaviours import BehaviourPage, HeldOut, behaviour_pages
-from openqwq.eval.report.phases import StagePhases, stage_phases
-from openqwq.eval.report.run_folder import RunFolder
+from ..families import Mark
+from . import content
+from .behaviours import BehaviourPage, HeldOut, behaviour_pages
+from .phases import StagePhases, stage_phases
+from .run_folder import RunFolder
 
 
 def render_markdown(run: RunFolder) -> str:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openqwq.eval.report.run_folder import RunFolder
-from openqwq.eval.report.series_charts import PHASES, phase_chart, step_chart
+from .run_folder import RunFolder
+from .series_charts import PHASES, phase_chart, step_chart
 
 BESIDE = ("generate", "verify")
 LEAST_GATE = 1e-3

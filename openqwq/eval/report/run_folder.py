@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from openqwq.errors import UserError
-from openqwq.eval.families import ScoredCompletion
-from openqwq.eval.intervals import UNKNOWN, Interval
 from openqwq.log import read_jsonl
+
+from ..families import ScoredCompletion
+from ..intervals import UNKNOWN, Interval
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from openqwq.eval.report.charts import (
+from .charts import (
     BOTTOM,
     HEIGHT,
     LEFT,

@@ -3,7 +3,7 @@
 `checks.py` has the kinds, `text.py` the counting, `verifier.py` the verdict.
 """
 
-from openqwq.verifiers.instructions.checks import CHECKS
-from openqwq.verifiers.instructions.verifier import InstructionsVerifier, require_supported
+from .checks import CHECKS
+from .verifier import InstructionsVerifier, require_supported
 
 __all__ = ["CHECKS", "InstructionsVerifier", "require_supported"]

@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openqwq.verifiers.instructions.language_id import detect
-from openqwq.verifiers.instructions.sentences import count_sentences
-from openqwq.verifiers.instructions.text import count_capital_tokens, count_words
+from .language_id import detect
+from .sentences import count_sentences
+from .text import count_capital_tokens, count_words
 
 CONSTRAINED_RESPONSES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from openqwq.verifiers.instructions.checks import CHECKS, Check, TaskError, compare
-from openqwq.verifiers.instructions.language_id import detect
-from openqwq.verifiers.instructions.sentences import count_sentences, read_punkt
+from .checks import CHECKS, Check, TaskError, compare
+from .language_id import detect
+from .sentences import count_sentences, read_punkt
 
 
 def english_lowercase(text: str) -> bool:

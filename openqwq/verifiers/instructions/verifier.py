@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 
 from openqwq.errors import UserError
 from openqwq.types import Problem, Verdict
-from openqwq.verifiers.base import answer_part
-from openqwq.verifiers.instructions.checks import CHECKS, TaskError
-from openqwq.verifiers.instructions.sentences import read_punkt
-from openqwq.verifiers.worker_verifier import WorkerVerifier
+
+from ..base import answer_part
+from ..workers.verifier import WorkerVerifier
+from .checks import CHECKS, TaskError
+from .sentences import read_punkt
 
 DETECTED = "language:response_language"
 """The one kind that takes a language detector, and so a worker, under either protocol."""

@@ -1,0 +1,1 @@
+"""Worked solutions for the cold start: who writes them, and how they are drawn and filtered."""

@@ -1,0 +1,1 @@
+"""Filters over problems: contamination, admission and measured pass rates."""

@@ -1,0 +1,1 @@
+"""Problem sources, one file each; `build.py` makes them from a recipe."""

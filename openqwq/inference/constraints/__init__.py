@@ -1,0 +1,1 @@
+"""What may be written: grammars, writing systems, loops. Knows no scheduler."""

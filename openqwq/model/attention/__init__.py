@@ -1,0 +1,1 @@
+"""Attention contexts: packed sequences, the paged cache, windows."""

@@ -1,0 +1,1 @@
+"""Whole decoder passes in one call, for CPUs and GPUs."""

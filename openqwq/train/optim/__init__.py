@@ -1,0 +1,1 @@
+"""Optimisers and the update of the weights."""

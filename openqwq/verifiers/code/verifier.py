@@ -1,0 +1,229 @@
+"""Programs, judged by hidden tests that run in the sandbox.
+
+Public: `CodeVerifier`, `extract_code`, `Program`. `problem.answer` is
+`{"mode": "function", "entry_point": "f", "tests": [{"args": [[1, 2]], "expected": 3}, ...]}`,
+`{"mode": "asserts", "entry_point": "f", "tests": ["assert f([1, 2]) == 3", ...]}` or
+`{"mode": "stdio", "tests": [{"stdin": "1 2\\n", "stdout": "3\\n"}, ...], "language": "cpp"}`; `code_tasks.py` reads
+rows of HumanEval, MBPP and LiveCodeBench as well. Programs are in Python unless a task on stdin names another language,
+or "any": then a program is in the language that its fence names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from openqwq.errors import UserError
+from openqwq.sandbox import BaseSandbox, JudgeResult, Limits, Submission, check_place, find_sandbox
+from openqwq.sandbox.spec import LANGUAGES
+from openqwq.types import Problem, Verdict
+
+from ..base import THINK_CLOSE, Verifier, answer_part
+from .tasks import ANY, TaskError, read_task
+
+MAX_CODE_CHARACTERS = 65_536
+"""Longer "programs" are runaway text."""
+CACHED_VERDICTS = 65_536
+"""A small model writes the same program often; an entry takes about 1 kB."""
+FENCE = "```"
+FENCE_NAMES = {
+    "python": ("python", "py", "python3"),
+    "cpp": ("cpp", "c++", "cc", "cxx"),
+    "javascript": ("javascript", "js", "node", "nodejs"),
+    "java": ("java",),
+    "rust": ("rust", "rs"),
+    "go": ("go", "golang"),
+}
+"""What stands behind the backticks of a block in each language; nothing at all counts as the language asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a completion holds: a program's text, and the language that it is in."""
+
+    code: str
+    language: str
+
+
+class CodeVerifier(Verifier):
+    """Correct when every test passes.
+
+    wall_s:     seconds for loading the program, and again for each test.
+    memory_mib: memory of the program and everything that it starts.
+    partial:    the score is the share of passed tests (a program that ends early goes on with the next test).
+    language:   of programs on stdin whose task names none; "any": the one that the fence names.
+    sandbox:    where programs run: a sandbox, "bubblewrap", "gvisor", or a service's address (its token is in the
+                environment variable OPENQWQ_SANDBOX_TOKEN); by default the one that the process shares.
+    """
+
+    name: ClassVar[str] = "code"
+    version: ClassVar[str] = "2"
+
+    def __init__(
+        self,
+        *,
+        format_free: bool = False,
+        wall_s: float = 5.0,
+        memory_mib: int = 256,
+        partial: bool = False,
+        language: str = "python",
+        sandbox: BaseSandbox | str = "",
+    ):
+        super().__init__(format_free=format_free)
+        if language not in (*LANGUAGES, ANY):
+            raise UserError(f"option `language` of verifier `code` is {language!r}, not one of {_choices()}")
+        self.limits = Limits(wall_s=wall_s, cpu_s=4 * wall_s, memory_mib=memory_mib)
+        self.partial = partial
+        self.language = language
+        check_place(sandbox)
+        self._sandbox = sandbox
+        self._cache: OrderedDict[str, JudgeResult] = OrderedDict()
+
+    def __call__(self, problem: Problem, completion: str) -> Verdict:
+        return self.verify_many([(problem, completion)])[0]
+
+    def verify_many(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        """One verdict for each pair, in order; equal programs with equal tests are judged once."""
+        verdicts: list[Verdict | None] = [None] * len(pairs)
+        waiting: dict[str, tuple[Submission, list[int]]] = {}
+        for i, (problem, completion) in enumerate(pairs):
+            made = self._submission(problem.answer, completion)
+            if isinstance(made, Verdict):
+                verdicts[i] = made
+            else:
+                waiting.setdefault(_key(problem.answer, made), (made, []))[1].append(i)
+        results = self._judge({key: submission for key, (submission, _) in waiting.items()})
+        for key, (submission, indices) in waiting.items():
+            verdict = self._verdict(results[key], submission.code)
+            for i in indices:
+                verdicts[i] = verdict
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def _submission(self, answer: Any, completion: str) -> Submission | Verdict:
+        """What to run, or the verdict where there is nothing to run."""
+        try:
+            task = read_task(answer)
+        except TaskError as error:
+            return Verdict.unjudged(str(error))
+        language = task.language or (self.language if task.mode == "stdio" else "python")
+        program = find_program(completion, LANGUAGES if language == ANY else (language,), format_free=self.format_free)
+        if program is None:
+            return Verdict.wrong("no program in the answer")
+        code = program.code
+        if len(code) > MAX_CODE_CHARACTERS:
+            return Verdict.wrong(f"more than {MAX_CODE_CHARACTERS} characters of code")
+        if not code.strip():
+            return Verdict.wrong("the program is empty", extracted=code)
+        if task.entry_point and not re.search(rf"\b{re.escape(task.entry_point)}\b", code):
+            return Verdict.wrong(f"the program does not define `{task.entry_point}`", extracted=code)
+        return Submission(
+            code=task.wrap(code),
+            mode=task.mode,  # type: ignore[arg-type]
+            entry_point=task.entry_point,
+            tests=task.tests,
+            limits=self.limits,
+            restart=self.partial,
+            language=program.language,
+        )
+
+    def _judge(self, submissions: dict[str, Submission]) -> dict[str, JudgeResult]:
+        results = {key: self._cache[key] for key in submissions if key in self._cache}
+        new = {key: submission for key, submission in submissions.items() if key not in results}
+        if new:
+            results |= self._run(new)
+        for key, result in results.items():
+            if result.verdict not in ("timeout", "infra_error"):  # these may be the machine's doing, so ask again
+                self._cache[key] = result
+                self._cache.move_to_end(key)
+        while len(self._cache) > CACHED_VERDICTS:
+            self._cache.popitem(last=False)
+        return results
+
+    def _run(self, submissions: dict[str, Submission]) -> dict[str, JudgeResult]:
+        """Each submission's result; a language that the sandbox has no toolchain for is our fault, not the model's."""
+        sandbox = find_sandbox(self._sandbox)
+        results: dict[str, JudgeResult] = {}
+        if any(submission.language != "python" for submission in submissions.values()):
+            there = sandbox.capabilities()["languages"]
+            for key, submission in submissions.items():
+                if submission.language not in there:
+                    reason = f"the sandbox runs no {submission.language} (see `openqwq doctor`)"
+                    results[key] = JudgeResult(verdict="infra_error", reason=reason)
+        runnable = [key for key in submissions if key not in results]
+        judged = sandbox.judge_many([submissions[key] for key in runnable])
+        return results | dict(zip(runnable, judged, strict=True))
+
+    def _verdict(self, result: JudgeResult, code: str) -> Verdict:
+        unjudged = [test.reason for test in result.tests if test.verdict == "infra_error"]
+        if result.verdict == "infra_error" or (self.partial and unjudged):
+            return Verdict.unjudged(result.reason if result.verdict == "infra_error" else unjudged[0], extracted=code)
+        details = {"passed": result.num_passed, "tests": [test.verdict for test in result.tests]}
+        if result.verdict == "passed":
+            return Verdict.correct(extracted=code, details=details)
+        score = result.num_passed / len(result.tests) if self.partial and result.tests else 0.0
+        return Verdict.wrong(f"{result.verdict}: {result.reason}", score=score, extracted=code, details=details)
+
+
+def extract_code(completion: str, *, format_free: bool = False) -> str | None:
+    """The Python program of a completion, or None; found as by `find_program`."""
+    program = find_program(completion, ("python",), format_free=format_free)
+    return program.code if program else None
+
+
+def find_program(completion: str, languages: Sequence[str], *, format_free: bool = False) -> Program | None:
+    """The program of a completion in one of these languages, or None.
+
+    Strict: the last fenced block of the answer part that names one of them, or none at all (then it is taken for the
+    first of them); no program when a fence is left open.
+    format_free: the last such block anywhere, closed or not; for Python else the text from the last `def ` on.
+    """
+    if not format_free:
+        answer = answer_part(completion)
+        if answer is None:
+            return None
+        blocks, left_open = _fenced_blocks(answer, languages)
+        return blocks[-1] if blocks and left_open is None else None
+    blocks, left_open = _fenced_blocks(completion, languages)
+    if left_open is not None:
+        blocks.append(Program(left_open.code.partition(THINK_CLOSE)[0], left_open.language))
+    if blocks:
+        return blocks[-1]
+    start = completion.rfind("def ") if "python" in languages else -1
+    return Program(completion[start:].partition(THINK_CLOSE)[0], "python") if start >= 0 else None
+
+
+def _fenced_blocks(text: str, languages: Sequence[str]) -> tuple[list[Program], Program | None]:
+    """The closed blocks of a Markdown text in these languages, and what stands in a block that is never closed."""
+    named = {name: language for language in languages for name in FENCE_NAMES[language]} | {"": languages[0]}
+    blocks: list[Program] = []
+    lines: list[str] | None = None
+    fence = ""
+    for line in text.split("\n"):  # `splitlines` would cut at form feeds inside of the program too
+        mark = line.strip()
+        if lines is None:
+            if mark.startswith(FENCE):
+                lines, fence = [], mark[len(FENCE) :].strip().lower()
+        elif mark == FENCE:
+            if fence in named:
+                blocks.append(Program("\n".join(lines) + "\n", named[fence]))
+            lines = None
+        else:
+            lines.append(line)
+    left_open = None if lines is None else Program("\n".join(lines) + "\n", named.get(fence, languages[0]))
+    return blocks, left_open
+
+
+def _choices() -> str:
+    return ", ".join((*LANGUAGES, ANY))
+
+
+def _key(answer: Any, submission: Submission) -> str:
+    """Equal for equal judgements; the submission's own tests are the answer's."""
+    parts = [CodeVerifier.version, answer, submission.code, submission.language]
+    text = json.dumps(parts, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

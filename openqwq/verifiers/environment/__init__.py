@@ -1,0 +1,1 @@
+"""Tasks of the `verifiers` library, judged by their own rubric."""

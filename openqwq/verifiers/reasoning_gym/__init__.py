@@ -1,0 +1,1 @@
+"""Answers to reasoning-gym's tasks."""

@@ -1,0 +1,1 @@
+"""Tool calls, compared with the expected ones."""

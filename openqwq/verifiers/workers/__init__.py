@@ -1,0 +1,1 @@
+"""Verifiers' processes: the pool, the child's side, and the verifier that uses them."""

@@ -1,0 +1,68 @@
+"""The inside of a verifier worker process: reads jobs, judges them one by one, dies when one takes too long.
+
+Started by `pool.py` as `python -m openqwq.verifiers.workers.child MODULE:FUNCTION CPU_SECONDS MEMORY_MIB`.
+JSON lines on stdin and stdout (never pickle: the jobs hold text that a model wrote). FUNCTION is called as
+`function(job, mark)`; `mark("candidate")` says that the work on the task's own side (its gold answer) is done
+and starts the deadline anew. The kernel keeps the deadline: SIGPROF after CPU_SECONDS of CPU time ends the
+process even inside a C call and even when nobody waits for it any more.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from typing import IO, Any
+
+Mark = Callable[[str], None]
+
+
+def main(arguments: list[str]) -> None:
+    """Serve jobs until stdin ends."""
+    target, cpu_seconds, memory_mib = arguments[0], float(arguments[1]), int(arguments[2])
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not reach the channel
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
+    module, _, attribute = target.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        send(channel, {"fatal": f"{type(error).__name__}: {error}"})
+        return
+    serve(function, sys.stdin, channel, cpu_seconds)
+
+
+def send(channel: IO[str], message: dict[str, Any]) -> None:
+    """One message to the pool."""
+    channel.write(json.dumps(message) + "\n")
+    channel.flush()
+
+
+def serve(function: Callable[[Any, Mark], Any], jobs: Iterable[str], channel: IO[str], cpu_seconds: float) -> None:
+    """Say that the worker is ready, and answer jobs until there are no more; cpu_seconds 0: without a deadline."""
+    send(channel, {"ready": True})
+
+    def mark(stage: str) -> None:
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        send(channel, {"stage": stage})
+
+    for line in jobs:
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        try:
+            reply = {"result": function(json.loads(line), mark)}
+        except MemoryError:
+            send(channel, {"error": "memory"})
+            return
+        except Exception as error:  # the parent reads it as data: who is at fault depends on the stage
+            reply = {"error": f"{type(error).__name__}: {error}"[:500]}
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        send(channel, reply)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
