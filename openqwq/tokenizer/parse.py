@@ -50,8 +50,9 @@ def parse_completion(text: str, opened: bool = True) -> ParsedCompletion:
 def parse_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...], tuple[str, ...]]:
     """An answer's text without its calls, the calls, and a note for each one that could not be read.
 
-    Text between and after calls is kept, in lines of its own. A call may end with the text instead of
-    `</tool_call>`, and newlines after the tag or raw ones inside strings are allowed.
+    Text between and after calls is kept, in lines of its own. A call may end with the text, or with a part of
+    `</tool_call>`, instead of the whole tag; newlines after the tag or raw ones inside strings are allowed.
+    What counts as arguments: `read_tool_call`.
     """
     stream = ToolCallStream()
     parts = stream.push(text) + stream.finish()

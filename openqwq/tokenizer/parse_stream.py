@@ -8,14 +8,12 @@ Public: ThinkingStream, ToolCallStream, CallError.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from openqwq.types import ToolCall
 
+from .call_json import read_tool_call
 from .special_tokens import THINK_END, THINK_START, TOOL_CALL_END, TOOL_CALL_START
 
 
@@ -115,7 +113,7 @@ class ToolCallStream:
     """Takes the calls out of an answer. Nothing of a call is given out before its JSON is whole and sound.
 
     Text between and after calls is kept, in lines of its own; whitespace alone between calls is not.
-    A call may end with the text instead of `</tool_call>`.
+    A call may end with the text, or with a part of `</tool_call>`, instead of the whole tag.
     """
 
     def __init__(self) -> None:
@@ -242,9 +240,12 @@ class _CallReader:
         """The outcome, now that nothing follows."""
         if not self._ended:
             return self._broken("its JSON does not end")
-        if self._tail.strip():
-            return self._broken("text follows its JSON")
-        return self._whole("")
+        tail = self._tail.strip()
+        if TOOL_CALL_END.startswith(tail):  # cut off at a token limit or a stop string
+            return self._whole("")
+        if TOOL_CALL_START.startswith(tail):
+            return self._whole(tail)
+        return self._broken("text follows its JSON")
 
     def _scan(self, text: str) -> int:
         """Characters of this piece that belong to the object; -1 where it cannot be one."""
@@ -299,22 +300,6 @@ class _CallReader:
         return _Outcome(reason, 0, "".join(self._body) + self._tail)
 
 
-def read_tool_call(text: str) -> ToolCall:
-    """The call that a JSON object describes. Raises ValueError saying what is wrong with it."""
-    try:
-        value = _DECODER.decode(text.strip())
-        if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
-            raise ValueError("it is not an object with a `name`")
-        arguments = value.get("arguments", {})
-        if isinstance(arguments, str):
-            arguments = _DECODER.decode(arguments)
-    except RecursionError:
-        raise ValueError("its JSON is nested too deeply") from None
-    if not isinstance(arguments, Mapping):
-        raise ValueError("its `arguments` are not an object")
-    return ToolCall(value["name"], arguments)
-
-
 def partial_tag(text: str, tag: str) -> int:
     """How many last characters of a text may be the beginning of a tag that is not whole yet."""
     for length in range(min(len(tag) - 1, len(text)), 0, -1):
@@ -323,16 +308,4 @@ def partial_tag(text: str, tag: str) -> int:
     return 0
 
 
-def _reject_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"the number {text} is too large")
-    return value
-
-
 _OUTSIDE_STRINGS = frozenset(" \t\n\r:,0123456789+-.eEtrufalsn")
-_DECODER = json.JSONDecoder(strict=False, parse_constant=_reject_constant, parse_float=_finite)

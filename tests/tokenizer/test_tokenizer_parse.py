@@ -61,6 +61,57 @@ def test_one_call_is_read(text, name, arguments):
     assert (parsed.answer, parsed.errors) == ("", ())
 
 
+@pytest.mark.parametrize(
+    "key", ["parameters", "args", "input", "kwargs", "Arguments", "params", "parameter", "arguments ", "PARAMETERS"]
+)
+def test_arguments_are_read_under_other_words_for_them(key):
+    text = call(json.dumps({"name": "send", key: {"to": "a@b.c", "name": "x"}}))
+    assert parse_tool_calls(text) == ("", (ToolCall("send", {"to": "a@b.c", "name": "x"}),), ())
+
+
+@pytest.mark.parametrize("nothing", ['""', '" \\n"', "null", "{}", '"{}"', '"null"', '" {} "'])
+def test_blank_and_null_arguments_mean_none(nothing):
+    assert parse_tool_calls(call(f'{{"name": "now", "arguments": {nothing}}}'))[1] == (ToolCall("now", {}),)
+
+
+def test_keys_of_the_call_itself_may_stand_beside_its_arguments():
+    text = call('{"id": "call_1", "type": "function", "index": 0, "name": "f", "arguments": {"id": 2}}')
+    assert parse_tool_calls(text)[1] == (ToolCall("f", {"id": 2}),)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"name": "send", "to": "a@b.c", "text": "hi"}',
+        '{"name": "send", "id": "7"}',
+        '{"name": "send", "type": "function"}',
+        '{"name": "send", "payload": {"to": "a@b.c"}}',
+        '{"name": "send", "arguments": {}, "parameters": {"to": "a@b.c"}}',
+        '{"name": "send", "arguments": {"to": "a@b.c"}, "text": "hi"}',
+        '{"name": "send", "arguments": {"to": "a@b.c"}, "type": "draft"}',
+        '{"name": "send", "arguments": {"to": "a@b.c"}, "arguments": {"to": "d@e.f"}}',
+        '{"name": "send", "arguments": {"to": "a@b.c", "to": "d@e.f"}}',
+        '{"name": "send", "arguments": false}',
+        '{"name": "send", "arguments": "[]"}',
+        '{"function": {"name": "send", "arguments": {"to": "a@b.c"}}}',
+        '{"tool": "send", "arguments": {"to": "a@b.c"}}',
+    ],
+)
+def test_a_call_whose_arguments_are_not_clear_is_an_error_rather_than_another_call(body):
+    answer, calls, errors = parse_tool_calls(call(body))
+    assert (answer, calls, len(errors)) == (call(body), (), 1)
+
+
+@pytest.mark.parametrize("name", [r"r\ud83dn", r"\udfff", r"a\ud83d\ud83db"])
+def test_a_name_with_half_a_surrogate_pair_is_an_error(name):
+    _, calls, errors = parse_tool_calls(call(f'{{"name": "{name}", "arguments": {{}}}}'))
+    assert calls == () and "surrogate" in errors[0]
+
+
+def test_whole_surrogate_pairs_in_a_name_are_the_character():
+    assert parse_tool_calls(call(r'{"name": "f\ud83d\ude00"}'))[1] == (ToolCall("f😀", {}),)
+
+
 def test_text_around_calls_is_kept():
     text = "Before.\n" + call('{"name": "f"}') + "\n" + call('{"name": "g"}') + "\nAfter."
     answer, calls, errors = parse_tool_calls(text)

@@ -72,6 +72,56 @@ def test_arguments_are_compared_as_the_leaderboard_does(wanted, arguments, statu
     assert verdict.status == status, verdict.reason
 
 
+def json_function(**properties):
+    return {"name": "f", "parameters": {"type": "object", "properties": properties}}
+
+
+NUMBER, TEXT, NULL = {"type": "number"}, {"type": "string"}, {"type": "null"}
+BOX = {"type": "object", "properties": {"w": NUMBER, "tags": {"type": "array", "items": TEXT}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "acceptable", "value", "status"),
+    [
+        (NUMBER, [1.5], 1.5, "correct"), (NUMBER, [2], 2.0, "correct"), (NUMBER, [2.0], 2, "correct"),
+        (NUMBER, [1.5], 2.5, "wrong"), (NUMBER, [1], True, "wrong"), (NUMBER, [1.5], "1.5", "wrong"),
+        (NUMBER, [2**60], 2**60 + 1, "wrong"),
+        (NULL, [None], None, "correct"), (NULL, [None], 0, "wrong"), (NULL, [None], "null", "wrong"),
+        ({"type": ["string", "null"]}, ["Oslo"], "oslo", "correct"),
+        ({"type": ["string", "null"]}, ["Oslo"], None, "wrong"),
+        ({"type": ["string", "null"]}, ["Oslo", None], None, "correct"),
+        ({"type": ["integer", "string"]}, [7], 7, "correct"), ({"type": ["integer", "string"]}, [7], "7", "wrong"),
+        ({"anyOf": [NUMBER, NULL]}, [3], 3, "correct"), ({"anyOf": [NUMBER, NULL]}, [3], "3", "wrong"),
+        ({"type": "object"}, [{"a": 1}], {"a": 1}, "correct"), ({"type": "object"}, [{"a": 1}], {"a": 2}, "wrong"),
+        ({"type": "object"}, [{"a": 1}], {"a": True}, "wrong"), ({"type": "object"}, [{"a": 1}], {}, "wrong"),
+        ({"type": "object"}, [{"a": 1}], {"a": 1, "b": 1}, "wrong"), ({"type": "object"}, [{"a": 1}], [1], "wrong"),
+        ({"type": "object"}, [{"a": [1, 2]}], {"a": [1, 2]}, "correct"),
+        ({"type": "object"}, [{"a": [1, 2]}], {"a": 1}, "wrong"),
+        (BOX, [{"w": [2, 3], "tags": ["x", "y"]}], {"w": 3, "tags": ["x", "y"]}, "correct"),
+        (BOX, [{"w": [2, 3], "tags": ["x", "y"]}], {"w": 4, "tags": ["x", "y"]}, "wrong"),
+        (BOX, [{"w": 2, "tags": ["x", "y"]}], {"w": 2, "tags": "x"}, "wrong"),
+        ({"type": "array"}, [[1, "a"]], [1, "a"], "correct"), ({"type": "array"}, [[1, "a"]], ["a", 1], "wrong"),
+        ({"type": "array", "items": NUMBER}, [[1, 2]], [1.0, 2], "correct"),
+        ({"type": "array", "items": NUMBER}, [[1, 2]], [1, "2"], "wrong"),
+        ({"type": "array", "items": BOX}, [[{"w": 1}]], [{"w": 1}], "correct"),
+        ({}, ["Oslo"], "Oslo", "correct"), ({}, [5], 5, "correct"), ({}, [5], "5", "wrong"), ({}, [1], True, "wrong"),
+    ],
+)  # fmt: skip
+def test_plain_json_schemas_are_understood(schema, acceptable, value, status):
+    problem = make_problem({"f": {"x": acceptable}}, functions=[json_function(x=schema)])
+    verdict = VERIFIER(problem, write_calls(("f", {"x": value})))
+    assert verdict.status == status, verdict.reason
+
+
+def test_functions_may_be_wrapped_as_openai_does_and_may_take_nothing():
+    wrapped = [{"type": "function", "function": function} for function in (AREA, CITY, {"name": "now"})]
+    problem = make_problem({"weather": {"city": ["Rome"]}}, {"now": {}}, functions=wrapped)
+    rome = ("weather", {"city": "Rome"})
+    assert VERIFIER(problem, write_calls(rome, ("now", {}))).status == "correct"
+    assert VERIFIER(problem, write_calls(rome, ("now", {"zone": "utc"}))).status == "wrong"
+    assert VERIFIER(problem, write_calls(("weather", {"city": "Oslo"}), ("now", {}))).status == "wrong"
+
+
 def test_names_are_exact_and_dots_may_be_underscores_on_request():
     problem = make_problem({"geometry.area": {"base": [1]}})
     text = write_calls(("geometry_area", {"base": 1}))

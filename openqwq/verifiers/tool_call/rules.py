@@ -3,7 +3,8 @@
 Public: `find_mismatch`, `TaskError`. After ShishirPatil/gorilla berkeley-function-call-leaderboard (d0299e6):
 names are exact; required arguments present, unknown ones absent; types exact, but whole numbers pass for floats and
 booleans never for numbers; texts are compared without case and without ` ,./-_*^`; an argument may be left out where
-`""` is among its acceptable values; several calls match in any order.
+`""` is among its acceptable values; several calls match in any order. Types that only JSON Schema has, and schemas
+without one, are compared by `json_values.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from openqwq.verifiers.json_values import JSON_TYPES, has_json_type, one_typed, same_json
 
 Call = tuple[str, dict[str, Any]]
 
@@ -25,6 +28,7 @@ _TYPES: dict[str, type] = {
     "any": str,
 }
 _IGNORED = re.compile(r"[ ,./\-_*^]")
+OTHER_VALUE = "has another value"
 
 
 class TaskError(Exception):
@@ -49,9 +53,10 @@ def find_mismatch(
 
 def _match_in_any_order(functions: Any, expected: Any, calls: list[Call], underscores: bool) -> str:
     left = list(calls)
+    known = [function.get("function", function) for function in functions]  # OpenAI's wrapping, or none
     for wanted in expected:
         name = next(iter(wanted))
-        function = functions[0] if len(functions) == 1 else next(f for f in functions if f["name"] == name)
+        function = known[0] if len(known) == 1 else next(f for f in known if f["name"] == name)
         reasons = [_mismatch(function, wanted[name], call, underscores) for call in left]
         if "" not in reasons:
             return reasons[0] if len(expected) == 1 else f"no call matches `{name}`: {reasons[0]}"
@@ -64,14 +69,15 @@ def _mismatch(function: Mapping[str, Any], wanted: Mapping[str, Any], call: Call
     name, arguments = call
     if name != (function["name"].replace(".", "_") if underscores else function["name"]):
         return f"the function is not `{name}`"
-    schema = function["parameters"]
+    schema = function.get("parameters") or {}
+    properties = schema.get("properties")
     for parameter in schema.get("required", ()):
         if parameter not in arguments:
             return f"`{parameter}` is missing"
     for parameter, value in arguments.items():
-        if parameter not in schema["properties"] or parameter not in wanted:
+        if parameter not in wanted or (properties is not None and parameter not in properties):
             return f"there is no argument `{parameter}`"
-        reason = _value_mismatch(schema["properties"][parameter], wanted[parameter], value)
+        reason = _value_mismatch((properties or {}).get(parameter, {}), wanted[parameter], value)
         if reason:
             return f"`{parameter}` {reason}"
     for parameter, acceptable in wanted.items():
@@ -80,7 +86,33 @@ def _mismatch(function: Mapping[str, Any], wanted: Mapping[str, Any], call: Call
     return ""
 
 
-def _value_mismatch(schema: Mapping[str, Any], acceptable: Sequence[Any], value: Any) -> str:
+def _value_mismatch(schema: Any, acceptable: Sequence[Any], value: Any) -> str:
+    """Why a value is of none of the schema's types, or none of the acceptable ones."""
+    reasons = [
+        _json_mismatch(one, acceptable, value)
+        if _is_json_schema(one)
+        else _leaderboard_mismatch(one, acceptable, value)
+        for one in one_typed(schema)
+    ]
+    return "" if "" in reasons else next((r for r in reasons if r == OTHER_VALUE), reasons[0])
+
+
+def _is_json_schema(schema: Any) -> bool:
+    """Whether it is JSON Schema's own word for a type, or none, where the leaderboard has another."""
+    kind = schema.get("type") if isinstance(schema, Mapping) else None
+    items = schema.get("items") if kind == "array" else {"type": "any"}
+    if kind == "array":
+        return not isinstance(items, Mapping) or not isinstance(items.get("type"), str) or _is_json_schema(items)
+    return kind in (None, *JSON_TYPES)
+
+
+def _json_mismatch(schema: Any, acceptable: Sequence[Any], value: Any) -> str:
+    if not has_json_type(schema, value):
+        return f"is of type {type(value).__name__}, not {schema['type']}"
+    return "" if any(same_json(value, answer, schema, _plain) for answer in acceptable) else OTHER_VALUE
+
+
+def _leaderboard_mismatch(schema: Mapping[str, Any], acceptable: Sequence[Any], value: Any) -> str:
     kind = schema["type"]
     expected = _TYPES[kind]
     item = _TYPES[schema["items"]["type"]] if kind in ("array", "tuple") else None
@@ -97,7 +129,7 @@ def _value_mismatch(schema: Mapping[str, Any], acceptable: Sequence[Any], value:
     else:
         return f"is of type {type(value).__name__}, not {kind}"
     equal = value in acceptable if compare is None else compare(value, acceptable)
-    return "" if equal else "has another value"
+    return "" if equal else OTHER_VALUE
 
 
 def _as_float(value: int) -> float:
