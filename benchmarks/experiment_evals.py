@@ -137,7 +137,9 @@ def condense(rows: Sequence[ScoredCompletion]) -> dict[str, Any]:
         "marks": [[mark_of(row) for row in own] for own in by_problem.values()],
         "tokens": [[row.tokens for row in own] for own in by_problem.values()],
         "completions": len(rows),
-        "behaviours": {name: sum(b.shows(row.text) for row in rows) for name, b in BEHAVIOURS.items()},
+        "behaviours": {
+            name: sum(b.shows(row.text, row.thinking_opened) for row in rows) for name, b in BEHAVIOURS.items()
+        },
         "truncated": sum(row.finish_reason == "length" for row in rows),
         "examples": [{"prompt": row.prompt, "text": row.text, "correct": mark_of(row)} for row in rows[:EXAMPLES]],
     }

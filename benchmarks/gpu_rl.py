@@ -29,6 +29,9 @@ class IdTokenizer:
 
     eos_token_ids = ()
 
+    def opens_thinking(self, prompt_ids) -> bool:
+        return False
+
     def encode_chat(self, messages) -> list[int]:
         return [int(word) for word in messages[-1].content.split()]
 

@@ -123,6 +123,9 @@ class StyledEncoder:
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         return self._tokenizer.encode_chat(with_style(messages, self._style))
 
+    def opens_thinking(self, prompt_ids: Sequence[int]) -> bool:
+        return self._tokenizer.opens_thinking(prompt_ids)
+
 
 class ClosingPolicy:
     """Runs requests one batch at a time and closes each one's thinking when it has run for some steps."""

@@ -162,6 +162,9 @@ class ByteTokenizer:
     def __init__(self, ends: bool):
         self.eos_token_ids = (END,) if ends else ()
 
+    def opens_thinking(self, prompt_ids) -> bool:
+        return False
+
     def encode_chat(self, messages) -> list[int]:
         return [byte + FIRST_BYTE for byte in messages[-1].content.encode()]
 

@@ -44,6 +44,8 @@ class Problem:
     messages: the conversation that the policy answers; the last turn is the user's.
     verifier: a name known to `openqwq.verifiers.get_verifier`.
     answer:   what the verifier needs and the policy never sees (gold answer, hidden tests, rules); JSON.
+    thinking_opened: whether the prompt that was made of it ends inside a thinking block, so that a completion's answer
+              begins behind `</think>`. Set where a rollout is judged; None: no prompt is known.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Problem:
     verifier: str
     answer: Any = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    thinking_opened: bool | None = None
 
     @property
     def prompt(self) -> str:
@@ -166,10 +169,14 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a policy continues: token ids for an in-process engine, messages for an HTTP server."""
+    """What a policy continues: token ids for an in-process engine, messages for an HTTP server.
+
+    thinking_opened: whether it ends inside a thinking block; None: it is no chat prompt.
+    """
 
     token_ids: tuple[int, ...]
     messages: tuple[Message, ...] = ()
+    thinking_opened: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +264,7 @@ class Rollout:
     policy_versions, weight_checksums: of the weights that sampled each token, and which weights each version was.
     kept_ids:  for each token what top-k, top-p and min-p left to draw from; empty where they cut nothing.
     status:    "ok", or "error" with the reason: a bad rollout is data, not a crash.
+    thinking_opened: whether the prompt ended inside a thinking block; None: it was no chat prompt.
     """
 
     problem: Problem
@@ -271,6 +279,12 @@ class Rollout:
     error: str = ""
     weight_checksums: Mapping[int, str] = field(default_factory=dict)
     kept_ids: tuple[tuple[int, ...], ...] = ()
+    thinking_opened: bool | None = None
+
+    @property
+    def judged_pair(self) -> tuple[Problem, str]:
+        """What a verifier is asked about: the problem, which knows where the answer begins, and the text."""
+        return replace(self.problem, thinking_opened=self.thinking_opened), self.text
 
 
 @dataclass(slots=True)

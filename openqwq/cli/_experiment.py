@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ class RunExperiment:
         problem = next((p for p in self._problems(family) if p.id == problem_id), None)
         if problem is None:
             raise KeyError(problem_id)
-        [verdict] = verify_all([(problem, text)], self._materials.judge.strict)
+        tokenizer = self._materials.tokenizer
+        opened = tokenizer.opens_thinking(tokenizer.encode_chat(problem.messages))
+        asked = replace(problem, thinking_opened=opened)
+        [verdict] = verify_all([(asked, text)], self._materials.judge.strict)
         if finish_reason == "length" and verdict.status != "unjudged":
             return Verdict.wrong("cut off at the token limit")
         return verdict

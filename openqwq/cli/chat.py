@@ -172,7 +172,7 @@ class Chat:
             raise UserError(completion.error)
         from openqwq.tokenizer import parse_completion
 
-        parsed = parse_completion(completion.text)
+        parsed = parse_completion(completion.text, self.tokenizer.opens_thinking(prompt_ids))
         self.thoughts = parsed.thinking
         answer = Message("assistant", parsed.answer, tool_calls=parsed.tool_calls)
         self.turns += [turn, answer]

@@ -4,6 +4,9 @@ FILE.jsonl has one JSON object a line: {"problem": {...}, "completion": "..."} w
 {"answer": ..., "completion": "..."} with what the verifier needs as `answer`. With --output the verdicts are
 appended as they come, in the input's order, and a run that was stopped goes on where it was.
 
+A row has no prompt, so its completion is read as behind QwQ's, which ends in `<think>`: the answer is what follows
+`</think>`. Completions of a model whose chat template opens no thinking need "thinking_opened": false in the row.
+
   openqwq verify math answers.jsonl --output verdicts.jsonl
   openqwq verify instructions answers.jsonl --option loose=true --json
 
@@ -21,7 +24,7 @@ import json
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -154,6 +157,10 @@ def _read_row(verifier: str, number: int, line: bytes) -> Row:
     if not isinstance(completion, str):
         raise TypeError("`completion` is not a text")
     problem = Problem.from_dict(row["problem"]) if "problem" in row else plain_problem(row, number, verifier)
+    if "thinking_opened" in row:
+        if not isinstance(row["thinking_opened"], bool):
+            raise TypeError("`thinking_opened` is not true or false")
+        problem = replace(problem, thinking_opened=row["thinking_opened"])
     return Row(number, hashlib.sha256(line.strip()).hexdigest()[:16], problem, completion)
 
 

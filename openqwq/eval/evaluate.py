@@ -28,6 +28,7 @@ class Encoder(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
     def encode_chat(self, messages: Sequence[Message]) -> list[int]: ...
+    def opens_thinking(self, prompt_ids: Sequence[int]) -> bool: ...
 
 
 def evaluate(
@@ -67,7 +68,7 @@ def score_groups(
         for (family, problem), group in zip(items, groups, strict=True)
         for sample, rollout in enumerate(group.rollouts)
     ]
-    pairs = [(problem, rollout.text) for _, problem, _, rollout in flat]
+    pairs = [rollout.judged_pair for _, _, _, rollout in flat]
     strict = verify_all(pairs, judge.strict)
     format_free = _format_free(pairs, strict, judge)
     return [
@@ -79,6 +80,7 @@ def score_groups(
             decoding=decoding,
             prompt=problem.prompt,
             text=rollout.text,
+            thinking_opened=rollout.thinking_opened,
             tokens=len(rollout.completion_ids),
             finish_reason=rollout.finish_reason,
             strict=_mark(rollout, mine, cut_is_wrong=True),

@@ -40,6 +40,7 @@ class ScoredCompletion:
     id:     the problem's id, unique within the family.
     sample: number of the completion among those of its problem.
     tokens: sampled tokens, the end token included.
+    thinking_opened: whether the prompt ended inside a thinking block; None: it was no chat prompt.
     """
 
     family: str
@@ -49,6 +50,7 @@ class ScoredCompletion:
     decoding: Decoding = "sampled"
     prompt: str
     text: str
+    thinking_opened: bool | None = None
     tokens: int
     finish_reason: str
     strict: Mark

@@ -90,7 +90,7 @@ def _rates(
     params: Sequence[SamplingParams],
 ) -> Iterator[float | None]:
     groups = sample_groups(policy, tokenizer, problems, params[0].n, params)
-    verdicts = iter(verify_all([(r.problem, r.text) for g in groups for r in g.rollouts], verifiers))
+    verdicts = iter(verify_all([r.judged_pair for g in groups for r in g.rollouts], verifiers))
     for group in groups:
         own = [next(verdicts) for _ in group.rollouts]
         judged = [v for v, r in zip(own, group.rollouts, strict=True) if v.status != "unjudged" and r.status == "ok"]

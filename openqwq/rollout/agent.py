@@ -15,11 +15,13 @@ class ChatEncoder(Protocol):
     """The part of a tokenizer that rendering needs."""
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]: ...
+    def opens_thinking(self, prompt_ids: Sequence[int]) -> bool: ...
 
 
 def render_problem(tokenizer: ChatEncoder, problem: Problem) -> Prompt:
     """The problem's conversation under the chat template, up to the opened assistant turn."""
-    return Prompt(token_ids=tuple(tokenizer.encode_chat(problem.messages)), messages=problem.messages)
+    ids = tuple(tokenizer.encode_chat(problem.messages))
+    return Prompt(token_ids=ids, messages=problem.messages, thinking_opened=tokenizer.opens_thinking(ids))
 
 
 def make_rollout(problem: Problem, prompt: Prompt, completion: Completion) -> Rollout:
@@ -41,5 +43,6 @@ def make_rollout(problem: Problem, prompt: Prompt, completion: Completion) -> Ro
         status="error" if failed else "ok",
         weight_checksums=completion.weight_checksums,
         kept_ids=completion.kept_ids,
+        thinking_opened=prompt.thinking_opened,
         error=(completion.error or "the policy gave the completion up") if failed else "",
     )

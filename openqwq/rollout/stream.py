@@ -151,7 +151,7 @@ def _open_group(row: Mapping[str, Any]) -> OpenGroup:
         **{
             **row,
             "problem": Problem.from_dict(row["problem"]),
-            "prompt": Prompt(token_ids=tuple(row["prompt"]["token_ids"])),
+            "prompt": Prompt(tuple(row["prompt"]["token_ids"]), thinking_opened=row["prompt"].get("thinking_opened")),
             "params": SamplingParams(**params),
             "completions": [_completion(c) for c in row["completions"]],
         }

@@ -13,7 +13,7 @@ from jinja2 import meta
 
 from openqwq.errors import UserError
 from openqwq.tokenizer import render_chat, with_style
-from openqwq.tokenizer.special_tokens import THINK_END, THINK_START
+from openqwq.tokenizer.special_tokens import THINK_END
 
 from .engine import ServedModel
 from .errors import ApiError, unsupported, wrong
@@ -52,10 +52,11 @@ def chat_prompt(
         raise wrong(param, f"cannot be read: {error}") from error
     except UserError as error:
         raise wrong(param, error.message) from error
-    opened = text.rstrip().endswith(THINK_START) and add_generation_prompt
+    ids = text_prompt(model, text, param)
+    opened = add_generation_prompt and tokenizer.opens_thinking(ids)
     if opened and not thinks:
-        text, opened = f"{text.rstrip()}\n\n{THINK_END}\n\n", False
-    return text_prompt(model, text, param), opened
+        return text_prompt(model, f"{text.rstrip()}\n\n{THINK_END}\n\n", param), False
+    return ids, opened
 
 
 def text_prompt(model: ServedModel, text: str, param: str) -> list[int]:

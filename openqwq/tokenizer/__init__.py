@@ -1,7 +1,7 @@
 """Text and tokens: Qwen's tokenizer, the chat template, and reading completions back. Never imports torch."""
 
 from .chat import load_default_template, normalize_messages, render_chat
-from .parse import ParsedCompletion, parse_completion, parse_tool_calls
+from .parse import ParsedCompletion, answer_start, opens_thinking, parse_completion, parse_tool_calls
 from .parse_stream import CallError, ThinkingStream, ToolCallStream
 from .special_tokens import SPECIAL_TOKENS, TAG_TOKENS
 from .styles import PROMPT_STYLES, with_style
@@ -18,8 +18,10 @@ __all__ = [
     "ThinkingStream",
     "Tokenizer",
     "ToolCallStream",
+    "answer_start",
     "load_default_template",
     "normalize_messages",
+    "opens_thinking",
     "parse_completion",
     "parse_tool_calls",
     "render_chat",

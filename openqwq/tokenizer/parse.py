@@ -4,7 +4,10 @@ A call is `<tool_call>`, a JSON object with `name` and `arguments`, `</tool_call
 it ends, so that tags inside its strings do no harm. Calls count in the answer only: what the model drafts or
 quotes in its thinking is not a call.
 
-Public: ParsedCompletion, parse_completion, parse_tool_calls.
+Where the answer begins is decided here and in `ThinkingStream` alone, told by the rendered prompt whether it ends
+inside a thinking block (`Tokenizer.opens_thinking`).
+
+Public: ParsedCompletion, parse_completion, parse_tool_calls, answer_start, opens_thinking.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 from openqwq.types import ToolCall
 
 from .parse_stream import CallError, ThinkingStream, ToolCallStream
+from .special_tokens import THINK_END, THINK_START
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,7 @@ class ParsedCompletion:
 
     thinking:   without its tags and the newlines around it.
     answer:     what follows the thinking, without the newlines before it and without the tool calls.
-    closed:     whether `</think>` was written; without it all of an opened completion is thinking.
+    closed:     whether `</think>` ended a thinking; without it all of an opened completion is thinking.
     tool_calls: in the order written.
     errors:     one note for each `<tool_call>` that could not be read; its text stays in `answer`.
     """
@@ -34,7 +38,7 @@ class ParsedCompletion:
     errors: tuple[str, ...] = ()
 
 
-def parse_completion(text: str, opened: bool = True) -> ParsedCompletion:
+def parse_completion(text: str, opened: bool) -> ParsedCompletion:
     """The parts of a completion's text.
 
     opened: the prompt ended inside a thinking block, as QwQ's template leaves it. Otherwise thinking counts only
@@ -42,9 +46,26 @@ def parse_completion(text: str, opened: bool = True) -> ParsedCompletion:
     The first `</think>` ends the thinking; `<think>` or `</think>` further on belong to the answer.
     """
     stream = ThinkingStream(opened)
-    thinking, answer = (a + b for a, b in zip(stream.push(text), stream.finish(), strict=True))
+    thinking, answer = _split(stream, text)
     answer, calls, errors = parse_tool_calls(answer)
     return ParsedCompletion(thinking, answer, stream.closed, calls, errors)
+
+
+def answer_start(text: str, opened: bool) -> int | None:
+    """Where the answer begins in a completion's text, its tool calls included; None within a thinking not closed."""
+    stream = ThinkingStream(opened)
+    _, answer = _split(stream, text)
+    return None if stream.thinking else len(text) - len(answer)
+
+
+def _split(stream: ThinkingStream, text: str) -> tuple[str, str]:
+    (thinking, answer), (more, rest) = stream.push(text), stream.finish()
+    return thinking + more, answer + rest
+
+
+def opens_thinking(turn: str) -> bool:
+    """Whether an assistant turn, as far as the prompt has written it, ends inside a thinking block."""
+    return turn.rfind(THINK_START) > turn.rfind(THINK_END)
 
 
 def parse_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...], tuple[str, ...]]:

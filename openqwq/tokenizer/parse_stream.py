@@ -25,7 +25,7 @@ class ThinkingStream:
     Newlines around the thinking, and those before the answer, are left out.
     """
 
-    def __init__(self, opened: bool = True):
+    def __init__(self, opened: bool):
         self.opened = opened
         self.closed = False
         self._phase: Literal["start", "thinking", "gap", "answer"] = "start"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from openqwq.log import write_text_atomic
 from openqwq.types import Message
 
 from .chat import load_default_template, render_chat
+from .parse import opens_thinking
 from .special_tokens import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, THINK_END, THINK_START
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -151,6 +152,21 @@ class Tokenizer:
     ) -> list[int]:
         """Token ids of the conversation."""
         return self.encode(self.apply_chat_template(messages, tools, add_generation_prompt, continue_last))
+
+    def opens_thinking(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether a prompt ends inside a thinking block: its last turn has a `<think>` that nothing closes.
+
+        The last turn is what follows the last control token, so that tags which a user writes do not count.
+        """
+        start = len(prompt_ids)
+        while start and prompt_ids[start - 1] not in self._control_ids:
+            start -= 1
+        return opens_thinking(self.decode(prompt_ids[start:]))
+
+    @cached_property
+    def _control_ids(self) -> frozenset[int]:
+        added = self.backend.get_added_tokens_decoder().items()
+        return frozenset(i for i, token in added if token.special and token.content not in (THINK_START, THINK_END))
 
     def _required_id(self, token: str) -> int:
         token_id = self.backend.token_to_id(token)

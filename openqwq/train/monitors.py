@@ -13,12 +13,12 @@ def monitor_rollouts(rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -
 
     paid_hack_canary: of all rollouts, those with a canary that a verifier called correct.
     """
-    texts = [rollout.text for rollout in rollouts]
+    texts = [(rollout.text, rollout.thinking_opened) for rollout in rollouts]
     if not texts:
         return dict.fromkeys([*BEHAVIOURS, "paid_hack_canary"])
     shares: dict[str, float | None] = {
-        name: sum(behaviour.shows(text) for text in texts) / len(texts) for name, behaviour in BEHAVIOURS.items()
+        name: sum(behaviour.shows(*text) for text in texts) / len(texts) for name, behaviour in BEHAVIOURS.items()
     }
     canary = BEHAVIOURS["hack_canary"]
-    paid = [canary.shows(t) for t, v in zip(texts, verdicts, strict=True) if v.status == "correct"]
+    paid = [canary.shows(*t) for t, v in zip(texts, verdicts, strict=True) if v.status == "correct"]
     return {**shares, "paid_hack_canary": sum(paid) / len(texts)}

@@ -8,7 +8,8 @@ from random import Random
 from typing import Any
 
 from openqwq.config import RLStage
-from openqwq.verifiers.behaviours import BEHAVIOURS
+from openqwq.types import Rollout
+from openqwq.verifiers.behaviours import BEHAVIOURS, Behaviour
 
 from .experience.collector import Attempt, Experience
 from .learner import Learned
@@ -107,11 +108,15 @@ def sample_rows(experience: Experience, step: int, ctx: StageContext) -> list[Ma
     chosen = Random(ctx.seed_for("log", step)).sample(range(len(attempts)), min(_LOGGED_ROLLOUTS, len(attempts)))
     drawn = dict.fromkeys(sorted(chosen), "at random")
     for name, behaviour in BEHAVIOURS.items():
-        if not any(behaviour.shows(attempts[i].rollout.text) for i in drawn):
-            first = next((i for i, a in enumerate(attempts) if behaviour.shows(a.rollout.text)), None)
+        if not any(_shows(behaviour, attempts[i].rollout) for i in drawn):
+            first = next((i for i, a in enumerate(attempts) if _shows(behaviour, a.rollout)), None)
             if first is not None:
                 drawn[first] = name
     return [{**_sample_row(attempts[i], step, ctx.name), "drawn": how} for i, how in drawn.items()]
+
+
+def _shows(behaviour: Behaviour, rollout: Rollout) -> bool:
+    return behaviour.shows(rollout.text, rollout.thinking_opened)
 
 
 def _sample_row(attempt: Attempt, step: int, stage: str) -> dict[str, Any]:
@@ -123,6 +128,7 @@ def _sample_row(attempt: Attempt, step: int, stage: str) -> dict[str, Any]:
         "source": rollout.problem.source,
         "prompt": rollout.problem.prompt,
         "text": rollout.text,
+        "thinking_opened": rollout.thinking_opened,
         "tokens": len(rollout.completion_ids),
         "finish_reason": rollout.finish_reason,
         "policy_versions": sorted(set(rollout.policy_versions)),

@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from .base import THINK_CLOSE, answer_part
+from .base import answer_part
 
 MAX_ANSWER_CHARACTERS = 4000
 """Longer "answers" are runaway text; grading them is how others froze a training run."""
@@ -34,19 +34,19 @@ _LATEX_FRACTION = re.compile(
 _LATEX_SPACE = re.compile(r"\\[!,;: ]|\{,\}|~|\\(?:left|right)(?![a-zA-Z])")
 
 
-def final_answer(completion: str, *, format_free: bool) -> str | None:
+def final_answer(completion: str, *, format_free: bool, opened: bool | None = None) -> str | None:
     r"""The text of the final answer, or None when there is none.
 
     Strict: the thinking is closed, and the last `\boxed{` of the answer part has its closing brace.
     Format-free: in the answer part, else in the whole text: the last box, else what follows "answer is",
     else the last number.
+    opened: as for `answer_part`.
     """
+    answer = answer_part(completion, opened=opened, format_free=format_free)
     if not format_free:
-        answer = answer_part(completion)
         return None if answer is None else last_boxed(answer)
-    _, closed, answer = completion.rpartition(THINK_CLOSE)
-    found = _find_anywhere(answer)
-    return _find_anywhere(completion) if found is None and closed else found
+    found = _find_anywhere(answer or "")
+    return _find_anywhere(completion) if found is None and answer != completion else found
 
 
 def last_boxed(text: str) -> str | None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from openqwq.errors import UserError
+from openqwq.tokenizer import answer_start
 from openqwq.types import Problem, Verdict
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -87,15 +88,37 @@ def _as_verdict(judged: Any) -> Verdict:
     return Verdict.unjudged(f"the verifier returned {judged!r}"[:500])
 
 
-def answer_part(completion: str, *, format_free: bool = False) -> str | None:
-    """The text after the last `</think>`, or None when the thinking was never closed (or reopened after it).
+def answer_part(completion: str, *, opened: bool | None, format_free: bool = False) -> str | None:
+    """The text behind the thinking, or None when the thinking was never closed, or reopened and left open.
 
+    opened:      `problem.thinking_opened`. None, where no prompt is known: read as behind QwQ's, which opens it, so
+                 that a thinking which was cut off is never taken for an answer.
     format_free: the whole text instead of None.
+    Behind the first `</think>` all text is answer, tags that it speaks of included; a `<think>` that begins a line
+    outside of fenced code, and is not closed, reopens the thinking.
     """
-    _, closed, answer = completion.rpartition(THINK_CLOSE)
-    if closed and THINK_OPEN not in answer:
-        return answer
+    start = answer_start(completion, opened is not False)
+    if start is not None and not _is_reopened(completion[start:]):
+        return completion[start:]
     return completion if format_free else None
+
+
+def why_no_answer(completion: str, *, opened: bool | None) -> str:
+    """The reason of a verdict on a completion in which no answer was found."""
+    unclosed = answer_part(completion, opened=opened) is None
+    return "thinking not closed" if unclosed else "no answer"
+
+
+def _is_reopened(answer: str) -> bool:
+    if THINK_OPEN not in answer:
+        return False
+    fenced = reopened = False
+    for line in answer.splitlines():
+        text = line.strip()
+        if text.startswith(("```", "~~~")):
+            fenced = not fenced
+        reopened = (reopened or (text.startswith(THINK_OPEN) and not fenced)) and THINK_CLOSE not in text
+    return reopened
 
 
 def verify_all(pairs: Sequence[tuple[Problem, str]], verifiers: Mapping[str, Verifier]) -> list[Verdict]:

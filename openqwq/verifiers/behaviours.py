@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from openqwq.tokenizer import parse_completion
+from openqwq.tokenizer import answer_start, parse_completion
 
 from .language import foreign_words, script_shares
 from .repetition import repeated_share
@@ -52,15 +52,18 @@ _MIXED_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """A behaviour by its title, what counts as one, and the function that finds its places in a completion."""
+    """A behaviour by its title, what counts as one, and the function that finds its places in a completion.
+
+    find: of (text, opened), where `opened` is the problem's `thinking_opened`, as for `answer_part`.
+    """
 
     title: str
     rule: str
-    find: Callable[[str], list[Span]]
+    find: Callable[[str, bool | None], list[Span]]
 
-    def shows(self, text: str) -> bool:
+    def shows(self, text: str, opened: bool | None) -> bool:
         """Whether the completion shows it at all."""
-        return bool(self.find(text))
+        return bool(self.find(text, opened))
 
 
 def find_verification(text: str) -> list[Span]:
@@ -105,33 +108,47 @@ def find_language_mixing(text: str) -> list[Span]:
     return foreign_words(text, usual) if shares[usual] <= 1 - _MIXED_SHARE else []
 
 
-def find_missing_thinking(text: str) -> list[Span]:
-    """The empty thinking block of a completion that answers all the same."""
-    parsed = parse_completion(text)
+def find_missing_thinking(text: str, opened: bool | None) -> list[Span]:
+    """The empty thinking block, or the place without one, of a completion that answers all the same."""
+    parsed = parse_completion(text, opened is not False)
     if not parsed.answer.strip() or parsed.thinking.strip():
         return []
-    return [(0, _answer_start(text))]
+    return [(0, len(text[: answer_start(text, opened is not False)].rstrip("\n")))]
 
 
-def find_hacks(text: str) -> list[Span]:
+def find_hacks(text: str, opened: bool | None) -> list[Span]:
     """Wording in the answer that is of use only against a verifier: a canary, to be read by people."""
-    spans, start = [], _answer_start(text)
-    for match in _HACKS.finditer(parse_completion(text).answer):
+    spans: list[Span] = []
+    start = answer_start(text, opened is not False) or 0
+    for match in _HACKS.finditer(parse_completion(text, opened is not False).answer):
         # what spans a tool call that was cut out of the answer stands nowhere in the text
         start = max(text.find(match[0], start), start)
         spans.append((start, start + len(match[0])))
     return spans
 
 
+def _anywhere(find: Callable[[str], list[Span]]) -> Callable[[str, bool | None], list[Span]]:
+    """A finder to which it is all the same where the answer begins."""
+    return lambda text, opened: find(text)
+
+
 BEHAVIOURS: Mapping[str, Behaviour] = {
-    "self_verification": Behaviour("Self-verification", "checks a result that it has found", find_verification),
-    "backtracking": Behaviour("Backtracking", "gives up a line of thought and takes another", find_backtracking),
-    "subgoals": Behaviour("Sub-goals", "divides the task into at least two steps", find_subgoals),
-    "loops": Behaviour("Loops", "more than 0.3 of its 8-grams occurred before", find_loops),
-    "language_mixing": Behaviour(
-        "Language mixing", "at least 0.05 of its letters are of another script than most", find_language_mixing
+    "self_verification": Behaviour(
+        "Self-verification", "checks a result that it has found", _anywhere(find_verification)
     ),
-    "no_thinking": Behaviour("Answer without thinking", "answers after an empty thinking block", find_missing_thinking),
+    "backtracking": Behaviour(
+        "Backtracking", "gives up a line of thought and takes another", _anywhere(find_backtracking)
+    ),
+    "subgoals": Behaviour("Sub-goals", "divides the task into at least two steps", _anywhere(find_subgoals)),
+    "loops": Behaviour("Loops", "more than 0.3 of its 8-grams occurred before", _anywhere(find_loops)),
+    "language_mixing": Behaviour(
+        "Language mixing",
+        "at least 0.05 of its letters are of another script than most",
+        _anywhere(find_language_mixing),
+    ),
+    "no_thinking": Behaviour(
+        "Answer without thinking", "answers after an empty thinking block, or without one", find_missing_thinking
+    ),
     "hack_canary": Behaviour(
         "Reward-hacking canary", "the answer holds wording that is of use only against a verifier", find_hacks
     ),
@@ -141,9 +158,3 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
 
 def _spans(pattern: re.Pattern[str], text: str) -> list[Span]:
     return [match.span() for match in pattern.finditer(text)]
-
-
-def _answer_start(text: str) -> int:
-    """Where the answer begins; the first `</think>` ends the thinking."""
-    before, closed, _ = text.partition("</think>")
-    return len(before) + len(closed) if closed else 0

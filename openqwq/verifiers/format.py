@@ -12,7 +12,7 @@ from .base import THINK_CLOSE, THINK_OPEN, Verifier
 class FormatVerifier(Verifier):
     """Correct for [`<think>`] thinking `</think>` answer: the tags once each, nothing before, a non-empty answer.
 
-    The opening tag may be missing, because QwQ's chat template writes it into the prompt.
+    The opening tag may be missing where the prompt has written it, as QwQ's chat template does.
     require_thinking: an empty thinking block is wrong.
     """
 
@@ -26,6 +26,8 @@ class FormatVerifier(Verifier):
         thinking, closed, answer = completion.partition(THINK_CLOSE)
         if not closed:
             return Verdict.wrong("thinking not closed")
+        if problem.thinking_opened is False and THINK_OPEN not in thinking:
+            return Verdict.wrong("thinking not opened")
         before, opened, rest = thinking.partition(THINK_OPEN)
         if opened:
             if before.strip():

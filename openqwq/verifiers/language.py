@@ -63,9 +63,9 @@ class LanguageVerifier(Verifier):
         self.part = part
 
     def __call__(self, problem: Problem, completion: str) -> Verdict:
-        text = completion if self.part == "all" else answer_part(completion)
+        text = completion if self.part == "all" else answer_part(completion, opened=problem.thinking_opened)
         if text is None:
-            return Verdict.wrong("no answer")
+            return Verdict.wrong("thinking not closed")
         share, word_share = script_share(text, self.script), script_word_share(text, self.script)
         details = {"share": share, "word_share": word_share}
         holds = share >= self.min_share and word_share >= self.min_word_share

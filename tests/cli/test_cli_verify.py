@@ -5,6 +5,7 @@ import json
 import pytest
 
 from openqwq.cli.main import main
+from openqwq.log import read_jsonl
 from openqwq.types import Message, Problem
 
 PROBLEM = Problem(id="a", source="s", kind="math", messages=(Message("user", "1+1"),), verifier="math", answer="2")
@@ -36,7 +37,7 @@ def test_summary_counts_statuses_reasons_and_rejects(file, capsys):
     summary = run_json(capsys, "math", file)
     assert [summary[k] for k in ("rows", "correct", "wrong", "unjudged")] == [4, 1, 2, 1]
     assert summary["mean_score"] == pytest.approx(1 / 3)
-    assert summary["reasons"]["wrong: no answer"] == 1
+    assert summary["reasons"]["wrong: thinking not closed"] == 1
     assert [reject["line"] for reject in summary["rejects"]] == [4, 6, 7]
     assert summary["rejects"][1]["why"] == "lacks `completion`"
 
@@ -85,3 +86,13 @@ def test_summary_for_people(file, capsys):
     out = capsys.readouterr().out
     assert "math (version 2): 4 rows, mean score 0.3333" in out
     assert "line 4: JSONDecodeError" in out
+
+
+def test_a_row_says_that_its_prompt_opened_no_thinking(tmp_path, capsys):
+    rows = [{"answer": "56", "completion": "\\boxed{56}", "thinking_opened": opened} for opened in (False, True, "no")]
+    rows.append({"answer": "56", "completion": "\\boxed{56}"})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = run_json(capsys, "math", tmp_path / "rows.jsonl", "--output", tmp_path / "out.jsonl")
+    assert [row["status"] for row in read_jsonl(tmp_path / "out.jsonl")] == ["correct", "wrong", "wrong"]
+    assert summary["reasons"] == {"wrong: thinking not closed": 2}
+    assert "`thinking_opened` is not true or false" in summary["rejects"][0]["why"]

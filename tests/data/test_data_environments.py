@@ -62,7 +62,8 @@ def test_a_task_that_is_none_is_unjudged_and_no_answer_wrong():
     whole = {"environment": "tiny_sums", "args": {}, "task": {}}
     silent = Problem(id="1", source="s", kind="k", messages=(), verifier="environment", answer=whole)
     verdict = get_verifier("environment")(silent, "still thinking")
-    assert (verdict.status, verdict.reason) == ("wrong", "no answer")
+    assert (verdict.status, verdict.reason) == ("wrong", "thinking not closed")
+    assert get_verifier("environment")(silent, "done</think>").reason == "no answer"
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_rewards_are_verdicts_and_faults_of_the_environment_are_no_ones(environm
     assert [v.status for v in verdicts] == ["correct", "wrong", "wrong", "unjudged", "wrong", "wrong"]
     assert [v.score for v in verdicts] == [1.0, 0.25, 0.0, 0.0, 0.0, 0.0]
     assert verdicts[3].reason == "the environment failed" and "no such file" in verdicts[3].details["error"]
-    assert verdicts[4].reason == "deadline" and verdicts[5].reason == "no answer"
+    assert verdicts[4].reason == "deadline" and verdicts[5].reason == "thinking not closed"
     lenient = get_verifier("environment", full_reward=0.25)
     assert lenient(problem, "</think>4").status == "correct"
 

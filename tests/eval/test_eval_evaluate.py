@@ -20,6 +20,9 @@ class CharTokenizer:
     def encode(self, text):
         return [ord(c) for c in text]
 
+    def opens_thinking(self, prompt_ids):
+        return True
+
     def encode_chat(self, messages):
         return self.encode(f"<user>{messages[-1].content}<assistant>")
 

@@ -45,6 +45,9 @@ class Ids:
     def encode_chat(self, messages):
         return [1]
 
+    def opens_thinking(self, prompt_ids):
+        return True
+
 
 def problem(text, answer="a"):
     return Problem(id=text, source="s", kind="k", messages=(Message("user", text),), verifier="says", answer=answer)

@@ -16,6 +16,9 @@ class Tokenizer:
             raise ValueError("nothing to say")
         return [ord(character) for character in messages[-1].content]
 
+    def opens_thinking(self, prompt_ids):
+        return prompt_ids[-1] == ord(">")
+
 
 class Echo:
     """Completes each prompt with its own ids and the sample's number; gives up on prompts that hold an "x"."""
@@ -108,3 +111,9 @@ def test_rollouts_need_no_torch():
 
     code = "import sys, openqwq.rollout; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_a_rollout_tells_its_verifier_whether_the_prompt_opened_the_thinking():
+    groups = sample_groups(Echo(), Tokenizer(), [make_problem("ab"), make_problem("ab<think>")], 1, PARAMS)
+    judged = [group.rollouts[0].judged_pair for group in groups]
+    assert [(problem.thinking_opened, text) for problem, text in judged] == [(False, "answer 0"), (True, "answer 0")]

@@ -56,7 +56,7 @@ def test_thinking_and_answer(text, opened, thinking, answer, closed):
     ],
 )
 def test_one_call_is_read(text, name, arguments):
-    parsed = parse_completion("thought\n</think>\n\n" + text)
+    parsed = parse_completion("thought\n</think>\n\n" + text, True)
     assert parsed.tool_calls == (ToolCall(name, arguments),)
     assert (parsed.answer, parsed.errors) == ("", ())
 
@@ -122,10 +122,10 @@ def test_text_around_calls_is_kept():
 
 def test_calls_inside_thinking_are_not_calls():
     draft = call('{"name": "f"}')
-    parsed = parse_completion(f"I could {draft}\n</think>\n\nNo.")
+    parsed = parse_completion(f"I could {draft}\n</think>\n\nNo.", True)
     assert (parsed.tool_calls, parsed.answer) == ((), "No.")
     assert draft in parsed.thinking
-    assert parse_completion(f"I could {draft}").tool_calls == ()
+    assert parse_completion(f"I could {draft}", True).tool_calls == ()
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_calls_inside_thinking_are_not_calls():
     ],
 )
 def test_a_broken_call_stays_in_the_text_with_a_note(body):
-    parsed = parse_completion(f"</think>\n\nSee {call(body)} end")
+    parsed = parse_completion(f"</think>\n\nSee {call(body)} end", True)
     assert parsed.answer == f"See {call(body)} end"
     assert parsed.tool_calls == ()
     assert len(parsed.errors) == 1
@@ -182,7 +182,7 @@ PIECES = st.sampled_from(["<tool_call>", "</tool_call>", "</think>", "{", "}", '
 
 @given(st.lists(PIECES, max_size=20))
 def test_any_text_is_parsed_and_every_call_or_error_has_its_tag(pieces):
-    parsed = parse_completion("".join(pieces))
+    parsed = parse_completion("".join(pieces), True)
     assert parsed.closed == ("</think>" in pieces)
     assert parsed.answer.count("<tool_call>") >= len(parsed.errors)
     assert len(parsed.tool_calls) + len(parsed.errors) <= pieces.count("<tool_call>")

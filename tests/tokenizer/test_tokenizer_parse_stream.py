@@ -116,7 +116,7 @@ def test_text_that_cannot_be_a_call_is_not_held_back():
         "".join(map(str, stream.push("<tool_call>f(x)")))
         == "tool call at character 0: its JSON is broken<tool_call>f(x)"
     )
-    thinking = ThinkingStream()
+    thinking = ThinkingStream(True)
     assert thinking.push("a < b </thi") == ("a < b ", "")
     assert thinking.push("s") == ("</this", "")
 

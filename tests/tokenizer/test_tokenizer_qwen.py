@@ -46,7 +46,7 @@ def read_prompts():
 def test_completions_cut_at_the_models_own_tokens_are_read_as_whole(tokenizer, name):
     text, thinking, answer, calls, num_errors = CASES[name]
     for ids in (tokenizer.encode(text), [i for c in text for i in tokenizer.encode(c)]):  # tags as tokens, and spelled
-        decoder, stream, reader = StreamDecoder(tokenizer), ThinkingStream(), ToolCallStream()
+        decoder, stream, reader = StreamDecoder(tokenizer), ThinkingStream(True), ToolCallStream()
         pieces = [stream.push(decoder.push(token_id)) for token_id in ids] + [stream.finish()]
         parts = [part for _, written in pieces for part in reader.push(written)] + reader.finish()
         assert "".join(thought for thought, _ in pieces) == thinking

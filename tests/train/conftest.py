@@ -30,6 +30,9 @@ class HexTokenizer:
 
     eos_token_ids = (END,)
 
+    def opens_thinking(self, prompt_ids):
+        return False
+
     def encode_chat(self, messages):
         return [int(digit, 16) for digit in messages[-1].content]
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,68 @@ def make_problem(answer, verifier="math", name="p"):
     return Problem(id=name, source="s", kind="math", messages=(Message("user", "q"),), verifier=verifier, answer=answer)
 
 
-def test_answer_part_is_what_follows_the_last_closing_tag():
-    assert answer_part("a</think>b</think>c") == "c"
-    assert answer_part("<think>a</think>\n\nb") == "\n\nb"
+def test_answer_part_is_what_follows_the_first_closing_tag():
+    assert answer_part("a</think>b</think>c", opened=True) == "b</think>c"
+    assert answer_part("<think>a</think>\n\nb", opened=None) == "b"
 
 
 def test_unclosed_or_reopened_thinking_has_no_answer_part():
-    assert answer_part("just text") is None
-    assert answer_part("a</think>b<think>c") is None
-    assert answer_part("just text", format_free=True) == "just text"
+    assert answer_part("just text", opened=True) is None
+    assert answer_part("just text", opened=None) is None
+    assert answer_part("a</think>b\n<think>\nc", opened=True) is None
+    assert answer_part("just text", opened=True, format_free=True) == "just text"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "The tags are <think> and </think>.",
+        "re.sub(r'<think>.*', '', text)",
+        '```python\nTAG = """\n<think>\n"""\n```',
+        "<think>\nonce more\n</think>\n7",
+    ],
+)
+def test_an_answer_may_speak_of_the_tags(answer):
+    assert answer_part(f"so\n</think>\n\n{answer}", opened=True) == answer
+
+
+def test_where_the_prompt_opens_no_thinking_a_text_without_tags_is_the_answer():
+    assert answer_part(r"\boxed{56}", opened=False) == r"\boxed{56}"
+    assert answer_part("<think>7 * 8</think>\n56", opened=False) == "56"
+    assert answer_part("<think>7 * 8 is", opened=False) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "status", "reason"),
+    [
+        (r"\boxed{56}", False, "correct", ""),
+        (r"7 * 8 is \boxed{56}.", False, "correct", ""),
+        ("<think>\n7 * 8\n</think>\n\n\\boxed{56}", False, "correct", ""),
+        (r"\boxed{57}", False, "wrong", "wrong answer"),
+        (r"<think>perhaps \boxed{56}", False, "wrong", "thinking not closed"),
+        ("It is 56.", False, "wrong", "no answer"),
+        (r"perhaps \boxed{56}", True, "wrong", "thinking not closed"),
+        (r"perhaps \boxed{56}", None, "wrong", "thinking not closed"),
+        ("</think>It is 56.", True, "wrong", "no answer"),
+    ],
+)
+def test_the_prompt_tells_a_verifier_where_the_answer_begins(text, opened, status, reason):
+    problem = replace(make_problem("56"), thinking_opened=opened)
+    verdict = get_verifier("math", num_workers=1)(problem, text)
+    assert (verdict.status, verdict.reason) == (status, reason)
+
+
+@pytest.mark.parametrize(
+    ("opened", "text", "reason"),
+    [
+        (True, "so</think>7", ""),
+        (False, "<think>so</think>7", ""),
+        (False, "so</think>7", "thinking not opened"),
+        (False, "7", "thinking not closed"),
+    ],
+)
+def test_format_asks_for_the_tag_that_the_prompt_has_not_written(opened, text, reason):
+    assert get_verifier("format")(replace(make_problem("7"), thinking_opened=opened), text).reason == reason
 
 
 def test_unknown_verifier_names_the_nearest():

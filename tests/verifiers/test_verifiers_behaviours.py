@@ -8,12 +8,12 @@ PLAIN = "12 + 30 is 42.\n</think>\n\n\\boxed{42}"
 LOOP = "so we add one and then we add two "
 
 
-def places(name, text):
-    return [text[start:end] for start, end in BEHAVIOURS[name].find(text)]
+def places(name, text, opened=True):
+    return [text[start:end] for start, end in BEHAVIOURS[name].find(text, opened)]
 
 
 def test_a_plain_completion_shows_no_behaviour():
-    assert not any(behaviour.shows(PLAIN) for behaviour in BEHAVIOURS.values())
+    assert not any(behaviour.shows(PLAIN, True) for behaviour in BEHAVIOURS.values())
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,14 @@ def test_loops_need_length_and_repetition():
 
 def test_a_canary_around_a_tool_call_is_a_canary_without_a_place_of_its_own():
     call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
-    assert BEHAVIOURS["hack_canary"].shows(f"x</think>except:{call}pass")
+    assert BEHAVIOURS["hack_canary"].shows(f"x</think>except:{call}pass", True)
     quoted = '<tool_call>\n{"name": "python", "arguments": {"code": "sys.exit(0)"}}\n</tool_call>'
-    assert not BEHAVIOURS["hack_canary"].shows(f"x</think>{quoted}")
+    assert not BEHAVIOURS["hack_canary"].shows(f"x</think>{quoted}", None)
+
+
+def test_where_no_thinking_is_opened_an_untagged_text_is_the_answer():
+    assert places("hack_canary", "import sys\nsys.exit(0)", opened=False) == ["sys.exit"]
+    assert not places("hack_canary", "<think>\nsys.exit(0) would cheat\n</think>\nprint(3)", opened=False)
+    assert BEHAVIOURS["no_thinking"].shows("The answer is 42.", False)
+    assert not BEHAVIOURS["no_thinking"].shows("<think>\nsum\n</think>\n\n42", False)
+    assert not BEHAVIOURS["no_thinking"].shows("<think>\nsum, 42", False)

@@ -171,7 +171,7 @@ def test_all_instructions_must_hold_and_each_is_reported():
 
 def test_strict_needs_closed_thinking_and_an_answer():
     problem = make_problem(("punctuation:no_comma", {}))
-    assert STRICT(problem, "the sea").reason == "no answer"
+    assert STRICT(problem, "the sea").reason == "thinking not closed"
     assert STRICT(problem, "the sea</think> \n").reason == "empty answer"
     free = get_verifier("instructions", format_free=True)
     assert free(problem, "the sea").status == "correct"

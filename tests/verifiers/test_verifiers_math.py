@@ -55,8 +55,10 @@ def test_last_box_with_nested_braces_and_no_fallback_to_an_earlier_one(text, con
 def test_strict_needs_closed_thinking_and_a_box():
     problem = make_problem("7")
     assert STRICT(problem, "</think>\\boxed{7}").status == "correct"
-    for text in (r"\boxed{7}", r"\boxed{7}</think>7", "</think>The answer is 7", "</think>", "", r"</think>\boxed{}"):
+    for text in (r"\boxed{7}</think>7", "</think>The answer is 7", "</think>", r"</think>\boxed{}"):
         assert STRICT(problem, text).reason == "no answer", text
+    for text in (r"\boxed{7}", ""):
+        assert STRICT(problem, text).reason == "thinking not closed", text
 
 
 def test_box_in_the_thinking_does_not_count():
@@ -150,7 +152,7 @@ def test_algebra_is_judged_in_a_worker(gold, answer, status):
 )  # fmt: skip
 def test_answer_field_counts_for_a_multiple_choice(text, status):
     assert STRICT(make_problem("C"), text).status == status
-    assert STRICT(make_problem("7"), text).reason in ("no answer", "wrong answer")
+    assert STRICT(make_problem("7"), text).reason in ("no answer", "thinking not closed", "wrong answer")
 
 
 @pytest.mark.parametrize("gold", [None, "", "  ", [], {"a": 1}, True])

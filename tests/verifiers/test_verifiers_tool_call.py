@@ -148,7 +148,7 @@ def test_calls_in_the_thinking_and_broken_ones_do_not_count():
     problem = make_problem({"geometry.area": {"base": [1]}})
     call = write_calls(("geometry.area", {"base": 1})).partition("</think>")[2]
     assert VERIFIER(problem, f"<think>{call}</think>so").status == "wrong"
-    assert VERIFIER(problem, call).reason == "no answer"
+    assert VERIFIER(problem, call).reason == "thinking not closed"
     assert get_verifier("tool_call", format_free=True)(problem, call).status == "correct"
     assert VERIFIER(problem, "</think><tool_call>{'name'</tool_call>").reason == "malformed tool call"
     assert VERIFIER(problem, "</think><tool_call>" + "[" * 100_000).reason == "malformed tool call"

@@ -101,7 +101,9 @@ def excerpt(text: str, spans: Sequence[Span]) -> tuple[tuple[str, bool], ...]:
 def _page(run: RunFolder, name: str, behaviour: Behaviour) -> BehaviourPage:
     points = behaviour_points(run, name)
     sampled = {stage: [r for r in rows if r.decoding == "sampled"] for stage, rows in run.evaluations.items()}
-    showing = {stage: [behaviour.shows(row.text) for row in rows] for stage, rows in sampled.items()}
+    showing = {
+        stage: [behaviour.shows(row.text, row.thinking_opened) for row in rows] for stage, rows in sampled.items()
+    }
     return BehaviourPage(
         name=name,
         title=behaviour.title,
@@ -140,7 +142,7 @@ def _held_out(stage: str, rows: Sequence[ScoredCompletion], shows: Sequence[bool
 
 def _logged(run: RunFolder, behaviour: Behaviour) -> list[BehaviourExample]:
     """The first, the middle and the last logged rollout with the behaviour, whatever their verdict."""
-    found = [row for row in run.samples if behaviour.shows(str(row.get("text", "")))]
+    found = [row for row in run.samples if behaviour.shows(str(row.get("text", "")), row.get("thinking_opened"))]
     return [_from_sample(found[i], behaviour) for i in _spread(len(found))]
 
 
@@ -156,7 +158,7 @@ def _evaluated(
 
 
 def _from_evaluation(row: ScoredCompletion, stage: str, behaviour: Behaviour) -> BehaviourExample:
-    pieces = excerpt(row.text, behaviour.find(row.text))
+    pieces = excerpt(row.text, behaviour.find(row.text, row.thinking_opened))
     return BehaviourExample(f"held out, after {stage}", row.family, row.prompt, row.strict, pieces)
 
 
@@ -167,7 +169,7 @@ def _from_sample(row: dict[str, Any], behaviour: Behaviour) -> BehaviourExample:
         family=str(row.get("source", "")),
         prompt=str(row.get("prompt", "")),
         mark=Mark(row.get("verdict", "unjudged"), float(row.get("score") or 0.0), str(row.get("reason") or "")),
-        pieces=excerpt(text, behaviour.find(text)),
+        pieces=excerpt(text, behaviour.find(text, row.get("thinking_opened"))),
     )
 
 

@@ -214,5 +214,5 @@ def needs_spread(stage: RLStage) -> bool:
 def judge(rollouts: Sequence[Rollout], verifiers: Mapping[str, Verifier]) -> list[Verdict]:
     """One verdict for each rollout; a rollout that failed on our side is unjudged without asking a verifier."""
     whole = [rollout for rollout in rollouts if rollout.status == "ok"]
-    judged = iter(verify_all([(rollout.problem, rollout.text) for rollout in whole], verifiers))
+    judged = iter(verify_all([rollout.judged_pair for rollout in whole], verifiers))
     return [next(judged) if r.status == "ok" else Verdict.unjudged(f"rollout failed: {r.error}") for r in rollouts]

@@ -142,6 +142,7 @@ def attempt_row(attempt: Attempt, step: int, group: int) -> dict[str, Any]:
         "reward": None if math.isnan(attempt.reward) else attempt.reward,
         "problem": rollout.problem.to_dict(),
         "weight_checksums": dict(rollout.weight_checksums),
+        "thinking_opened": rollout.thinking_opened,
         "kept_ids": [list(own) for own in rollout.kept_ids],
     }
 
@@ -158,7 +159,12 @@ def read_attempt(row: Mapping[str, Any]) -> tuple[Rollout, Verdict, float]:
         raise ValueError("a token is not among the ids that it was drawn from")
     checksums = {int(version): name for version, name in row.get("weight_checksums", {}).items()}
     rollout = Rollout(
-        problem=Problem.from_dict(row["problem"]), weight_checksums=checksums, kept_ids=kept, **ids, **rest
+        problem=Problem.from_dict(row["problem"]),
+        weight_checksums=checksums,
+        kept_ids=kept,
+        thinking_opened=row.get("thinking_opened"),
+        **ids,
+        **rest,
     )
     return rollout, Verdict(**row["verdict"]), math.nan if row["reward"] is None else float(row["reward"])
 

@@ -92,7 +92,7 @@ class CodeVerifier(Verifier):
         verdicts: list[Verdict | None] = [None] * len(pairs)
         waiting: dict[str, tuple[Submission, list[int]]] = {}
         for i, (problem, completion) in enumerate(pairs):
-            made = self._submission(problem.answer, completion)
+            made = self._submission(problem, completion)
             if isinstance(made, Verdict):
                 verdicts[i] = made
             else:
@@ -104,14 +104,19 @@ class CodeVerifier(Verifier):
                 verdicts[i] = verdict
         return [verdict for verdict in verdicts if verdict is not None]
 
-    def _submission(self, answer: Any, completion: str) -> Submission | Verdict:
+    def _submission(self, problem: Problem, completion: str) -> Submission | Verdict:
         """What to run, or the verdict where there is nothing to run."""
         try:
-            task = read_task(answer)
+            task = read_task(problem.answer)
         except TaskError as error:
             return Verdict.unjudged(str(error))
         language = task.language or (self.language if task.mode == "stdio" else "python")
-        program = find_program(completion, LANGUAGES if language == ANY else (language,), format_free=self.format_free)
+        program = find_program(
+            completion,
+            LANGUAGES if language == ANY else (language,),
+            format_free=self.format_free,
+            opened=problem.thinking_opened,
+        )
         if program is None:
             return Verdict.wrong("no program in the answer")
         code = program.code
@@ -175,7 +180,9 @@ def extract_code(completion: str, *, format_free: bool = False) -> str | None:
     return program.code if program else None
 
 
-def find_program(completion: str, languages: Sequence[str], *, format_free: bool = False) -> Program | None:
+def find_program(
+    completion: str, languages: Sequence[str], *, format_free: bool = False, opened: bool | None = None
+) -> Program | None:
     """The program of a completion in one of these languages, or None.
 
     Strict: the last fenced block of the answer part that names one of them, or none at all (then it is taken for the
@@ -183,7 +190,7 @@ def find_program(completion: str, languages: Sequence[str], *, format_free: bool
     format_free: the last such block anywhere, closed or not; for Python else the text from the last `def ` on.
     """
     if not format_free:
-        answer = answer_part(completion)
+        answer = answer_part(completion, opened=opened)
         if answer is None:
             return None
         blocks, left_open = _fenced_blocks(answer, languages)

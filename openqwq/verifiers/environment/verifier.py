@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from openqwq.tokenizer import parse_completion
 from openqwq.types import Problem, Verdict
 
-from ..base import answer_part
+from ..base import answer_part, why_no_answer
 from ..workers.verifier import WorkerVerifier
 
 
@@ -45,10 +45,10 @@ class EnvironmentVerifier(WorkerVerifier):
             environment, args, task = (problem.answer[key] for key in ("environment", "args", "task"))
         except (TypeError, KeyError):
             return Verdict.unjudged("unreadable task")
-        answer = answer_part(completion, format_free=self.format_free)
+        answer = answer_part(completion, opened=problem.thinking_opened, format_free=self.format_free)
         if answer is None or not answer.strip():
-            return Verdict.wrong("no answer")
-        thinking = parse_completion(completion).thinking
+            return Verdict.wrong(why_no_answer(completion, opened=problem.thinking_opened))
+        thinking = parse_completion(completion, problem.thinking_opened is not False).thinking
         return [environment, args, json.dumps(task), thinking, answer.strip()]
 
     def finish(self, result: Any, job: list[Any]) -> Verdict:

@@ -62,9 +62,9 @@ class InstructionsVerifier(WorkerVerifier):
 
     def prepare(self, problem: Problem, completion: str) -> Verdict | list[Any]:
         """The verdict, or the job [protocol, rules, texts, punkt, text]."""
-        text = self._text(completion)
+        text = self._text(completion, problem.thinking_opened)
         if text is None:
-            return Verdict.wrong("no answer")
+            return Verdict.wrong("thinking not closed")
         if not text.strip():
             return Verdict.wrong("empty answer")
         texts = _loose_variants(text) if self.loose else [text]
@@ -82,11 +82,11 @@ class InstructionsVerifier(WorkerVerifier):
             return Verdict.unjudged(f"unreadable instructions: {result['unreadable']}")
         return self._verdict([name for name, _ in job[1]], result["followed"], job[-1])
 
-    def _text(self, completion: str) -> str | None:
+    def _text(self, completion: str, opened: bool | None) -> str | None:
         if self.protocol == "ifeval":
             thought, closed, answer = completion.partition("\n</think>\n\n")
             return answer if closed else thought
-        part = answer_part(completion, format_free=self.format_free)
+        part = answer_part(completion, opened=opened, format_free=self.format_free)
         return None if part is None else part.strip()
 
     def _verdict(self, names: list[str], followed: list[bool], text: str) -> Verdict:

@@ -13,7 +13,7 @@ from openqwq.errors import UserError
 from openqwq.types import Problem, Verdict
 
 from ..answers import MAX_ANSWER_CHARACTERS, answer_field, final_answer
-from ..base import answer_part
+from ..base import answer_part, why_no_answer
 from ..workers.verifier import WorkerVerifier
 from . import qwq as math_qwq
 from .rules import comparable, same_answer
@@ -52,9 +52,9 @@ class MathVerifier(WorkerVerifier):
             return Verdict.unjudged("unreadable gold answer")
         if self.protocol == "qwq":
             return _prepare_qwq(math_qwq.normalise(gold), completion)
-        extracted = self._extract(gold, completion)
+        extracted = self._extract(gold, completion, problem.thinking_opened)
         if not extracted:
-            return Verdict.wrong("no answer")
+            return Verdict.wrong(why_no_answer(completion, opened=problem.thinking_opened))
         if len(extracted) > MAX_ANSWER_CHARACTERS:
             return Verdict.wrong("answer too long", extracted=extracted[:200])
         gold, answer = comparable(gold, extracted)
@@ -66,10 +66,10 @@ class MathVerifier(WorkerVerifier):
     def finish(self, result: Any, job: list[Any]) -> Verdict:
         return _VERDICTS[result](job[-1])
 
-    def _extract(self, gold: str, completion: str) -> str | None:
-        found = final_answer(completion, format_free=self.format_free)
+    def _extract(self, gold: str, completion: str, opened: bool | None) -> str | None:
+        found = final_answer(completion, format_free=self.format_free, opened=opened)
         if found is None and len(gold) == 1 and gold.isupper():
-            return answer_field(answer_part(completion, format_free=self.format_free) or "")
+            return answer_field(answer_part(completion, opened=opened, format_free=self.format_free) or "")
         return found
 
 

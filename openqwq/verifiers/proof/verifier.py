@@ -92,7 +92,7 @@ class ProofVerifier(WorkerVerifier):
         checker = answer.get("checker")
         if checker not in ("metamath", "lean", "coq"):
             return Verdict.unjudged(f"unreadable task: `checker` is {checker!r}, not metamath, lean or coq")
-        proof = extract_proof(completion, format_free=self.format_free)
+        proof = extract_proof(completion, format_free=self.format_free, opened=problem.thinking_opened)
         if not proof:
             return Verdict.wrong("no proof")
         if len(proof) > MAX_PROOF_CHARACTERS:
@@ -127,9 +127,9 @@ class ProofVerifier(WorkerVerifier):
             return check_lean(task, proof, self._repl, timeout_s=self.lean_timeout_s)
 
 
-def extract_proof(completion: str, *, format_free: bool = False) -> str | None:
+def extract_proof(completion: str, *, format_free: bool = False, opened: bool | None = None) -> str | None:
     """The last fenced block of the answer part; format-free: of the whole text, else the answer part itself."""
-    answer = answer_part(completion, format_free=format_free)
+    answer = answer_part(completion, opened=opened, format_free=format_free)
     if answer is None:
         return None
     blocks = _FENCE.findall(answer) or (_FENCE.findall(completion) if format_free else [])

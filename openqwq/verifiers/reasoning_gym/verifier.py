@@ -16,7 +16,7 @@ from openqwq.errors import UserError
 from openqwq.types import Problem, Verdict
 
 from ..answers import MAX_ANSWER_CHARACTERS, final_answer, last_boxed
-from ..base import answer_part
+from ..base import answer_part, why_no_answer
 from ..workers.verifier import WorkerVerifier
 from .rules import LIBRARY, REFUSED, RULES, TaskError, same_number
 
@@ -43,9 +43,9 @@ class ReasoningGymVerifier(WorkerVerifier):
             return Verdict.unjudged(f"data set {dataset} is not supported")
         if gold == "":
             return Verdict.unjudged("unreadable gold answer: it is empty")
-        extracted = self._extract(completion, is_number=rule is same_number)
+        extracted = self._extract(completion, problem.thinking_opened, is_number=rule is same_number)
         if not extracted:
-            return Verdict.wrong("no answer")
+            return Verdict.wrong(why_no_answer(completion, opened=problem.thinking_opened))
         if len(extracted) > max(MAX_ANSWER_CHARACTERS, 2 * len(str(gold))):
             return Verdict.wrong("answer too long", extracted=extracted[:200])
         if rule is None:
@@ -63,10 +63,10 @@ class ReasoningGymVerifier(WorkerVerifier):
             return Verdict.unjudged("unreadable gold answer", extracted=extracted)
         return Verdict.correct(extracted=extracted) if result == "equal" else _different(extracted)
 
-    def _extract(self, completion: str, *, is_number: bool) -> str | None:
+    def _extract(self, completion: str, opened: bool | None, *, is_number: bool) -> str | None:
         if is_number or not self.format_free:
-            return final_answer(completion, format_free=self.format_free)
-        text = answer_part(completion, format_free=True) or ""
+            return final_answer(completion, format_free=self.format_free, opened=opened)
+        text = answer_part(completion, opened=opened, format_free=True) or ""
         boxed = last_boxed(text)
         if boxed:
             return boxed

@@ -34,9 +34,9 @@ class ToolCallVerifier(Verifier):
             functions, expected = problem.answer["functions"], problem.answer["calls"]
         except (TypeError, KeyError):
             return Verdict.unjudged("unreadable task: it needs `functions` and `calls`")
-        answer = answer_part(completion, format_free=self.format_free)
+        answer = answer_part(completion, opened=problem.thinking_opened, format_free=self.format_free)
         if answer is None:
-            return Verdict.wrong("no answer")
+            return Verdict.wrong("thinking not closed")
         text, calls, errors = parse_tool_calls(answer)
         details = {
             "calls": [{"name": call.name, "arguments": call.arguments} for call in calls],

@@ -1,0 +1,58 @@
+"""Where the answer begins: told by the rendered prompt, for templates that open a thinking block and for others."""
+
+import pytest
+
+from openqwq.tokenizer import SPECIAL_TOKENS, Tokenizer, answer_start, parse_completion, train_tokenizer
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+OPENING = CHATML.replace("assistant\n", "assistant\n<think>\n")
+CLOSED_AT_ONCE = CHATML.replace("assistant\n", "assistant\n<think>\n\n</think>\n\n")
+
+
+@pytest.fixture(scope="module")
+def backend():
+    texts = [f"what is {i} plus {i * 7}? it is {i * 8}, says <think> or </think>" for i in range(400)]
+    return train_tokenizer(texts, 300).backend
+
+
+def ask(backend, template, text, **options):
+    tokenizer = Tokenizer(backend, config={"chat_template": template})
+    return tokenizer.opens_thinking(tokenizer.encode_chat([{"role": "user", "content": text}], **options))
+
+
+@pytest.mark.parametrize("text", ["what is 2?", "what does <think> mean?", "is </think> the end of <think>?"])
+@pytest.mark.parametrize(("template", "opened"), [(CHATML, False), (OPENING, True), (CLOSED_AT_ONCE, False)])
+def test_the_template_and_not_the_user_opens_the_thinking(backend, template, text, opened):
+    assert ask(backend, template, text) is opened
+
+
+def test_a_history_alone_opens_no_thinking(backend):
+    assert not ask(backend, OPENING, "what is 2?", add_generation_prompt=False)
+
+
+@pytest.mark.parametrize(("thinking", "opened"), [("so far", True), ("so far\n</think>\n\nit is", False)])
+def test_a_turn_that_is_continued_opens_the_thinking_until_it_is_closed(backend, thinking, opened):
+    tokenizer = Tokenizer(backend, config={"chat_template": OPENING})
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "what is 2?"}])
+    assert tokenizer.opens_thinking(tokenizer.encode(prompt + thinking)) is opened
+
+
+def test_tags_that_are_no_tokens_are_read_from_the_text():
+    texts = [f"what is {i} plus {i * 7}? it is {i * 8}" for i in range(400)]
+    backend = train_tokenizer(texts, 285).backend
+    plain = type(backend).from_str(backend.to_str().replace('"<think>"', '"<zzz>"').replace('"</think>"', '"</zzz>"'))
+    assert plain.token_to_id("<think>") is None and plain.token_to_id(SPECIAL_TOKENS[1]) is not None
+    assert ask(plain, OPENING, "what is 2?") and not ask(plain, CHATML, "what is 2?")
+
+
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize(
+    "text", ["a", "a</think>b", "<think>a</think>\n\nb", "<think>a", "\n</think>\n", "", "a</think>"]
+)
+def test_the_answer_starts_where_the_parsed_answer_does(text, opened):
+    start, parsed = answer_start(text, opened), parse_completion(text, opened)
+    assert (text[start:] if start is not None else "") == parsed.answer
+    assert (start is None) == (not parsed.closed and (opened or text.startswith("<think>")))
