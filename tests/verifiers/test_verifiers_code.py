@@ -7,7 +7,8 @@ from openqwq.sandbox import JudgeResult, Sandbox, TestResult
 from openqwq.sandbox.languages import find_toolchains
 from openqwq.types import Message, Problem
 from openqwq.verifiers import get_verifier
-from openqwq.verifiers.code.verifier import CodeVerifier, Program, extract_code, find_program
+from openqwq.verifiers.code.program import Program, extract_code, find_program
+from openqwq.verifiers.code.verifier import CodeVerifier
 
 SUM_TESTS = [{"args": [[1, 2, 3]], "expected": 6}, {"args": [[]], "expected": 0}, {"args": [[-4]], "expected": -4}]
 GOOD = "def f(xs):\n    return sum(xs)"
@@ -219,7 +220,7 @@ def test_a_broken_jail_is_unjudged(sandbox, monkeypatch):
         ("one def f(): pass\n</think>", None, "def f(): pass\n"),
         ("t</think>\n```python\r\na\r\n```", "a\r\n", "a\r\n"),
         ("t</think>\n  ```python\nx = '\f'\n  ```", "x = '\f'\n", "x = '\f'\n"),
-        ("t</think>\n```python a```", None, "\n"),
+        ("t</think>\n```python a```", None, None),
         ("nothing", None, None),
         ("", None, None),
     ],

@@ -23,6 +23,7 @@ from typing import Any
 from openqwq.sandbox.spec import LANGUAGES
 
 from .packed_tests import PackedError, unpack_text
+from .python_source import add_prelude
 
 ANY = "any"
 """In place of a language: the one that the program's fence names."""
@@ -59,11 +60,16 @@ class CodeTask:
     method: bool = False
     language: str = ""
 
+    @property
+    def has_input(self) -> bool:
+        """Whether some test has something to read on stdin."""
+        return self.mode == "stdio" and any(isinstance(t, dict) and str(t.get("stdin", "")).strip() for t in self.tests)
+
     def wrap(self, program: str) -> str:
         """The whole program to run."""
         if self.method and re.search(r"^class Solution\b", program, re.MULTILINE):
             program += f"\n\ndef {self.entry_point}(*args):\n    return Solution().{self.entry_point}(*args)\n"
-        return f"{self.prelude}\n{program}" if self.prelude else program
+        return add_prelude(self.prelude, program) if self.prelude else program
 
 
 def read_task(answer: Any) -> CodeTask:
@@ -101,7 +107,15 @@ def _read_language(answer: dict[str, Any], mode: str) -> str:
 
 
 def _read_ours(answer: dict[str, Any]) -> CodeTask:
-    return CodeTask(str(answer.get("mode")), answer.get("tests", []), answer.get("entry_point", ""))
+    mode, tests = str(answer.get("mode")), answer.get("tests", [])
+    if mode == "function" and isinstance(tests, list):
+        tests = [_with_listed_arguments(test) for test in tests]
+    return CodeTask(mode, tests, answer.get("entry_point", ""))
+
+
+def _with_listed_arguments(test: Any) -> Any:
+    """The test; a text in place of the list of arguments is the only argument."""
+    return {**test, "args": [test["args"]]} if isinstance(test, dict) and isinstance(test.get("args"), str) else test
 
 
 def _read_humaneval(answer: dict[str, Any]) -> CodeTask:

@@ -1,6 +1,6 @@
 """Programs, judged by hidden tests that run in the sandbox.
 
-Public: `CodeVerifier`, `extract_code`, `Program`. `problem.answer` is
+Public: `CodeVerifier`. `problem.answer` is
 `{"mode": "function", "entry_point": "f", "tests": [{"args": [[1, 2]], "expected": 3}, ...]}`,
 `{"mode": "asserts", "entry_point": "f", "tests": ["assert f([1, 2]) == 3", ...]}` or
 `{"mode": "stdio", "tests": [{"stdin": "1 2\\n", "stdout": "3\\n"}, ...], "language": "cpp"}`; `code_tasks.py` reads
@@ -15,7 +15,6 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from openqwq.errors import UserError
@@ -23,31 +22,14 @@ from openqwq.sandbox import BaseSandbox, JudgeResult, Limits, Submission, check_
 from openqwq.sandbox.spec import LANGUAGES
 from openqwq.types import Problem, Verdict
 
-from ..base import THINK_CLOSE, Verifier, answer_part
+from ..base import Verifier
+from .program import find_program
 from .tasks import ANY, TaskError, read_task
 
 MAX_CODE_CHARACTERS = 65_536
 """Longer "programs" are runaway text."""
 CACHED_VERDICTS = 65_536
 """A small model writes the same program often; an entry takes about 1 kB."""
-FENCE = "```"
-FENCE_NAMES = {
-    "python": ("python", "py", "python3"),
-    "cpp": ("cpp", "c++", "cc", "cxx"),
-    "javascript": ("javascript", "js", "node", "nodejs"),
-    "java": ("java",),
-    "rust": ("rust", "rs"),
-    "go": ("go", "golang"),
-}
-"""What stands behind the backticks of a block in each language; nothing at all counts as the language asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """What a completion holds: a program's text, and the language that it is in."""
-
-    code: str
-    language: str
 
 
 class CodeVerifier(Verifier):
@@ -62,7 +44,7 @@ class CodeVerifier(Verifier):
     """
 
     name: ClassVar[str] = "code"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     def __init__(
         self,
@@ -116,6 +98,8 @@ class CodeVerifier(Verifier):
             LANGUAGES if language == ANY else (language,),
             format_free=self.format_free,
             opened=problem.thinking_opened,
+            entry_point=task.entry_point,
+            reads_input=task.has_input,
         )
         if program is None:
             return Verdict.wrong("no program in the answer")
@@ -172,57 +156,6 @@ class CodeVerifier(Verifier):
             return Verdict.correct(extracted=code, details=details)
         score = result.num_passed / len(result.tests) if self.partial and result.tests else 0.0
         return Verdict.wrong(f"{result.verdict}: {result.reason}", score=score, extracted=code, details=details)
-
-
-def extract_code(completion: str, *, format_free: bool = False) -> str | None:
-    """The Python program of a completion, or None; found as by `find_program`."""
-    program = find_program(completion, ("python",), format_free=format_free)
-    return program.code if program else None
-
-
-def find_program(
-    completion: str, languages: Sequence[str], *, format_free: bool = False, opened: bool | None = None
-) -> Program | None:
-    """The program of a completion in one of these languages, or None.
-
-    Strict: the last fenced block of the answer part that names one of them, or none at all (then it is taken for the
-    first of them); no program when a fence is left open.
-    format_free: the last such block anywhere, closed or not; for Python else the text from the last `def ` on.
-    """
-    if not format_free:
-        answer = answer_part(completion, opened=opened)
-        if answer is None:
-            return None
-        blocks, left_open = _fenced_blocks(answer, languages)
-        return blocks[-1] if blocks and left_open is None else None
-    blocks, left_open = _fenced_blocks(completion, languages)
-    if left_open is not None:
-        blocks.append(Program(left_open.code.partition(THINK_CLOSE)[0], left_open.language))
-    if blocks:
-        return blocks[-1]
-    start = completion.rfind("def ") if "python" in languages else -1
-    return Program(completion[start:].partition(THINK_CLOSE)[0], "python") if start >= 0 else None
-
-
-def _fenced_blocks(text: str, languages: Sequence[str]) -> tuple[list[Program], Program | None]:
-    """The closed blocks of a Markdown text in these languages, and what stands in a block that is never closed."""
-    named = {name: language for language in languages for name in FENCE_NAMES[language]} | {"": languages[0]}
-    blocks: list[Program] = []
-    lines: list[str] | None = None
-    fence = ""
-    for line in text.split("\n"):  # `splitlines` would cut at form feeds inside of the program too
-        mark = line.strip()
-        if lines is None:
-            if mark.startswith(FENCE):
-                lines, fence = [], mark[len(FENCE) :].strip().lower()
-        elif mark == FENCE:
-            if fence in named:
-                blocks.append(Program("\n".join(lines) + "\n", named[fence]))
-            lines = None
-        else:
-            lines.append(line)
-    left_open = None if lines is None else Program("\n".join(lines) + "\n", named.get(fence, languages[0]))
-    return blocks, left_open
 
 
 def _choices() -> str:
