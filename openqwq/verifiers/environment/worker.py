@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +14,8 @@ _loaded: set[str] = set()
 def judge(job: list[Any], mark: Callable[[str], None]) -> dict[str, Any]:
     """{"reward": ...}, or {"error": ...} with what the environment's own code raised."""
     environment, args, data, thinking, answer = job
-    if environment not in _loaded:
-        # importing the library and the environment takes seconds of processor time that are no one's fault
-        signal.setitimer(signal.ITIMER_PROF, 0)
+    # importing the library and the environment takes seconds of processor time that are no one's fault
+    mark("setup" if environment in _loaded else "import")
     try:
         task = task_of(environment, args, json.loads(data))
     finally:

@@ -2,12 +2,12 @@ r"""What runs inside the worker process of `math` with `protocol="qwq"`: the off
 
 Two readers in the official order: Python-like expressions, then LaTeX. The official first reader, sympy's
 `parse_latex`, never runs there: it needs a version of antlr that the official requirements exclude. The official
-`parse_expr` is `eval` on the model's text; here a reader of arithmetic over names takes its place.
+`parse_expr` is `eval` on the model's text, and so are its comparisons of a text that no reader took; here a reader of
+arithmetic over names takes the place of the first, and such a text equals its own spelling only.
 """
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import sympy
 from latex2sympy2_extended import latex2sympy
 
+from ..expressions import read_expression
 from .qwq import is_close, same_number
 from .qwq import simple_choice as clean_choice
 
@@ -23,11 +24,6 @@ _UNKNOWN = re.compile(r"\\textbf|\\cup|\\cap|\{,\}|−")
 _BRACKETED = re.compile(r"(\(|\[).+(\)|\])")
 _MATRIX_BRACES = re.compile(r"\{.*,.*}")
 _MATRICES = ("\\begin{pmatrix}", "\\begin{bmatrix}"), ("\\end{pmatrix}", "\\end{bmatrix}")
-_FUNCTIONS = (
-    "sin cos tan cot sec csc asin acos atan sinh cosh tanh sqrt log ln exp Abs factorial binomial gcd lcm Min Max "
-    "floor ceiling Rational Integer Float"
-)
-_NAMES: dict[str, Any] = {name: getattr(sympy, name) for name in [*_FUNCTIONS.split(), "pi", "E", "I", "oo", "zoo"]}
 
 
 def judge(job: list[str], mark: Callable[[str], None]) -> str:
@@ -116,11 +112,13 @@ def _same_equation(answer: str, gold: str) -> bool:
 def same_symbolically(answer: str, gold: str) -> bool:
     """Whether two readings are equal as expressions, equations, numbers within 1e-4 or rounded matrices."""
     first, second = _read(answer), _read(gold)
+    if isinstance(first, str) or isinstance(second, str):
+        return str(first) == str(second)  # sympy would evaluate the text
     return any(_holds(test, first, second) for test in (_is_same, _is_equal, _is_equation, _is_number, _is_matrix))
 
 
 def _holds(test: Callable[[Any, Any], Any], first: Any, second: Any) -> bool:
-    """A comparison that fails decides nothing, whatever it raises: texts and expressions meet here."""
+    """A comparison that fails decides nothing, whatever it raises: values of any two kinds meet here."""
     try:
         return bool(test(first, second))
     except MemoryError:
@@ -142,7 +140,7 @@ def _is_equation(first: Any, second: Any) -> bool:
 
 
 def _is_number(first: Any, second: Any) -> bool:
-    return is_close(float(sympy.N(first)), float(sympy.N(second)))
+    return is_close(float(first.evalf()), float(second.evalf()))
 
 
 def _is_matrix(first: Any, second: Any) -> bool:
@@ -154,7 +152,7 @@ def _is_matrix(first: Any, second: Any) -> bool:
 
 def _read(text: str) -> Any:
     """The sympy value of an answer; the text itself where no reader takes it."""
-    for reader in (_read_expression, _read_latex):
+    for reader in (read_expression, _read_latex):
         for spelling in (text.replace("\\\\", "\\"), text):
             try:
                 return reader(spelling)
@@ -209,50 +207,3 @@ def _first_unmatched(text: str) -> int | None:
         if depth < 0:
             return position
     return None
-
-
-def _read_expression(text: str) -> Any:
-    return _value(ast.parse(text.strip(), mode="eval").body)
-
-
-def _value(node: ast.expr) -> Any:
-    """The sympy value of a Python-like expression of numbers, names, operators and known functions."""
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return sympy.Integer(node.value) if isinstance(node.value, int) else sympy.Float(ast.unparse(node))
-    if isinstance(node, ast.Name):
-        return _NAMES.get(node.id, sympy.Symbol(node.id))
-    if isinstance(node, ast.Tuple | ast.List):
-        items = [_value(item) for item in node.elts]
-        return tuple(items) if isinstance(node, ast.Tuple) else items
-    if isinstance(node, ast.Set):
-        return {_value(item) for item in node.elts}
-    if isinstance(node, ast.UnaryOp):
-        return -_value(node.operand) if isinstance(node.op, ast.USub) else +_value(node.operand)
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        return _OPERATORS[type(node.op)](_value(node.left), _value(node.right))
-    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _COMPARISONS:
-        return _COMPARISONS[type(node.ops[0])](_value(node.left), _value(node.comparators[0]))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
-        function = _NAMES.get(node.func.id) or sympy.Function(node.func.id)
-        return function(*(_value(argument) for argument in node.args))
-    raise ValueError("not an expression")
-
-
-_OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
-    ast.Div: lambda a, b: a / b,
-    ast.FloorDiv: lambda a, b: a // b,
-    ast.Mod: lambda a, b: a % b,
-    ast.Pow: lambda a, b: a**b,
-    ast.BitXor: lambda a, b: a ^ b,  # the official reader takes `2^3` for an exclusive or, and so do we
-}
-_COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Lt: lambda a, b: a < b,
-    ast.LtE: lambda a, b: a <= b,
-    ast.Gt: lambda a, b: a > b,
-    ast.GtE: lambda a, b: a >= b,
-    ast.Eq: lambda a, b: a == b,
-    ast.NotEq: lambda a, b: a != b,
-}

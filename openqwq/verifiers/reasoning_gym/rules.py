@@ -330,7 +330,8 @@ LIBRARY: dict[str, str] = {
 }
 """Judged by the library's scorer in a worker, 1.0 or nothing, once the answer matches this pattern.
 
-The pattern keeps prose around an answer, lists of guesses and, where the scorer ends in `eval`, code away from it.
+The pattern keeps prose around an answer and lists of guesses away from it. `worker.py` takes the place of the two
+scorers of algebra, which end in `eval`.
 """
 
 REFUSED: dict[str, str] = {

@@ -3,8 +3,10 @@
 Started by `pool.py` as `python -m openqwq.verifiers.workers.child MODULE:FUNCTION CPU_SECONDS MEMORY_MIB`.
 JSON lines on stdin and stdout (never pickle: the jobs hold text that a model wrote). FUNCTION is called as
 `function(job, mark)`; `mark("candidate")` says that the work on the task's own side (its gold answer) is done
-and starts the deadline anew. The kernel keeps the deadline: SIGPROF after CPU_SECONDS of CPU time ends the
-process even inside a C call and even when nobody waits for it any more.
+and starts the deadline anew. `mark("import")` and `mark("setup")` are for loading what the user has installed, without
+a deadline and with one; `mark("task")` ends that. The kernel keeps the deadline: SIGPROF after CPU_SECONDS of CPU time
+ends the process even inside a C call and even when nobody waits for it any more. No text is run as code meanwhile (see
+`guard.py`), and each message repeats its job's secret number, which nothing under judgement is told.
 """
 
 from __future__ import annotations
@@ -16,9 +18,14 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import IO, Any
 
+from .guard import EvaluationGuard
+
 Mark = Callable[[str], None]
+UNGUARDED = ("import", "setup")
+"""Stages in which a job loads a library of the user's, whose own code may make code."""
 
 
 def main(arguments: list[str]) -> None:
@@ -34,7 +41,7 @@ def main(arguments: list[str]) -> None:
     except ImportError as error:
         send(channel, {"fatal": f"{type(error).__name__}: {error}"})
         return
-    serve(function, sys.stdin, channel, cpu_seconds)
+    serve(function, sys.stdin, channel, cpu_seconds, guard=EvaluationGuard())
 
 
 def send(channel: IO[str], message: dict[str, Any]) -> None:
@@ -43,25 +50,39 @@ def send(channel: IO[str], message: dict[str, Any]) -> None:
     channel.flush()
 
 
-def serve(function: Callable[[Any, Mark], Any], jobs: Iterable[str], channel: IO[str], cpu_seconds: float) -> None:
-    """Say that the worker is ready, and answer jobs until there are no more; cpu_seconds 0: without a deadline."""
+def serve(
+    function: Callable[[Any, Mark], Any],
+    jobs: Iterable[str],
+    channel: IO[str],
+    cpu_seconds: float,
+    *,
+    guard: EvaluationGuard | None = None,
+) -> None:
+    """Say that the worker is ready, and answer jobs until there are no more; cpu_seconds 0: without a deadline.
+
+    guard: what refuses to evaluate during the jobs; None for functions of the user's own.
+    """
     send(channel, {"ready": True})
-
-    def mark(stage: str) -> None:
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-        send(channel, {"stage": stage})
-
     for line in jobs:
+        secret, job = json.loads(line)
+
+        def mark(stage: str, secret: int = secret) -> None:
+            signal.setitimer(signal.ITIMER_PROF, 0 if stage == "import" else cpu_seconds)
+            if guard is not None:
+                guard.active = stage not in UNGUARDED
+            send(channel, {"secret": secret, "stage": stage})
+
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-        try:
-            reply = {"result": function(json.loads(line), mark)}
-        except MemoryError:
-            send(channel, {"error": "memory"})
-            return
-        except Exception as error:  # the parent reads it as data: who is at fault depends on the stage
-            reply = {"error": f"{type(error).__name__}: {error}"[:500]}
+        with guard or nullcontext():
+            try:
+                reply = {"result": function(job, mark)}
+            except MemoryError:
+                send(channel, {"secret": secret, "error": "memory"})
+                return
+            except Exception as error:  # the parent reads it as data: who is at fault depends on the stage
+                reply = {"error": f"{type(error).__name__}: {error}"[:500]}
         signal.setitimer(signal.ITIMER_PROF, 0)
-        send(channel, reply)
+        send(channel, {"secret": secret, **reply})
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import atexit
 import contextlib
 import json
 import os
+import secrets
 import selectors
 import signal
 import subprocess
@@ -39,6 +40,9 @@ WALL_FACTOR = 60.0
 """Wall-clock limit of a job over its CPU limit: a worker that gets less of a core than this cannot judge."""
 JOBS_PER_EXTRA_WORKER = 16
 """A further worker is worth its second of start-up when this many jobs wait."""
+
+MAX_MESSAGE_BYTES = 1 << 24
+"""A worker's message is a line of some hundred bytes; what has no end is not one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class _Worker:
     buffer: bytes = b""
     ready: bool = False
     job: int | None = None
+    secret: int = 0
     stage: str = "task"
     deadline: float = field(default_factory=lambda: time.monotonic() + STARTUP_SECONDS)
     jobs_done: int = 0
@@ -126,7 +131,7 @@ class WorkerPool:
         with self._lock:
             if self._pid != os.getpid():  # after a fork the processes belong to the parent
                 self._workers, self._pid = [], os.getpid()
-            return _Run(self, [json.dumps(job).encode() + b"\n" for job in jobs]).outcomes()
+            return _Run(self, [json.dumps(job) for job in jobs]).outcomes()
 
     def close(self) -> None:
         """Kill the workers; the next `run` starts new ones."""
@@ -157,7 +162,7 @@ class WorkerPool:
 class _Run:
     """One pass over a list of jobs: hands them to free workers and reads what comes back."""
 
-    def __init__(self, pool: WorkerPool, jobs: list[bytes]):
+    def __init__(self, pool: WorkerPool, jobs: list[str]):
         self.pool = pool
         self.jobs = jobs
         self.waiting = deque(range(len(jobs)))
@@ -187,10 +192,11 @@ class _Run:
             if worker.jobs_done >= self.pool.jobs_per_worker:
                 self._drop(worker)
                 continue
-            worker.job, worker.stage = self.waiting.popleft(), "task"
+            worker.job, worker.stage, worker.secret = self.waiting.popleft(), "task", secrets.randbits(62)
             worker.deadline = time.monotonic() + self.pool.wall_s
             try:
-                worker.process.stdin.write(self.jobs[worker.job])  # type: ignore[union-attr]
+                line = f"[{worker.secret}, {self.jobs[worker.job]}]\n".encode()
+                worker.process.stdin.write(line)  # type: ignore[union-attr]
                 worker.process.stdin.flush()  # type: ignore[union-attr]
             except BrokenPipeError:  # it died idle: the job goes to another worker
                 self.waiting.appendleft(worker.job)
@@ -213,19 +219,23 @@ class _Run:
                 continue
             *lines, worker.buffer = (worker.buffer + data).split(b"\n")
             for line in lines:
-                self._record(worker, json.loads(line))
+                self._record(worker, _message(line))
+            if len(worker.buffer) > MAX_MESSAGE_BYTES:
+                self._record_forgery(worker)
         now = time.monotonic()
         for worker in busy:
             if worker.deadline < now and worker in self.pool._workers and worker not in readable:
                 self._record_stall(worker)
 
     def _record(self, worker: _Worker, message: dict[str, Any]) -> None:
-        if "fatal" in message:
+        if "fatal" in message and not worker.ready:
             raise self.pool.cannot_start(
                 message["fatal"], "install the package with its dependencies: pip install openqwq"
             )
-        if "ready" in message:
+        if "ready" in message and not worker.ready:
             worker.ready = True
+        elif message.get("secret") != worker.secret:
+            self._record_forgery(worker)
         elif "stage" in message:
             worker.stage = message["stage"]
             worker.deadline = time.monotonic() + self.pool.wall_s
@@ -237,6 +247,15 @@ class _Run:
             worker.jobs_done += 1
             if how == "memory":  # it is on its way out: no further job for it
                 self._drop(worker)
+
+    def _record_forgery(self, worker: _Worker) -> None:
+        """What was judged wrote into the channel: nothing else from this process is believed."""
+        if worker not in self.pool._workers:
+            return
+        job, stage, worker.job = worker.job, worker.stage, None
+        self._drop(worker)
+        if job is not None:
+            self.results[job] = Outcome("crash", stage, error="a message that is not the judge's")
 
     def _record_death(self, worker: _Worker) -> None:
         job, stage, ready = worker.job, worker.stage, worker.ready
@@ -267,6 +286,15 @@ class _Run:
         if not kill:
             worker.process.wait()
         return worker.stop()
+
+
+def _message(line: bytes) -> dict[str, Any]:
+    """What a line says; nothing where it is not the worker's form."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 _shared: dict[tuple[str, float, int], WorkerPool] = {}
