@@ -14,8 +14,10 @@ The signatures that servers build on:
     stats() -> EngineStats      running, waiting, kv_blocks_used, kv_blocks_total, ...
     close()                     stop the thread; what still runs ends with `finish_reason` "abort"
 
-Leaving the `async for` early (a client that hangs up) aborts the request. A request that cannot run raises UserError
-from the first `anext`; one that fails later ends alone, with `finish_reason` "abort" and the reason in `error`.
+Leaving the `async for` early (a client that hangs up), or cancelling it at any `await`, aborts the request. A request
+that cannot run raises UserError from the first `anext`; one that fails later ends alone, with `finish_reason` "abort"
+and the reason in `error`. What a request forbids (bad words, scripts, grammars) is made ready in threads beside the
+engine's, so that no other request waits for it.
 """
 
 from __future__ import annotations
@@ -26,20 +28,29 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from openqwq.errors import UserError
 from openqwq.log import logger
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import Completion, FinishReason, SamplingParams
 
+from .constraints.structured_outputs import Guide
 from .engine import Engine
 from .outputs import EngineStats
+from .params import forbids_tokens
 from .sequence import Sequence, failed_completion
 from .stream import TextStream
 
 T = TypeVar("T")
+
+# The largest forms that the server lets through take about a second; what takes longer is a trap.
+PREPARE_S = 10.0
+# Requests with forms wait for each other here, and for nothing else of theirs does anybody wait.
+NUM_MAKERS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +141,7 @@ class AsyncEngine:
         self._wake = threading.Condition()
         self._closed = False
         self._numbers = itertools.count()
+        self._makers = ThreadPoolExecutor(NUM_MAKERS, thread_name_prefix="openqwq-guides")
         self._thread = threading.Thread(target=self._run, name="openqwq-engine", daemon=True)
         self._thread.start()
 
@@ -142,18 +154,20 @@ class AsyncEngine:
         Raises UserError for a request that cannot run, ValueError for an id that is in use.
         """
         request_id = f"request-{next(self._numbers)}" if request_id is None else request_id
+        guide = await self._prepare(params) if forbids_tokens(params) else None
         listener = _Listener(request_id, params, self._tokenizer)
-        await self._submit(lambda: self._add(listener, tuple(prompt_token_ids), params))
+        entry = self._enqueue(lambda: self._add(listener, tuple(prompt_token_ids), params, guide))
         try:
+            await asyncio.wrap_future(entry)
             for _ in range(params.n):
                 while True:
                     delta = await listener.queue.get()
                     yield delta
                     if delta.finish_reason is not None:
                         break
-        finally:
+        finally:  # also where the wait for the entry was cancelled: the engine's thread may have taken it in
             if not all(listener.done):
-                self._enqueue(lambda: self._abort(request_id))
+                self._leave(listener)
 
     async def abort(self, request_id: str) -> bool:
         """End a request now; its stream ends with "abort". False when it is not in the engine."""
@@ -181,6 +195,26 @@ class AsyncEngine:
             self._closed = True
             self._wake.notify()
         self._thread.join()
+        self._makers.shutdown(wait=False, cancel_futures=True)
+
+    async def _prepare(self, params: SamplingParams) -> Guide | None:
+        """`RequestMaker.prepare`, in a thread. Raises UserError for a form that cannot be made within the deadline."""
+        made = self._makers.submit(self._engine.requests.prepare, params)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(made), PREPARE_S)
+        except TimeoutError:
+            what = "`structured`" if params.structured else "`bad_words`"
+            raise UserError(f"{what} could not be made ready within {PREPARE_S:g} seconds: it is too complex") from None
+
+    def _leave(self, listener: _Listener) -> None:
+        """Abort a request that nobody reads any more, unless it never came in, or has ended."""
+
+        def work() -> None:
+            if self._listeners.get(listener.request_id) is listener:
+                self._abort(listener.request_id)
+
+        with suppress(RuntimeError):  # a closed engine has no requests
+            self._enqueue(work)
 
     async def _submit(self, work: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self._enqueue(work))
@@ -208,6 +242,9 @@ class AsyncEngine:
             if self._engine.has_unfinished:
                 self._step()
         self._fail_all("the engine was closed")
+        for _, future in self._calls:  # none is added any more
+            if future.set_running_or_notify_cancel():
+                future.set_exception(RuntimeError("the engine is closed"))
 
     def _wait(self) -> bool:
         with self._wake:
@@ -236,8 +273,10 @@ class AsyncEngine:
                     deltas.append((listener, delta))
         self._publish(deltas)
 
-    def _add(self, listener: _Listener, prompt_ids: tuple[int, ...], params: SamplingParams) -> None:
-        self._engine.add_request(prompt_ids, params, listener.request_id)
+    def _add(
+        self, listener: _Listener, prompt_ids: tuple[int, ...], params: SamplingParams, guide: Guide | None
+    ) -> None:
+        self._engine.add_request(prompt_ids, params, listener.request_id, guide=guide)
         self._listeners[listener.request_id] = listener
 
     def _abort(self, request_id: str) -> bool:

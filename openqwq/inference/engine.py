@@ -19,6 +19,7 @@ from openqwq.types import Completion, Prompt, SamplingParams
 
 from .cache.block_manager import ROOT, SCALED_ROOT
 from .cache.memory import cache_memory, check_sizes
+from .constraints.structured_outputs import Guide
 from .draft_model import Speculation
 from .outputs import EngineStats, RequestOutput
 from .params import nothing_to_sample
@@ -86,9 +87,8 @@ class Engine:
             check_invariant(kv_cache_dtype, yarn_per_request, speculation, attention_windows)
         check_windows(attention_windows, model.config.num_hidden_layers, speculation)
         self.tokenizer = tokenizer
-        if eos_token_ids is None:
-            eos_token_ids = tokenizer.eos_token_ids if tokenizer else ()
-        self.eos_token_ids = frozenset(eos_token_ids)
+        own_ids = tokenizer.eos_token_ids if tokenizer else ()
+        self.eos_token_ids = frozenset(own_ids if eos_token_ids is None else eos_token_ids)
         self.max_model_len = model.config.max_context if max_model_len is None else max_model_len
         check_sizes(
             model.config.max_context,
@@ -139,15 +139,17 @@ class Engine:
         request_id: str | None = None,
         *,
         so_far: Sequence[Completion] = (),
+        guide: Guide | None = None,
     ) -> str:
         """Queue a prompt; its id. Raises UserError when it can never run; the engine then goes on without it.
 
         so_far: what the samples had when they were aborted; they go on from there.
+        guide:  what `requests.prepare` has made of `params`; None: it is made here.
         """
         number, self.num_requests = self.num_requests, self.num_requests + 1
         request_id = str(number) if request_id is None else request_id
         seed = self.seed * MAX_SEED + number
-        request = self.requests.make(request_id, tuple(prompt_ids), params, number=number, seed=seed)
+        request = self.requests.make(request_id, tuple(prompt_ids), params, number, seed, guide)
         if so_far:
             restore(request, so_far, self.reasoning)
         for ahead in tuple(self._ahead):
@@ -309,8 +311,7 @@ class Engine:
             for i, (token, logprob) in enumerate(sampled.run_of(row)):
                 if not self._take(sample, token, logprob, top[i] if top else None):
                     break
-            num_drafted = len(plan.drafts.get(row, ()))
-            sample.num_drafted += num_drafted
+            sample.num_drafted += (num_drafted := len(plan.drafts.get(row, ())))
             self.num_drafted += num_drafted
             sample.num_accepted += i  # behind the first token, those that were guessed
             self.num_accepted += i
@@ -332,7 +333,7 @@ class Engine:
         self.num_generated += 1
         if sample.thinking and self._governs_thinking(sample, token):
             return False
-        if token in request.stop_token_ids or (request.params.stop and self._stops_at_string(sample)):
+        if sample.ends_at(token) or (request.params.stop and self._stops_at_string(sample)):
             sample.finish("stop")
         elif len(sample.token_ids) >= request.max_new_tokens:
             sample.finish("length")
@@ -351,7 +352,7 @@ class Engine:
         if self.reasoning.ends(sample):
             self.reasoning.note_end(sample)
             return False
-        if token in sample.request.stop_token_ids:
+        if sample.ends_at(token):
             return False
         loops = sample.loops is not None and sample.loops.push(token)
         if loops or self.reasoning.is_spent(sample):

@@ -40,10 +40,14 @@ def _check_structured(given: StructuredOutputs) -> None:
         raise UserError("`regex` and `choice` of `structured` are texts")
 
 
+def forbids_tokens(params: SamplingParams) -> bool:
+    """Whether a request needs a `Guide`."""
+    return bool(params.bad_words or params.answer_scripts or params.thinking_scripts or params.structured)
+
+
 def nothing_to_sample(params: SamplingParams) -> str:
     """What is said of a sample when no token has a finite logit."""
-    forbids = (params.logit_bias, params.bad_words, params.answer_scripts, params.thinking_scripts, params.structured)
-    if any(forbids):
+    if params.logit_bias or forbids_tokens(params):
         return "the model's logits are not finite, or what the request forbids leaves no token to write"
     return "the model's logits are not finite"
 

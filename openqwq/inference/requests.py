@@ -10,17 +10,15 @@ from itertools import count
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from openqwq.errors import UserError
 from openqwq.model import AttentionWindows, Qwen2Config
-from openqwq.tokenizer import Tokenizer
 from openqwq.types import SamplingParams
 
-from .constraints.structured_outputs import GrammarMaker, Guide
-from .constraints.writing_systems import forbidden_tokens
+from .constraints.guide_maker import GuideMaker
+from .constraints.structured_outputs import Guide
 from .draft_model import Speculation
-from .params import check_params
+from .params import check_params, forbids_tokens
 from .prompt_lookup import PromptLookup
 from .sequence import Request
 from .thinking import Reasoning, needs_reasoning
@@ -59,14 +57,33 @@ class RequestMaker:
         self.eos_token_ids, self.vocab_size, self.max_model_len = eos_token_ids, vocab_size, max_model_len
         self.device, self.speculation, self.plain_window = device, speculation, plain_window
         self._numbers_ahead = count(LAST)
-        self._script_masks: dict[tuple[str, ...], Tensor] = {}
-        self._grammars: GrammarMaker | None = None
+        end_id = None if reasoning is None else reasoning.end_id
+        self._guides = GuideMaker(tokenizer, vocab_size, device, stop_ids=sorted(eos_token_ids), end_id=end_id)
+
+    def prepare(self, params: SamplingParams) -> Guide | None:
+        """What a request forbids; None where that is nothing.
+
+        Takes up to seconds for long lists and large forms, and may be called from any thread while the engine runs.
+        Raises UserError for parameters that no request can have.
+        """
+        check_params(params)
+        return self._guides.make(params) if forbids_tokens(params) else None
 
     def make(
-        self, request_id: str, prompt_ids: tuple[int, ...], params: SamplingParams, number: int, seed: int
+        self,
+        request_id: str,
+        prompt_ids: tuple[int, ...],
+        params: SamplingParams,
+        number: int,
+        seed: int,
+        guide: Guide | None = None,
     ) -> Request:
-        """Raises UserError when the request can never run."""
+        """The request. Raises UserError when it can never run.
+
+        guide: what `prepare` has made of the parameters; None: it is made here.
+        """
         self._check(prompt_ids, params)
+        guide = guide or self.prepare(params)
         end_ids = () if params.ignore_eos else self.eos_token_ids
         max_new_tokens = min(params.max_tokens, self.max_model_len - len(prompt_ids))
         request = Request(
@@ -87,7 +104,7 @@ class RequestMaker:
             )
         for sample in request.sequences:
             sample.thinking = thinking
-            sample.guide = self._guide(params, thinking)
+            sample.guide = guide and guide.start(thinking)
             sample.loops = self.reasoning.detector(params) if self.reasoning else None
             if self.speculation is not None and self.speculation.model is None:
                 sample.lookup = PromptLookup()
@@ -120,37 +137,6 @@ class RequestMaker:
         for name, ids in (("prompt", prompt_ids), ("`logit_bias`", params.logit_bias)):
             if ids and (min(ids) < 0 or max(ids) >= self.vocab_size):
                 raise UserError(f"the {name} has token ids outside of 0..{self.vocab_size - 1}")
-
-    def _guide(self, params: SamplingParams, thinking: bool) -> Guide | None:
-        if not (params.bad_words or params.answer_scripts or params.thinking_scripts or params.structured):
-            return None
-        tokenizer = self.tokenizer
-        if not isinstance(tokenizer, Tokenizer):
-            raise UserError("bad words, scripts and structured outputs need a tokenizer, and this engine has none")
-        if params.structured and self._grammars is None:
-            self._grammars = GrammarMaker(tokenizer, self.vocab_size, sorted(self.eos_token_ids))
-        return Guide(
-            bad_words=_bad_word_ids(tokenizer, params.bad_words),
-            thinking_mask=self._script_mask(tokenizer, params.thinking_scripts),
-            answer_mask=self._script_mask(tokenizer, params.answer_scripts),
-            grammar=self._grammars.make(params.structured) if params.structured and self._grammars else None,
-            thinking=thinking,
-            end_id=None if self.reasoning is None else self.reasoning.end_id,
-        )
-
-    def _script_mask(self, tokenizer: Tokenizer, scripts: tuple[str, ...]) -> Tensor | None:
-        if not scripts:
-            return None
-        if scripts not in self._script_masks:
-            mask = torch.zeros(self.vocab_size, device=self.device)
-            mask[forbidden_tokens(scripts, self.vocab_size, tokenizer.token_bytes)] = -torch.inf
-            self._script_masks[scripts] = mask
-        return self._script_masks[scripts]
-
-
-def _bad_word_ids(tokenizer: Tokenizer, words: Seq[str]) -> list[tuple[int, ...]]:
-    """Each word as it is written at the start of a text and behind a space."""
-    return [tuple(tokenizer.encode(text)) for word in words for text in dict.fromkeys((word, " " + word.lstrip()))]
 
 
 def common_length(a: Seq[int], b: Seq[int]) -> int:

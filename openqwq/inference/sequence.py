@@ -101,6 +101,10 @@ class Sequence:
         """64 bits that, with the token's position, decide every draw of this sample."""
         return noise_key(self.request.seed, self.index, self.request.prompt_ids)
 
+    def ends_at(self, token_id: int) -> bool:
+        """Whether the token ends the sample; none does in a thinking whose answer has to have a form."""
+        return token_id in self.request.stop_token_ids and not (self.guide is not None and self.guide.owes_answer)
+
     def append(self, token_id: int, logprob: float, version: int) -> None:
         if not self.marks or self.marks[-1][1] != version:
             self.marks.append((len(self.token_ids), version))

@@ -74,7 +74,7 @@ class Reasoning:
         request = sample.request
         if len(sample.token_ids) > request.params.min_thinking_tokens:
             return False
-        return self.ends(sample) or sample.token_ids[-1] in request.stop_token_ids
+        return self.ends(sample) or sample.ends_at(sample.token_ids[-1])
 
     def is_spent(self, sample: Sequence) -> bool:
         """Whether the thinking has reached its budget."""

@@ -17,6 +17,8 @@ from openqwq.tokenizer import Tokenizer
 from openqwq.tokenizer.special_tokens import TOOL_CALL_END, TOOL_CALL_START
 from openqwq.types import StructuredOutputs
 
+from .bad_words import BadWords
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -31,9 +33,15 @@ class Grammar:
     """
 
     def __init__(self, tokens: GrammarTokens, text: str, trigger: int | None = None):
-        self._tokens, self._text, self._trigger = tokens, text, trigger
-        self._matcher = tokens.matcher(text) if trigger is None else None
+        self._tokens, self._trigger = tokens, trigger
+        self._pristine = tokens.matcher(text)
+        self._matcher = self._pristine.deep_copy() if trigger is None else None
         self._consumed = 0
+
+    @property
+    def is_required(self) -> bool:
+        """Whether the answer has this form, rather than a part of it that the model may write."""
+        return self._trigger is None
 
     def advance(self, token_ids: Sequence[int], answer_start: int) -> None:
         """Read the answer's tokens that are new since the last call."""
@@ -44,7 +52,7 @@ class Grammar:
             if self._trigger is not None and self._matcher is not None and self._matcher.is_stopped():
                 self._matcher = None
             if token_id == self._trigger and self._matcher is None:
-                self._matcher = self._tokens.matcher(self._text)
+                self._matcher = self._pristine.deep_copy()
         self._consumed = max(self._consumed, len(token_ids))
 
     def fork(self) -> Grammar:
@@ -66,9 +74,11 @@ class Grammar:
         return list(self._matcher.compute_ff_tokens())
 
     def bitmask(self) -> bytes | None:
-        """One bit a token, the lowest first: set where it may follow. None: any may."""
+        """One bit a token, the lowest first: set where it may follow. None: any may; no bit: it grew too complex."""
         if self._matcher is None:
             return None
+        if self._matcher.is_error():
+            return bytes(len(self._tokens.end_bitmask))
         return self._matcher.compute_bitmask() if not self._matcher.is_stopped() else self._tokens.end_bitmask
 
 
@@ -76,27 +86,40 @@ class Grammar:
 class Guide:
     """Everything that forbids one sample's next tokens.
 
-    bad_words: token ids of each; the last of them is forbidden where the others have just been written.
+    bad_words: sequences of tokens; the last of them is forbidden where the others have just been written.
     thinking_mask, answer_mask: added to the logits [V] of that part, -inf where a script forbids; None: nothing.
+    stop_ids: end tokens, which are forbidden in a thinking where the answer behind it has to have a form.
     end_id: of `</think>`.
     """
 
-    bad_words: Sequence[tuple[int, ...]] = ()
+    bad_words: BadWords | None = None
     thinking_mask: Tensor | None = None
     answer_mask: Tensor | None = None
     grammar: Grammar | None = None
     thinking: bool = False
     answer_start: int = 0
+    stop_ids: Sequence[int] = ()
     end_id: int | None = None
+
+    @property
+    def owes_answer(self) -> bool:
+        """Whether the sample thinks, and must not end before it has an answer of the form that is asked for."""
+        return self.thinking and self.grammar is not None and self.grammar.is_required
+
+    def start(self, thinking: bool) -> Guide:
+        """The guide of one sample, which has written nothing yet."""
+        return replace(self, thinking=thinking, grammar=None if self.grammar is None else self.grammar.fork())
 
     def mask(self, logits: Tensor, token_ids: Sequence[int]) -> None:
         """Set the logits [V] of everything forbidden to -inf, in place."""
         mask = self.thinking_mask if self.thinking else self.answer_mask
         if mask is not None:
             logits += mask
-        banned = [w[-1] for w in self.bad_words if len(w) == 1 or tuple(token_ids[1 - len(w) :]) == w[:-1]]
-        if banned:
-            logits[banned] = float("-inf")
+        if self.bad_words is not None:
+            logits[list(self.bad_words.always)] = float("-inf")
+            logits[self.bad_words.next_of(token_ids)] = float("-inf")
+        if self.owes_answer:
+            logits[list(self.stop_ids)] = float("-inf")
         if self.grammar is not None and not self.thinking:
             self.grammar.advance(token_ids, self.answer_start)
             bitmask = self.grammar.bitmask()
@@ -147,41 +170,37 @@ class GrammarTokens:
             mask[token_id // 8] |= 1 << token_id % 8
         self.end_bitmask = bytes(mask)
 
-    def check(self, grammar: str) -> None:
-        """Raises UserError where the grammar is none."""
-        from llguidance import LLMatcher
-
-        problem = LLMatcher.validate_grammar(grammar, self._tokenizer)
-        if problem:
-            raise UserError(f"`structured` cannot be followed: {problem}")
-
     def matcher(self, grammar: str) -> Any:
+        """At the beginning of the grammar. Raises UserError where it is none. Others run meanwhile: no lock is held."""
         from llguidance import LLMatcher
 
-        return LLMatcher(self._tokenizer, grammar, log_level=0)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+        matcher.compute_bitmask()  # the first takes the longest
+        if problem := matcher.get_error():
+            raise UserError(f"`structured` cannot be followed: {problem:.500}")
+        return matcher
 
 
 class GrammarMaker:
-    """Grammars from what requests ask for, each text compiled and checked once."""
+    """Grammars from what requests ask for, each text compiled once; from any thread."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, end_ids: Sequence[int]):
-        self._tokenizer, self._vocab_size, self._end_ids = tokenizer, vocab_size, end_ids
-        self._tokens: GrammarTokens | None = None
-        self._checked = lru_cache(maxsize=64)(self._check)
+        self._tokenizer = tokenizer
+        self._tokens = lru_cache(maxsize=1)(lambda: GrammarTokens(tokenizer, vocab_size, end_ids))
+        self._made = lru_cache(maxsize=64)(lambda text, trigger: Grammar(self._tokens(), text, trigger))
 
     def make(self, wanted: StructuredOutputs) -> Grammar:
-        """Raises UserError for a schema or expression that is none."""
-        if self._tokens is None:
-            self._tokens = GrammarTokens(self._tokenizer, self._vocab_size, self._end_ids)
-        text, trigger = self._text(wanted), None
-        if wanted.tools and not wanted.require_tool:
-            trigger = self._tokenizer.token_id(TOOL_CALL_START)
-        self._checked(text)
-        return Grammar(self._tokens, text, trigger)
-
-    def _check(self, text: str) -> None:
-        assert self._tokens is not None
-        self._tokens.check(text)
+        """At its beginning, for one sample. Raises UserError for a schema or expression that is none."""
+        try:
+            text = self._text(wanted)
+        except RecursionError as error:
+            raise UserError("`structured` is nested too deeply") from error
+        except ValueError as error:  # the library's own bound on nesting
+            raise UserError(f"`structured` cannot be followed: {error!s:.500}") from error
+        optional = bool(wanted.tools) and not wanted.require_tool
+        trigger = self._tokenizer.token_id(TOOL_CALL_START) if optional else None
+        made: Grammar = self._made(text, trigger)
+        return made.fork()
 
     def _text(self, wanted: StructuredOutputs) -> str:
         from llguidance import LLMatcher
@@ -208,6 +227,8 @@ def _read_schema(given: object) -> str:
     """A schema as text. Raises UserError for anything but a JSON object, or `true`."""
     try:
         schema = json.loads(given if isinstance(given, str) else json.dumps(given))
+    except RecursionError as error:
+        raise UserError("`structured.json` is nested too deeply") from error
     except (ValueError, TypeError) as error:
         raise UserError(f"`structured.json` is not JSON: {error}") from error
     if schema is True:
