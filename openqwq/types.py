@@ -235,6 +235,7 @@ class Verdict:
                task): it masks the sample and never counts as a 0.
     score:     in [0, 1]; 0 unless correct, but for verifiers that pay in parts.
     extracted: the part of the completion that was judged.
+    reward:    any finite number, where training is paid something else than the score; None: the score.
     """
 
     status: Status
@@ -242,6 +243,14 @@ class Verdict:
     reason: str = ""
     extracted: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    reward: float | None = None
+
+    @property
+    def training_reward(self) -> float:
+        """What training is paid; NaN where nothing could be judged."""
+        if self.status == "unjudged":
+            return math.nan
+        return self.score if self.reward is None else self.reward
 
     @classmethod
     def correct(cls, **kw: Any) -> Verdict:

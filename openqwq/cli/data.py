@@ -126,10 +126,10 @@ def _show(args: argparse.Namespace) -> int:
     from openqwq.data import build_documents, build_source, build_sources
     from openqwq.data.keys import item_key
 
-    recipe = load_recipe(args.recipe, args.overrides)
+    recipe = load_recipe(args.recipe, args.overrides, only_source=args.source)
     config = _source_config(args, recipe)
     if config.type in TEXT_TYPES:
-        problems = build_sources(recipe.source)
+        problems = build_sources(recipe.source) if config.type == "corpus" else {}
         texts = build_documents(recipe.source, {args.source: 1.0}, problems, seed=recipe.seed)
         rows: list[Any] = list(islice(texts, args.count))
         blocks = [text.rstrip("\n") for text in rows]

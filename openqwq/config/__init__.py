@@ -2,7 +2,8 @@
 
 from .algorithm import check_algorithm, rounds
 from .build import recipe_from_dict, recipe_to_dict
-from .load import load_recipe
+from .load import load_recipe, recipe_from_tables
+from .own_names import is_own, own_files, split_own
 from .recipe import (
     TEXT_TYPES,
     CorrectionConfig,
@@ -46,8 +47,12 @@ __all__ = [
     "TokenizerConfig",
     "ValueConfig",
     "check_algorithm",
+    "is_own",
     "load_recipe",
+    "own_files",
     "recipe_from_dict",
+    "recipe_from_tables",
     "recipe_to_dict",
     "rounds",
+    "split_own",
 ]

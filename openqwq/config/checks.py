@@ -14,6 +14,7 @@ from openqwq.errors import UserError
 
 from .algorithm import check_algorithm
 from .build import suggest
+from .own_names import is_own, own_files, split_own
 from .recipe import TEXT_TYPES, PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage, Stage, TargetConfig
 
 Range = tuple[Callable[[float], bool], str]
@@ -113,10 +114,17 @@ def check_recipe(recipe: Recipe, file: str) -> None:
         _check_target(recipe, target, f"[[target]] {number + 1} of {file}")
 
 
-def check_files(recipe: Recipe, file: str) -> None:
-    """Raise UserError for the first local file or folder that the recipe names and that is not there."""
+def check_files(recipe: Recipe, file: str, *, only_source: str = "") -> None:
+    """Raise UserError for the first local file or folder that the recipe names and that is not there.
+
+    only_source: of the sources only this one is looked at; empty: all.
+    """
     named = [("path", "model", recipe.model.path), ("path", "tokenizer", recipe.tokenizer.path)]
-    named += [("path", f"source.{name}", source.path) for name, source in recipe.source.items()]
+    sources = {n: s for n, s in recipe.source.items() if not only_source or n == only_source}
+    for name, source in sources.items():
+        named += [("path", f"source.{name}", source.path), ("held_out_path", f"source.{name}", source.held_out_path)]
+        own = [source.verifier, source.verifier_options]
+        named += [("verifier", f"source.{name}", str(path)) for path in own_files(own)]
     named += [
         (key, f"stage.{name}", getattr(stage, key))
         for name, stage in recipe.stage.items()
@@ -129,6 +137,7 @@ def check_files(recipe: Recipe, file: str) -> None:
         if isinstance(stage, SFTStage)
     ]
     for key, table, path in named:
+        path = str(split_own(path)[0]) if is_own(path) else path
         if os.path.isabs(path) and not os.path.exists(path):
             raise UserError(f"`{key}` in [{table}] of {file} is {path}, which does not exist")
 

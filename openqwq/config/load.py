@@ -10,7 +10,7 @@ A stage table with another `kind` than its parent's replaces it whole. Relative 
 the recipe's own folder, those given as overrides to the working directory. A recipe without a `name` is named
 after its file.
 
-Public: load_recipe.
+Public: load_recipe, recipe_from_tables.
 """
 
 from __future__ import annotations
@@ -26,22 +26,42 @@ from openqwq.errors import UserError
 
 from .build import build_recipe, suggest
 from .checks import check_files, check_recipe
+from .own_names import resolve_own
 from .recipe import Recipe
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, only_source: str = "") -> Recipe:
     """The checked recipe of a TOML file, with overrides such as "stage.rl.learning_rate=3e-6" applied.
 
+    only_source: the one source that is used, so that files of others may be missing; empty: all are.
     An override's value is read as TOML, or as plain text where it is none. Raises UserError for anything that
     is missing, unknown, of another type or out of range, before any work begins.
     """
     tables = _read_with_parents(Path(path), ())
     tables = _merge(tables, _resolve_paths(_parse_overrides(overrides, tables), Path.cwd()))
-    recipe = build_recipe(tables, str(path))
-    check_recipe(recipe, str(path))
-    check_files(recipe, str(path))
+    return _checked(tables, str(path), only_source)
+
+
+def recipe_from_tables(recipe: str | Path | Mapping[str, Any], sources: Sequence[str] = ()) -> Recipe:
+    """The checked recipe of a TOML file, or of tables as such a file has them; their paths are from the working folder.
+
+    sources: names of sources that are handed in as rows: of type "python" where the recipe does not describe them.
+    """
+    if isinstance(recipe, Mapping):
+        tables, where = {"name": "run", **_resolve_paths(recipe, Path.cwd())}, "the recipe"
+    else:
+        tables, where = _read_with_parents(Path(recipe), ()), str(recipe)
+    described = {name: {"type": "python"} for name in sources}
+    tables = _merge({"source": described}, tables) if described else tables
+    return _checked(tables, where)
+
+
+def _checked(tables: Mapping[str, Any], where: str, only_source: str = "") -> Recipe:
+    recipe = build_recipe(tables, where)
+    check_recipe(recipe, where)
+    check_files(recipe, where, only_source=only_source)
     return recipe
 
 
@@ -151,10 +171,20 @@ def _resolve_paths(tables: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             result[name] = resolved(tables[name], key, may_be_hub_name=True)
     for name, key in (
         ("source", "path"),
+        ("source", "held_out_path"),
         ("stage", "chains_file"),
         ("stage", "demonstrations_file"),
         ("stage", "reference"),
     ):
         if name in tables:
             result[name] = each(name, key)
+    if isinstance(sources := result.get("source"), Mapping):
+        result["source"] = {name: _resolve_verifier(table, folder) for name, table in sources.items()}
     return result
+
+
+def _resolve_verifier(source: Any, folder: Path) -> Any:
+    """A source's table with the files of verifiers of the user's own made absolute."""
+    if not isinstance(source, Mapping):
+        return source
+    return {**source, **{k: resolve_own(source[k], folder) for k in ("verifier", "verifier_options") if k in source}}

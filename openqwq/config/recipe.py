@@ -54,8 +54,8 @@ class SourceConfig:
     """Where problems (or pretraining texts) come from; the table's name is the source's name."""
 
     type: str
-    """"reasoning_gym", "python_functions", "instructions", "jsonl", "huggingface", "verifiers"; texts: "corpus" or
-    "text"."""
+    """"reasoning_gym", "python_functions", "instructions", "jsonl", "python", "huggingface", "verifiers"; texts:
+    "corpus" or "text"."""
     kind: str = ""
     """What results are grouped by: "math", "code", "instruction"; empty: the type's own kind."""
     dataset: str = ""
@@ -63,9 +63,12 @@ class SourceConfig:
     config: Mapping[str, Any] = field(default_factory=dict)
     """The generator's options, e.g. `{min_terms = 2, max_terms = 4}`."""
     path: str = ""
-    """The file of a "jsonl" or "text" source, the folder of a "huggingface" one."""
+    """The file of a "jsonl" or "text" source, the folder of a "huggingface" one; of a "python" one the function that
+    makes the problems, e.g. "problems.py:make"."""
+    held_out_path: str = ""
+    """Problems to evaluate on, as in `path`; empty: a tenth of the source's own. Types "jsonl" and "python"."""
     verifier: str = ""
-    """The verifier's name; empty: the type's own verifier."""
+    """The verifier's name, or a function of yours, e.g. "rewards.py:score"; empty: the type's own verifier."""
     verifier_options: Mapping[str, Any] = field(default_factory=dict)
     """The verifier's typed options."""
     prompt_suffix: str = ""

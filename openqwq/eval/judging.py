@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from openqwq.config import is_own
 from openqwq.verifiers import Verifier, get_verifier, verifier_names
 
 
 class VerifierPool(Mapping[str, Verifier]):
-    """Every known verifier by name, each made on first use and kept.
+    """Every known verifier by name, and those in files, each made on first use and kept.
 
     options:     verifier name -> its options.
     format_free: hand out the lenient siblings.
@@ -22,11 +23,14 @@ class VerifierPool(Mapping[str, Verifier]):
         self._made: dict[str, Verifier] = {}
 
     def __getitem__(self, name: str) -> Verifier:
-        if name not in self._names:
+        if name not in self:
             raise KeyError(name)
         if name not in self._made:
             self._made[name] = get_verifier(name, **{**self._options.get(name, {}), "format_free": self._format_free})
         return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names or (isinstance(name, str) and is_own(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

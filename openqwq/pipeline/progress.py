@@ -129,6 +129,7 @@ def open_display(*, is_shown: bool = True) -> Display:
 def describe_step(row: Mapping[str, Any]) -> str:
     """A step's numbers in words, with the seconds of its parts."""
     parts = [text.format(row[key]) for key, text in SHOWN.items() if isinstance(row.get(key), int | float)]
+    parts += [f"{name} {value:.3f}" for name, value in row.get("parts", {}).items() if value is not None]
     seconds = [f"{key.removeprefix('seconds_')} {row[key]:.2f}s" for key in TIMED if key in row]
     return "  ".join([*parts, *seconds])
 

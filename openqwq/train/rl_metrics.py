@@ -39,6 +39,7 @@ def experience_metrics(experience: Experience, sources: Iterable[str]) -> dict[s
         "completion_tokens_mean": _mean(lengths),
         "completion_tokens_max": max(lengths, default=0),
         "truncated": _mean([a.rollout.finish_reason == "length" for a in attempts]),
+        "parts": _parts(attempts),
         "sources": {name: _source_metrics(own) for name, own in by_source.items()},
         "behaviours": monitor_rollouts([a.rollout for a in attempts], [a.verdict for a in attempts]),
         "tokens_generate": sum(lengths),
@@ -51,8 +52,20 @@ def _source_metrics(attempts: Sequence[Attempt]) -> dict[str, Any]:
         "reward": _mean(_rewards(attempts)),
         "accuracy": _accuracy(attempts),
         "unjudged": _unjudged(attempts),
+        "parts": _parts(attempts),
         "completion_tokens_mean": _mean([len(a.rollout.completion_ids) for a in attempts]),
     }
+
+
+def _parts(attempts: Sequence[Attempt]) -> dict[str, float | None]:
+    """The mean of each named part of the rewards, over the judged rollouts whose verifier gave it."""
+    values: dict[str, list[float]] = {}
+    for attempt in attempts:
+        if attempt.verdict.status != "unjudged":
+            for name, part in attempt.verdict.details.get("parts", {}).items():
+                if part["status"] != "unjudged":
+                    values.setdefault(name, []).append(part["score"])
+    return {name: _mean(scores) for name, scores in values.items()}
 
 
 _OPTIONAL = {"importance": "importance_mean", "kl": "kl"}
@@ -136,6 +149,7 @@ def _sample_row(attempt: Attempt, step: int, stage: str) -> dict[str, Any]:
         "verdict": verdict.status,
         "score": verdict.score,
         "reason": verdict.reason,
+        "parts": {name: part["score"] for name, part in verdict.details.get("parts", {}).items()},
         "reward": None if math.isnan(attempt.reward) else attempt.reward,
         "advantage": attempt.advantage,
     }

@@ -4,6 +4,16 @@
 """
 
 from .base import Verifier, answer_part, verifier_of, verify_all
-from .registry import get_verifier, verifier_names
+from .registry import check_verifier_name, get_verifier, given_verifiers, needs_answer, verifier_names
 
-__all__ = ["Verifier", "answer_part", "get_verifier", "verifier_names", "verifier_of", "verify_all"]
+__all__ = [
+    "Verifier",
+    "answer_part",
+    "check_verifier_name",
+    "get_verifier",
+    "given_verifiers",
+    "needs_answer",
+    "verifier_names",
+    "verifier_of",
+    "verify_all",
+]

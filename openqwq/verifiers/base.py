@@ -12,9 +12,11 @@ a format is not sold as learning to reason.
 from __future__ import annotations
 
 import inspect
+import math
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, ClassVar
 
 from openqwq.errors import UserError
@@ -28,11 +30,13 @@ class Verifier(ABC):
     """Judges completions; options are keyword-only arguments of `__init__`, with defaults and plain types.
 
     name, version: recorded beside every verdict; a change of judgement is a new version.
+    needs_answer:  whether a problem without `answer` cannot be judged; False where only the text is looked at.
     format_free:   look for an answer anywhere instead of asking for the format.
     """
 
     name: ClassVar[str]
     version: ClassVar[str] = "1"
+    needs_answer: ClassVar[bool] = True
 
     def __init__(self, *, format_free: bool = False):
         self.format_free = format_free
@@ -49,11 +53,11 @@ class Verifier(ABC):
         return [self(problem, completion) for problem, completion in pairs]
 
 
-def verifier_of(function: Callable[[Problem, str], Verdict | bool | float], name: str) -> type[Verifier]:
-    """A verifier class around a plain function; its options are the function's own keyword arguments.
+def verifier_of(function: Callable[..., Any], name: str) -> type[Verifier]:
+    """A verifier class around a plain function of (problem, completion); its options are the function's own keywords.
 
-    The function may return a Verdict, a bool, or a score in [0, 1] (1 is correct, less is wrong with that score).
-    Whatever it raises, and any other value, makes the completion unjudged: a fault of the verifier's.
+    What the function may return: see `as_verdict`. Whatever it raises makes the completion unjudged: a fault of the
+    verifier's.
     """
 
     def initialise(self: Verifier, **options: Any) -> None:
@@ -62,7 +66,7 @@ def verifier_of(function: Callable[[Problem, str], Verdict | bool | float], name
 
     def judge(self: Verifier, problem: Problem, completion: str) -> Verdict:
         try:
-            return _as_verdict(function(problem, completion, **self.options))  # type: ignore[attr-defined]
+            return as_verdict(function(problem, completion, **self.options))  # type: ignore[attr-defined]
         except Exception as error:  # a stranger's code: its faults are data, the batch goes on
             return Verdict.unjudged(f"{type(error).__name__}: {error}"[:500])
 
@@ -78,14 +82,72 @@ def verifier_of(function: Callable[[Problem, str], Verdict | bool | float], name
     return made
 
 
-def _as_verdict(judged: Any) -> Verdict:
+def as_verdict(judged: Any) -> Verdict:
+    """The verdict that a plain function's value stands for.
+
+    A Verdict is taken as it is. A bool is correct or wrong. A finite number is the reward; from 1 on the completion
+    counts as correct, and the score is the reward cut to [0, 1]. A table of named numbers or bools is a reward in
+    parts: its `reward` if it has that name, else the sum; `correct` (a bool) decides what counts as correct.
+    Anything else is unjudged, with the value in the reason.
+    """
     if isinstance(judged, Verdict):
-        return judged
-    if isinstance(judged, bool):
-        return Verdict.correct() if judged else Verdict.wrong("wrong answer")
-    if isinstance(judged, int | float) and 0 <= judged <= 1:
-        return Verdict.correct() if judged == 1 else Verdict.wrong("below the full score", score=float(judged))
-    return Verdict.unjudged(f"the verifier returned {judged!r}"[:500])
+        return _checked(judged)
+    if isinstance(judged, Mapping):
+        return _of_parts(judged)
+    value = _plain(judged)
+    if isinstance(value, bool):
+        return Verdict.correct() if value else Verdict.wrong("wrong answer")
+    if value is None:
+        return Verdict.unjudged(f"the verifier returned {judged!r}, which is no finite number"[:500])
+    return _paid(value, value >= 1)
+
+
+def _paid(reward: float, is_correct: bool, **details: Any) -> Verdict:
+    score = min(max(reward, 0.0), 1.0)
+    paid = None if reward == score else reward
+    if is_correct:
+        return Verdict.correct(score=score, reward=paid, **details)
+    return Verdict.wrong("below the full score", score=score, reward=paid, **details)
+
+
+def _of_parts(judged: Mapping[Any, Any]) -> Verdict:
+    values = {str(name): _plain(value) for name, value in judged.items()}
+    if not values or (bad := [name for name, value in values.items() if value is None]):
+        what = f"`{bad[0]}` as {judged[bad[0]]!r}" if values else "an empty table"
+        return Verdict.unjudged(f"the verifier returned {what}, which is no finite number"[:500])
+    is_correct = values.pop("correct", None)
+    reward = values.pop("reward", None)
+    numbers = {name: float(value) for name, value in values.items()}  # type: ignore[arg-type]
+    if reward is None and not numbers:
+        reward = is_correct
+    total = math.fsum(numbers.values()) if reward is None else float(reward)
+    parts = {
+        name: {"status": "correct" if value >= 1 else "wrong", "score": value, "reason": ""}
+        for name, value in numbers.items()
+    }
+    return _paid(total, total >= 1 if is_correct is None else bool(is_correct), details={"parts": parts})
+
+
+def _plain(value: Any) -> float | bool | None:
+    """A bool or a finite float, out of whatever library's number; None for anything else."""
+    if not isinstance(value, Real) and callable(item := getattr(value, "item", None)):
+        try:
+            value = item()  # a number of NumPy's or torch's
+        except (TypeError, ValueError, RuntimeError):  # of several numbers
+            return None
+    if isinstance(value, bool):
+        return value
+    return float(value) if isinstance(value, Real) and math.isfinite(value) else None
+
+
+def _checked(verdict: Verdict) -> Verdict:
+    """The verdict, unless its numbers are none that the trainer can use."""
+    score, reward = _plain(verdict.score), _plain(verdict.reward)
+    if score is None or not 0 <= score <= 1:
+        return Verdict.unjudged(f"the verifier returned a Verdict with score {verdict.score!r}, outside [0, 1]"[:500])
+    if verdict.reward is not None and reward is None:
+        return Verdict.unjudged(f"the verifier returned a Verdict with reward {verdict.reward!r}"[:500])
+    return verdict
 
 
 def answer_part(completion: str, *, opened: bool | None, format_free: bool = False) -> str | None:
@@ -129,7 +191,7 @@ def verify_all(pairs: Sequence[tuple[Problem, str]], verifiers: Mapping[str, Ver
     by_name: dict[str, list[int]] = {}
     for i, (problem, _) in enumerate(pairs):
         by_name.setdefault(problem.verifier, []).append(i)
-    if unknown := sorted(by_name.keys() - verifiers.keys()):
+    if unknown := sorted(name for name in by_name if name not in verifiers):
         raise UserError(
             f"no verifier `{unknown[0]}` at hand for problem `{pairs[by_name[unknown[0]][0]][0].id}`",
             hint=f"the verifiers handed in are: {', '.join(sorted(verifiers)) or 'none'}",

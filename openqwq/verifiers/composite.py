@@ -20,7 +20,8 @@ class CompositeVerifier(Verifier):
     parts:   for names that are not a verifier's own or that take options: an instance, or its options as a table,
              in which `verifier` names the kind, e.g. `{short = {verifier = "length", limit = 2000}}`.
     A part that cannot judge makes the whole unjudged, unless a gate is wrong already: then the score is 0 whatever
-    the part would have said. `details["parts"]` holds each part's status, score and reason.
+    the part would have said. `details["parts"]` holds each part's status, score and reason. Where a part pays another
+    reward than its score, the whole pays the weighted mean of the parts' rewards.
     """
 
     name: ClassVar[str] = "composite"
@@ -61,11 +62,16 @@ class CompositeVerifier(Verifier):
         for name, verdict in verdicts.items():
             if verdict.status == "unjudged":
                 return Verdict.unjudged(f"{name}: {verdict.reason}", extracted=extracted, details=details)
-        score = sum(w * verdicts[n].score for n, w in self.weights.items()) / sum(self.weights.values())
+        score = self._mean({name: verdict.score for name, verdict in verdicts.items()})
+        paid = any(verdict.reward is not None for verdict in verdicts.values())
+        reward = self._mean({n: v.training_reward for n, v in verdicts.items()}) if paid else None
         wrong = [f"{n}: {v.reason}" for n, v in verdicts.items() if v.status == "wrong"]
         if wrong:
-            return Verdict.wrong("; ".join(wrong), score=score, extracted=extracted, details=details)
-        return Verdict.correct(score=score, extracted=extracted, details=details)
+            return Verdict.wrong("; ".join(wrong), score=score, reward=reward, extracted=extracted, details=details)
+        return Verdict.correct(score=score, reward=reward, extracted=extracted, details=details)
+
+    def _mean(self, values: Mapping[str, float]) -> float:
+        return sum(weight * values[name] for name, weight in self.weights.items()) / sum(self.weights.values())
 
 
 def _make_part(name: str, given: Verifier | Mapping[str, Any]) -> Verifier:

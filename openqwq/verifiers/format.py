@@ -17,6 +17,7 @@ class FormatVerifier(Verifier):
     """
 
     name: ClassVar[str] = "format"
+    needs_answer: ClassVar[bool] = False
 
     def __init__(self, *, require_thinking: bool = False):
         super().__init__()

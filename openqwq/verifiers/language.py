@@ -48,6 +48,7 @@ class LanguageVerifier(Verifier):
     """
 
     name: ClassVar[str] = "language"
+    needs_answer: ClassVar[bool] = False
 
     def __init__(
         self, *, script: str = "latin", min_share: float = 0.95, min_word_share: float = 0.0, part: str = "all"

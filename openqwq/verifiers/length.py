@@ -38,6 +38,7 @@ class LengthVerifier(Verifier):
     """
 
     name: ClassVar[str] = "length"
+    needs_answer: ClassVar[bool] = False
 
     def __init__(
         self, *, shape: str = "overlong", limit: int = 16384, buffer: int = 4096, target: int = 0, tokenizer: str = ""

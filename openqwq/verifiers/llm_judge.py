@@ -48,6 +48,7 @@ class JudgeVerifier(Verifier):
     """
 
     name: ClassVar[str] = "judge"
+    needs_answer: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ class RepetitionVerifier(Verifier):
     """
 
     name: ClassVar[str] = "repetition"
+    needs_answer: ClassVar[bool] = False
 
     def __init__(self, *, ngram: int = 8, max_share: float = 0.3, min_words: int = 64):
         super().__init__()

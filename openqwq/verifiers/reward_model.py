@@ -22,6 +22,7 @@ class RewardModelVerifier(Verifier):
     """
 
     name: ClassVar[str] = "reward_model"
+    needs_answer: ClassVar[bool] = False
 
     def __init__(self, *, scorer: Scorer, threshold: float = 0.5):
         super().__init__()

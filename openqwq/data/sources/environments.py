@@ -22,6 +22,9 @@ from openqwq.verifiers.environment.library import load_tasks, task_messages
 from .finite import FiniteSource, cut_parts
 from .options import read_options
 
+LEAST_TASKS = 10
+"""An environment that makes fewer tasks was most likely asked for too few."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentOptions:
@@ -58,7 +61,9 @@ class EnvironmentSource(FiniteSource):
             )
             for number, task in enumerate(tasks)
         ]
-        super().__init__(name, kind, verifier, cut_parts(problems, name, f"the environment `{environment}`"))
+        super().__init__(
+            name, kind, verifier, cut_parts(problems, name, f"the environment `{environment}`", least=LEAST_TASKS)
+        )
 
 
 def _messages(task: Any, suffix: str, where: str) -> tuple[Message, ...]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from openqwq.errors import UserError
 from openqwq.types import Problem
 
-LEAST = 10
-"""Fewer problems leave nothing to hold out."""
+LEAST = 3
+"""Fewer problems leave nothing to train on: one is for the evaluation and one for the gate."""
 
 
 class FiniteSource:
@@ -28,12 +28,21 @@ class FiniteSource:
         return part[key % len(part)]
 
 
-def cut_parts(problems: list[Problem], name: str, where: str) -> dict[str, list[Problem]]:
-    """By position, one in ten is held out and one in ten serves the gate. Raises UserError for fewer than ten."""
-    if len(problems) < LEAST:
+def cut_parts(
+    problems: list[Problem], name: str, where: str, *, held_out: list[Problem] | None = None, least: int = LEAST
+) -> dict[str, list[Problem]]:
+    """By position, one in ten is held out and one in ten serves the gate.
+
+    held_out: problems of a file of their own, in place of the tenth. Raises UserError for fewer than `least` problems.
+    """
+    if held_out is not None:
+        gate = problems[1::10] if len(problems) >= LEAST else held_out
+        train = [p for i, p in enumerate(problems) if i % 10 != 1] if len(problems) >= LEAST else problems
+        return {"held_out": held_out, "gate": gate, "train": train}
+    if len(problems) < least:
         raise UserError(
-            f"source `{name}`: {where} holds {len(problems)} problems, and {LEAST} are the least",
-            hint="a tenth is held out for evaluation and a tenth for the regression gate",
+            f"source `{name}`: {where} holds {len(problems)} problems, and {least} are the least",
+            hint="a tenth is held out for evaluation and a tenth for the gate; add rows, or set `held_out_path`",
         )
     return {
         "held_out": problems[0::10],

@@ -30,12 +30,12 @@ def check_rewards(stage: RLStage, reward_scorer: RewardScorer | None) -> None:
 def verdict_rewards(
     rollouts: Sequence[Rollout], verdicts: Sequence[Verdict], stage: RLStage, reward_scorer: RewardScorer | None
 ) -> list[float]:
-    """One reward in [0, 1] for each rollout; NaN for an unjudged one.
+    """One reward for each rollout, what its verifier pays; NaN for an unjudged one.
 
-    With a reward model of share w: score * ((1 - w) + w * sigmoid(its score)), so that what the verifier
+    With a reward model of share w: reward * ((1 - w) + w * sigmoid(its score)), so that what the verifier
     calls wrong is never paid. Only for sources in `reward_model_sources`.
     """
-    rewards = [math.nan if v.status == "unjudged" else v.score for v in verdicts]
+    rewards = [verdict.training_reward for verdict in verdicts]
     share = stage.reward_model_weight
     if share == 0 or reward_scorer is None:
         return rewards
