@@ -217,10 +217,15 @@ def build_pool(stage: RLStage, mixture: ProblemMixture, ctx: StageContext) -> Di
 
 
 def record_curriculum(pool: DifficultyPool | None, experience: Experience, step: int) -> dict[str, Any]:
-    """Tell the pool what the step's groups scored; what the log says of the pool."""
+    """Tell the pool what the step's groups scored; what the log says of the pool.
+
+    A rollout without a trained token says nothing of how hard a problem is.
+    """
     if pool is None:
         return {}
-    judged = [[a for a in group if a.verdict.status != "unjudged"] for group in experience.groups]
+    judged = [
+        [a for a in group if a.verdict.status != "unjudged" and any(a.rollout.loss_mask)] for group in experience.groups
+    ]
     rates = [(g[0].rollout.problem, sum(a.verdict.status == "correct" for a in g) / len(g)) for g in judged if g]
     pool.record(step, rates)
     return {"curriculum": pool.measures(step + 1)}

@@ -4,11 +4,13 @@ from dataclasses import replace
 import pytest
 
 from openqwq.config import GateConfig, LoRAConfig, RLStage
+from openqwq.data.curriculum import DifficultyPool
 from openqwq.errors import UserError
 from openqwq.inference import Engine
 from openqwq.model.lora import add_lora
 from openqwq.train.algorithm.rewards import coin_rewards, verdict_rewards
-from openqwq.train.experience.collector import judge
+from openqwq.train.experience.collector import Experience, judge, with_advantages
+from openqwq.train.rl import record_curriculum
 from openqwq.types import Completion, Message, Problem, Rollout, Verdict
 
 
@@ -277,3 +279,43 @@ def test_a_sampler_that_does_not_take_the_weights_ends_the_run(world, tmp_path, 
     with pytest.raises(RuntimeError, match="was sampled from weights"):
         world.train_rl(tmp_path, world.stage(reward="random", lora=lora), model=model, engine=deaf)
     assert [row["step"] for row in world.rows(tmp_path)] == [0]  # the first step's weights were the trainer's
+
+
+@pytest.mark.parametrize(
+    ("scores", "trained", "advantage", "expected"),
+    [
+        ((1, 0, None), (4, 4, 4), "group", [0.5, -0.5, 0.0]),
+        ((1, 0, 0), (4, 4, 0), "group", [0.5, -0.5, 0.0]),
+        ((1, 0, 1, 1), (4, 4, 0, 0), "group", [0.5, -0.5, 0.0, 0.0]),
+        ((0, 0, 1), (4, 4, 0), "group", [0.0, 0.0, 0.0]),
+        ((1, 0), (4, 0), "group", [0.0, 0.0]),
+        ((None, None), (4, 4), "group", [0.0, 0.0]),
+        ((1, 0, 1), (4, 4, 0), "rloo", [1.0, -1.0, 0.0]),
+        ((1, 0, 1), (4, 4, 0), "reinforce", [1.0, 0.0, 0.0]),
+        ((1, 0, 1), (4, 1, 1), "group", [1 / 3, -2 / 3, 1 / 3]),
+    ],
+)
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_rollout_without_trained_tokens_is_in_no_baseline(scores, trained, advantage, expected, empty):
+    def rollout(count):
+        ids = (2, 3, 4, 5) if count or not empty else ()
+        mask = tuple(int(place < count) for place in range(len(ids)))
+        return rollout_of("plain", completion_ids=ids, loss_mask=mask)
+
+    rollouts = [rollout(count) for count in trained]
+    verdicts = [Verdict.unjudged("?") if s is None else Verdict.correct(score=s) for s in scores]
+    rewards = [math.nan if s is None else float(s) for s in scores]
+    stage = RLStage(advantage=advantage)
+    [group] = with_advantages([len(scores)], rollouts, verdicts, rewards, stage)
+    assert [attempt.advantage for attempt in group] == pytest.approx(expected)
+    useful = Experience(groups=[group], needs_spread=advantage != "reinforce").useful_groups
+    assert bool(useful) == (any(expected))
+
+
+def test_a_rollout_without_trained_tokens_says_nothing_of_how_hard_a_problem_is():
+    rollouts = [rollout_of("plain"), rollout_of("plain", loss_mask=(0, 0))]
+    verdicts = [Verdict.wrong("no"), Verdict.correct()]
+    groups = with_advantages([2], rollouts, verdicts, [0.0, 1.0], RLStage())
+    pool = DifficultyPool([PLAIN.problem], easy=0.9, hard=0.1, rest_steps=5, seed=0)
+    measured = record_curriculum(pool, Experience(groups=groups), 0)
+    assert measured["curriculum"]["pass_rate"] == 0.0

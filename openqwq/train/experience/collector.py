@@ -42,7 +42,7 @@ class Remembers(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """A rollout with what became of it. reward: NaN where it could not be judged, or is left out as truncated.
+    """A rollout with what became of it. reward: NaN where it could not be judged, or is left out: truncated, untrained.
 
     advantage: from the group's rewards alone; estimators over tokens or batches (`credit.py`) start from it.
     """
@@ -185,7 +185,12 @@ def with_advantages(
     rewards: Sequence[float],
     stage: RLStage,
 ) -> list[list[Attempt]]:
-    """The rollouts as groups of these sizes, with the advantages that a group's own rewards give."""
+    """The rollouts as groups of these sizes, with the advantages that a group's own rewards give.
+
+    A rollout without a trained token (empty, or all put in) has no gradient: its reward becomes NaN, so that it is in
+    no baseline and makes no group unequal.
+    """
+    rewards = [reward if any(r.loss_mask) else math.nan for r, reward in zip(rollouts, rewards, strict=True)]
     groups, start = [], 0
     for size in sizes:
         part = range(start, start + size)
