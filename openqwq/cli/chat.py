@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from openqwq.errors import UserError
-from openqwq.tokenizer.special_tokens import THINK_END
 from openqwq.types import Message, SamplingParams
 
 from ._options import add_engine_arguments, add_style_argument, engine_options
@@ -167,12 +166,13 @@ class Chat:
         """Answer a turn; the thinking stays out of the history, as the model was trained."""
         turn = Message("user", text)
         prompt_ids = self._encode(turn)
-        completion = self._stream(prompt_ids)
+        opened = self.tokenizer.opens_thinking(prompt_ids)
+        completion = self._stream(prompt_ids, opened)
         if completion.error:
             raise UserError(completion.error)
         from openqwq.tokenizer import parse_completion
 
-        parsed = parse_completion(completion.text, self.tokenizer.opens_thinking(prompt_ids))
+        parsed = parse_completion(completion.text, opened)
         self.thoughts = parsed.thinking
         answer = Message("assistant", parsed.answer, tool_calls=parsed.tool_calls)
         self.turns += [turn, answer]
@@ -195,12 +195,12 @@ class Chat:
     def _messages(self, *turns: Message) -> list[Message]:
         return [*([Message("system", self.system)] if self.system else []), *self.turns, *turns]
 
-    def _stream(self, prompt_ids: list[int]) -> Completion:
+    def _stream(self, prompt_ids: list[int], opened: bool) -> Completion:
         """Sample and show an answer, token by token, until it ends or the user stops it."""
         engine = self.llm.engine
         request_id = engine.add_request(prompt_ids, self.params.replace(n=1))
         [sample] = engine.samples(request_id)
-        view = _View(self.screen, self.tokenizer, self.params, sample)
+        view = _View(self.screen, self.tokenizer, self.params, sample, opened)
         started = time.monotonic()
         with _Keys() as keys:
             outputs: list[Any] = []
@@ -256,14 +256,14 @@ class Chat:
 class _View:
     """Hands a growing sample's text to the screen, thinking and answer apart."""
 
-    def __init__(self, screen: Screen, tokenizer: Any, params: SamplingParams, sample: Sequence):
+    def __init__(self, screen: Screen, tokenizer: Any, params: SamplingParams, sample: Sequence, opened: bool):
         from openqwq.inference.stream import TextStream
+        from openqwq.tokenizer import ThinkingStream
 
         self.screen, self.sample = screen, sample
-        self._text = TextStream(tokenizer, params.stop)
+        self._text, self._parts = TextStream(tokenizer, params.stop), ThinkingStream(opened)
         self._num_shown = 0
-        self._held = ""
-        self._thinks, self._answers = sample.thinking, False
+        self._thinks = False
         screen.begin()
 
     def show(self) -> None:
@@ -276,29 +276,21 @@ class _View:
     def finish(self, completion: Completion) -> None:
         """The rest of the text."""
         self._feed(self._text.finish(completion.text))
-        if self._thinks:
-            self.screen.think(self._held, len(completion.token_ids))
+        self._show(*self._parts.finish())
 
     def _feed(self, text: str) -> None:
-        from openqwq.inference.stream import held_length
+        self._show(*self._parts.push(text))
 
-        if not self._thinks:
-            self._answer(text)
-            return
-        thoughts, tag, answer = (self._held + text).partition(THINK_END)
-        end = len(thoughts) - (0 if tag else held_length(thoughts, (THINK_END,)))
-        self._held = thoughts[end:]
-        self.screen.think(thoughts[:end], self.sample.answer_start or len(self.sample.token_ids))
-        if tag:
+    def _show(self, thoughts: str, answer: str) -> None:
+        num_tokens = self.sample.answer_start or len(self.sample.token_ids)
+        if thoughts:
+            self._thinks = True
+            self.screen.think(thoughts, num_tokens)
+        if self._thinks and not self._parts.thinking:
             self._thinks = False
-            self.screen.end_thinking(self.sample.answer_start)
-            self._answer(answer)
-
-    def _answer(self, text: str) -> None:
-        """Without the newlines between thinking and answer."""
-        text = text if self._answers else text.lstrip("\n")
-        self._answers = self._answers or bool(text)
-        self.screen.answer(text)
+            self.screen.end_thinking(num_tokens)
+        if answer:
+            self.screen.answer(answer)
 
 
 class _Keys:

@@ -39,6 +39,8 @@ class TokenizerConfig:
 
     path: str = ""
     """Folder of a tokenizer to use; empty: the one in `model.path`, else one is trained."""
+    chat_template: Literal["", "qwq"] = ""
+    """"qwq" replaces the tokenizer's chat template by QwQ-32B's, whose prompts open the thinking; "": its own."""
     vocab_size: int = 1024
     """Entries of a trained tokenizer, the special tokens included."""
     train_characters: int = 2_000_000

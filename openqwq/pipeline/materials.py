@@ -38,8 +38,8 @@ from openqwq.errors import UserError
 from openqwq.eval.judging import Judge
 from openqwq.log import logger
 from openqwq.model import Qwen2ForCausalLM, create_model, load_model, preset, resolve_folder
-from openqwq.tokenizer import Tokenizer, render_training_turn, train_tokenizer
-from openqwq.types import Problem, SamplingParams
+from openqwq.tokenizer import Tokenizer, render_training_turn, train_tokenizer, with_qwq_template
+from openqwq.types import Message, Problem, SamplingParams
 
 DOCUMENTS_PER_ENCODING = 64
 """Documents tokenized in one call: enough for the library's threads, few enough to begin at once."""
@@ -140,7 +140,9 @@ class Materials:
         """The recipe's tokenizer: the one named, the one beside the model, or one learned from the corpus."""
         config, model = self.recipe.tokenizer, self.recipe.model
         if config.path or model.path:
-            return Tokenizer.load(config.path or resolve_folder(model.path))
+            folder = config.path or resolve_folder(model.path)
+            loaded = Tokenizer.load(folder)
+            return with_qwq_template(loaded, str(folder)) if config.chat_template == "qwq" else loaded
         kept = self.folder / "tokenizer"
         if not kept.is_dir():
             making = self.folder / ".tokenizer"
@@ -148,6 +150,11 @@ class Materials:
             train_tokenizer(self._tokenizer_texts(), config.vocab_size).save(making)
             os.replace(making, kept)
         return Tokenizer.load(kept)
+
+    @property
+    def opens_thinking(self) -> bool:
+        """Whether prompts under the chat template end inside a thinking block."""
+        return self.tokenizer.opens_thinking(self.tokenizer.encode_chat([Message("user", "1 + 1?")]))
 
     @property
     def tokenizer_files(self) -> list[Path]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from openqwq.checkpoint.huggingface import save_model
 from openqwq.checkpoint.run_state import RunState, RunStateStore
-from openqwq.config import PretrainStage, Recipe, RewardModelStage
+from openqwq.config import PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage
 from openqwq.errors import TargetMissed, UserError
 from openqwq.eval.evaluate import evaluate
 from openqwq.eval.families import FamilyResult, ScoredCompletion, summarise
@@ -34,6 +34,10 @@ from .materials import Materials
 from .progress import describe_results, open_display
 from .stages import StageRunner
 
+NO_THINKING = (
+    "note: this model's chat template opens no thinking. Chains are learned with a whole <think> block, and a rollout "
+    'without one is read as an answer. To have prompts open it: [tokenizer] chat_template = "qwq"'
+)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 GENERATION_DEFAULTS = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 40, "repetition_penalty": 1.0}
 """QwQ-32B's generation_config.json but for its token ids."""
@@ -112,6 +116,11 @@ class Pipeline:
         if state is None and is_first():
             self.store.rewind_logs(RunState(stage="", step=0, model={}))
         after_first(lambda: self.materials.tokenizer_files)
+        if (
+            any(isinstance(s, SFTStage | RLStage) for s in self.recipe.stage.values())
+            and not self.materials.opens_thinking
+        ):
+            self.display.note(NO_THINKING)
         names = list(self.recipe.stage)
         first = names.index(state.stage) if state else 0
         stages = self._stage_runner(names[:first])

@@ -5,7 +5,7 @@ from .parse import ParsedCompletion, answer_start, opens_thinking, parse_complet
 from .parse_stream import CallError, ThinkingStream, ToolCallStream
 from .special_tokens import SPECIAL_TOKENS, TAG_TOKENS
 from .styles import PROMPT_STYLES, with_style
-from .tokenizer import StreamDecoder, Tokenizer
+from .tokenizer import StreamDecoder, Tokenizer, with_qwq_template
 from .training import render_training_turn, train_tokenizer
 
 __all__ = [
@@ -27,5 +27,6 @@ __all__ = [
     "render_chat",
     "render_training_turn",
     "train_tokenizer",
+    "with_qwq_template",
     "with_style",
 ]

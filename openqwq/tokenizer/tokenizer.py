@@ -20,7 +20,7 @@ from openqwq.types import Message
 
 from .chat import load_default_template, render_chat
 from .parse import opens_thinking
-from .special_tokens import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, THINK_END, THINK_START
+from .special_tokens import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, START_OF_TURN, THINK_END, THINK_START
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -193,6 +193,21 @@ class Tokenizer:
             "tokenizer_class": "Qwen2Tokenizer",
             "unk_token": None,
         }
+
+
+def with_qwq_template(tokenizer: Tokenizer, name: str) -> Tokenizer:
+    """The tokenizer with QwQ-32B's chat template, whose prompts open the thinking.
+
+    Raises UserError where the vocabulary lacks the tokens that begin and end its turns; `name` names the tokenizer.
+    Thinking tags that it lacks are written and read as text.
+    """
+    for token in (START_OF_TURN, END_OF_TURN):
+        if tokenizer.token_id(token) is None:
+            raise UserError(
+                f"the tokenizer {name} has no {token} token, with which QwQ's chat template marks turns",
+                hint="leave `chat_template` out of [tokenizer]: the model's own template is then used",
+            )
+    return Tokenizer(tokenizer.backend, config={**tokenizer.config, "chat_template": load_default_template()})
 
 
 class StreamDecoder:

@@ -3,6 +3,7 @@
 import io
 import json
 import signal
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,8 +13,8 @@ from openqwq.cli.main import main
 from openqwq.errors import UserError
 from openqwq.inference import LLM
 from openqwq.model import create_model, preset
-from openqwq.tokenizer import train_tokenizer
-from openqwq.types import Message, SamplingParams
+from openqwq.tokenizer import Tokenizer, train_tokenizer
+from openqwq.types import Completion, Message, SamplingParams
 
 TOKENIZER = train_tokenizer(["nothing to merge"], 282)
 END = TOKENIZER.think_end_id
@@ -60,6 +61,34 @@ def test_thinking_stays_out_of_the_history(talk, capsys):
     talk.take("more")
     assert talk.turns[2:] == [Message("user", "more"), Message("assistant", "aa")]
     assert capsys.readouterr().out == "\naa\n"
+
+
+@pytest.mark.parametrize("written", ["aaaa", "<think>\nb\n</think>\n\naaaa"])
+def test_answers_of_a_model_that_opens_no_thinking_are_remembered(folder, tmp_path, capsys, written):
+    for file in folder.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "tokenizer_config.json").unlink()
+    template = TOKENIZER.chat_template.replace("<|im_start|>assistant\\n<think>\\n", "<|im_start|>assistant\\n")
+    assert template != TOKENIZER.chat_template
+    Tokenizer(TOKENIZER.backend, config={"chat_template": template}).save(tmp_path)
+    talk = chat.Chat(LLM(tmp_path, max_num_seqs=1), SamplingParams(temperature=0.0))
+    talk._stream = lambda prompt_ids, opened: Completion(
+        text=written, token_ids=(A,), logprobs=(0.0,), policy_versions=(0,), finish_reason="stop"
+    )
+    talk.take("hello")
+    talk.take("what did you just answer?")
+    assert [turn.content for turn in talk.turns] == ["hello", "aaaa", "what did you just answer?", "aaaa"]
+    assert talk.thoughts == ("b" if "think" in written else "")
+    asked = talk.tokenizer.decode(talk._encode(Message("user", "x")))
+    assert "<|im_start|>assistant\naaaa<|im_end|>" in asked
+
+
+def test_an_answer_without_thinking_is_shown_as_one(talk, capsys):
+    talk.screen.interactive = True
+    sample = SimpleNamespace(token_ids=[A], answer_start=0, finish_reason=None)
+    view = chat._View(talk.screen, TOKENIZER, PARAMS, sample, False)
+    view.finish(SimpleNamespace(text="aa"))
+    assert capsys.readouterr().out == "aa"
 
 
 def test_commands_change_the_conversation(talk, capsys):

@@ -9,8 +9,11 @@ import torch
 from sums_recipe import BASE, SUMS
 
 from openqwq.cli.main import main
+from openqwq.config import load_recipe
 from openqwq.log import read_jsonl
 from openqwq.pipeline.machine import keep_freed_memory
+from openqwq.pipeline.materials import Materials
+from openqwq.tokenizer import Tokenizer
 
 RECIPE = f"""
 name = "twice"
@@ -127,3 +130,18 @@ def test_memory_that_was_freed_is_used_again_without_fresh_pages():
     if code == 2:
         pytest.skip("this C library has no mallopt")
     assert code == 0
+
+
+def test_a_recipe_gives_a_model_qwqs_template(tmp_path):
+    own = tmp_path / "own"
+    tokenizer = Tokenizer.load(BASE)
+    assert "assistant\\n<think>\\n" in tokenizer.chat_template
+    plain = tokenizer.chat_template.replace("assistant\\n<think>\\n", "assistant\\n")
+    Tokenizer(tokenizer.backend, config={**tokenizer.config, "chat_template": plain}).save(own)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    for index, (template, opens) in enumerate([("", False), ("qwq", True)]):
+        settings = [f"tokenizer.path={own}", f'tokenizer.chat_template="{template}"']
+        materials = Materials(load_recipe(tmp_path / "recipe.toml", settings), tmp_path / str(index))
+        assert materials.opens_thinking is opens
+        kept = Tokenizer.load(materials.tokenizer_files[0].parent)
+        assert (kept.chat_template == tokenizer.chat_template) is opens

@@ -2,7 +2,17 @@
 
 import pytest
 
-from openqwq.tokenizer import SPECIAL_TOKENS, Tokenizer, answer_start, parse_completion, train_tokenizer
+from openqwq.errors import UserError
+from openqwq.tokenizer import (
+    SPECIAL_TOKENS,
+    Tokenizer,
+    answer_start,
+    load_default_template,
+    parse_completion,
+    render_training_turn,
+    train_tokenizer,
+    with_qwq_template,
+)
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
@@ -56,3 +66,34 @@ def test_the_answer_starts_where_the_parsed_answer_does(text, opened):
     start, parsed = answer_start(text, opened), parse_completion(text, opened)
     assert (text[start:] if start is not None else "") == parsed.answer
     assert (start is None) == (not parsed.closed and (opened or text.startswith("<think>")))
+
+
+@pytest.mark.parametrize(
+    ("template", "thinking", "target"),
+    [
+        (OPENING, "1 + 1 = 2", "1 + 1 = 2\n</think>\n\nIt is 2.<|im_end|>"),
+        (OPENING, "", "\n</think>\n\nIt is 2.<|im_end|>"),
+        (CHATML, " 1 + 1 = 2\n", "<think>\n1 + 1 = 2\n</think>\n\nIt is 2.<|im_end|>"),
+        (CHATML, "", "It is 2.<|im_end|>"),
+        (CLOSED_AT_ONCE, "", "It is 2.<|im_end|>"),
+    ],
+)
+def test_a_training_target_closes_only_a_thinking_that_was_opened(backend, template, thinking, target):
+    tokenizer = Tokenizer(backend, config={"chat_template": template})
+    prompt, completion = render_training_turn(tokenizer, [{"role": "user", "content": "1+1?"}], thinking, "\nIt is 2.")
+    assert tokenizer.decode(completion) == target
+    parsed = parse_completion(target.removesuffix("<|im_end|>"), tokenizer.opens_thinking(prompt))
+    assert (parsed.thinking, parsed.answer) == (thinking.strip(), "It is 2.")
+
+
+def test_qwqs_template_replaces_a_tokenizers_own(backend):
+    own = Tokenizer(backend, config={"chat_template": CHATML, "model_max_length": 77})
+    tokenizer = with_qwq_template(own, "x")
+    assert tokenizer.chat_template == load_default_template() and tokenizer.config["model_max_length"] == 77
+    assert own.chat_template == CHATML
+
+
+def test_qwqs_template_is_refused_where_turns_have_no_tokens(backend):
+    bare = type(backend).from_str(backend.to_str().replace("<|im_end|>", "<|zz_end|>"))
+    with pytest.raises(UserError, match=r"tokenizer x has no <\|im_end\|> token"):
+        with_qwq_template(Tokenizer(bare), "x")
