@@ -15,8 +15,8 @@ from typing import Any, get_args
 import torch
 
 from openqwq.errors import UserError
-from openqwq.model import HUB_NAMES, PRESETS, Quantization, load_model, resolve_folder
-from openqwq.tokenizer import Tokenizer
+from openqwq.model import HUB_NAMES, PRESETS, Quantization, Qwen2Config, load_model, resolve_folder
+from openqwq.tokenizer import Tokenizer, folder_end_ids
 from openqwq.types import Message, SamplingParams
 
 from .draft_model import Speculation, SpeculativeConfig, read_speculation
@@ -79,7 +79,7 @@ class LLM:
             options["speculation"] = _load_speculation(speculative, self.tokenizer, device, dtype)
         if choice is not None:
             options["attention_windows"] = choose_windows(choice, network, self.tokenizer, folder)
-        eos_token_ids = _end_tokens(self.tokenizer, network.config.eos_token_id)
+        eos_token_ids = _end_tokens(self.tokenizer, folder, network.config)
         self.engine = Engine(network, self.tokenizer, eos_token_ids=eos_token_ids, seed=seed, **options)
 
     def generate(
@@ -187,9 +187,9 @@ def _load_speculation(
     return Speculation(num_tokens=config.num_tokens, model=model, rejection=config.rejection)
 
 
-def _end_tokens(tokenizer: Tokenizer | None, from_config: int | tuple[int, ...] | None) -> tuple[int, ...]:
-    """The tokenizer's end tokens and the config's: QwQ-32B ends turns with either of two."""
-    ids = list(tokenizer.eos_token_ids) if tokenizer else []
-    if from_config is not None:
-        ids += [from_config] if isinstance(from_config, int) else from_config
-    return tuple(dict.fromkeys(ids))
+def _end_tokens(tokenizer: Tokenizer | None, folder: Path | None, config: Qwen2Config) -> tuple[int, ...]:
+    """The tokenizer's end tokens and the model folder's, which may be another folder; a preset's without one."""
+    named = config.eos_token_id
+    own = [] if named is None else [named] if isinstance(named, int) else list(named)
+    ids = [*(tokenizer.eos_token_ids if tokenizer else ()), *(folder_end_ids(folder) if folder else own)]
+    return tuple(dict.fromkeys(i for i in ids if 0 <= i < config.vocab_size))

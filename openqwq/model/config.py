@@ -7,39 +7,16 @@ Public: `Qwen2Config`, `YarnScaling`, `PublishedFormat`. What would change the c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from openqwq.errors import UserError
 
+from .config_values import check_number, require
+from .rope_settings import FULL, YarnScaling, read_rope
+
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZED_HINT = "use a 4-bit AWQ (gemm) or GPTQ folder, or the one with the bfloat16 weights"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class YarnScaling:
-    """Static YaRN (arXiv:2309.00071): the same frequencies and the same mscale at every length.
-
-    factor:           context grows by this factor over `original_max_position_embeddings`.
-    beta_fast, -slow: rotations over the original context that bound the interpolation ramp.
-    attention_factor: multiplies cos and sin; None means 0.1 ln(factor) + 1.
-    """
-
-    factor: float
-    original_max_position_embeddings: int
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float | None = None
-
-    def __post_init__(self) -> None:
-        _require(self.factor >= 1, "rope_scaling.factor", self.factor, "at least 1")
-        original = self.original_max_position_embeddings
-        _require(original >= 1, "rope_scaling.original_max_position_embeddings", original, "at least 1")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The block under both spellings of its kind: `type` (older readers) and `rope_type`."""
-        block = {key: value for key, value in asdict(self).items() if value is not None}
-        return {"type": "yarn", "rope_type": "yarn", **block}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,21 +41,21 @@ class PublishedFormat:
         method = raw.get("quant_method")
         if method not in ("awq", "gptq"):
             raise UserError(f"the weights are quantised ({method}), which this loader cannot read", hint=QUANTIZED_HINT)
-        _require(raw.get("bits") == 4, "quantization_config.bits", raw.get("bits"), "4")
+        require(raw.get("bits") == 4, "quantization_config.bits", raw.get("bits"), "4")
         size = raw.get("group_size")
         fits = isinstance(size, int) and (size in (-1, 32, 64) or (size > 0 and size % 128 == 0))
-        _require(fits, "quantization_config.group_size", size, "-1, 32, 64 or a multiple of 128")
+        require(fits, "quantization_config.group_size", size, "-1, 32, 64 or a multiple of 128")
         if method == "awq":
             version = str(raw.get("version", "gemm")).lower()
-            _require(version == "gemm", "quantization_config.version", version, "'gemm'")
-            _require(
+            require(version == "gemm", "quantization_config.version", version, "'gemm'")
+            require(
                 raw.get("zero_point", True) is True, "quantization_config.zero_point", raw.get("zero_point"), "true"
             )
             return cls(method="awq", group_size=int(size or 0))
         layout = raw.get("checkpoint_format") or "gptq"
-        _require(layout in ("gptq", "gptq_v2"), "quantization_config.checkpoint_format", layout, "'gptq' or 'gptq_v2'")
-        _require(not raw.get("is_marlin_format"), "quantization_config.is_marlin_format", True, "false")
-        _require(
+        require(layout in ("gptq", "gptq_v2"), "quantization_config.checkpoint_format", layout, "'gptq' or 'gptq_v2'")
+        require(not raw.get("is_marlin_format"), "quantization_config.is_marlin_format", True, "false")
+        require(
             not raw.get("dynamic"),
             "quantization_config.dynamic",
             raw.get("dynamic"),
@@ -131,14 +108,21 @@ class Qwen2Config:
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            check_number(name, getattr(self, name), whole=True)
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("rms_norm_eps", "rope_theta", "swish_beta", "initializer_range"):
+            check_number(name, getattr(self, name), whole=False)
+        for name in ("tie_word_embeddings", "use_sliding_window"):
+            require(isinstance(getattr(self, name), bool), name, repr(getattr(self, name)), "true or false")
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
-        _require(self.hidden_size % heads == 0, "hidden_size", self.hidden_size, f"a multiple of {heads} heads")
-        _require(self.head_dim % 2 == 0, "hidden_size / num_attention_heads", self.head_dim, "even, for rotary pairs")
-        _require(heads % kv_heads == 0, "num_key_value_heads", kv_heads, f"a divisor of {heads} heads")
-        _require(self.swish_beta > 0, "swish_beta", self.swish_beta, "above 0")
-        _require(self.rope_theta > 1, "rope_theta", self.rope_theta, "above 1")
-        _require(self.torch_dtype in DTYPES, "torch_dtype", self.torch_dtype, f"one of {', '.join(DTYPES)}")
+        require(self.hidden_size % heads == 0, "hidden_size", self.hidden_size, f"a multiple of {heads} heads")
+        require(self.head_dim % 2 == 0, "hidden_size / num_attention_heads", self.head_dim, "even, for rotary pairs")
+        require(heads % kv_heads == 0, "num_key_value_heads", kv_heads, f"a divisor of {heads} heads")
+        require(self.swish_beta > 0, "swish_beta", self.swish_beta, "above 0")
+        require(self.rope_theta > 1, "rope_theta", self.rope_theta, "above 1")
+        require(self.torch_dtype in DTYPES, "torch_dtype", self.torch_dtype, f"one of {', '.join(DTYPES)}")
+        if self.max_window_layers is not None:
+            check_number("max_window_layers", self.max_window_layers, whole=True)
         if self.use_sliding_window and (self.max_window_layers or 0) < self.num_hidden_layers:
             raise UserError(
                 "`use_sliding_window` is true, but sliding-window attention is not supported",
@@ -169,14 +153,14 @@ class Qwen2Config:
         """
         _refuse_foreign(raw)
         known = {field.name for field in fields(cls)}
-        values = {key: value for key, value in raw.items() if key in known}
-        values["rope_theta"], values["rope_scaling"] = _read_rope(raw)
+        values = {key: value for key, value in raw.items() if key in known and value is not None}
+        values["rope_theta"], values["rope_scaling"] = read_rope(raw)
         values["torch_dtype"] = str(raw.get("torch_dtype") or raw.get("dtype") or "float32").removeprefix("torch.")
         if raw.get("quantization_config"):
             values["quantization_config"] = PublishedFormat.from_dict(raw["quantization_config"])
         values.setdefault("num_key_value_heads", raw.get("num_attention_heads"))
-        if isinstance(values.get("eos_token_id"), list):
-            values["eos_token_id"] = tuple(values["eos_token_id"])
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            values[name] = _token_ids(name, raw.get(name))
         missing = [name for name in _COUNTS if values.get(name) is None]
         if missing:
             raise UserError(f"config.json lacks {', '.join(f'`{name}`' for name in missing)}")
@@ -211,12 +195,6 @@ _COUNTS = (
     "num_key_value_heads",
     "max_position_embeddings",
 )
-_YARN_KEYS = {"factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"}
-
-
-def _require(good: bool, name: str, value: object, allowed: str) -> None:
-    if not good:
-        raise UserError(f"`{name}` is {value} in the model's config, but must be {allowed}")
 
 
 def _refuse_foreign(raw: Mapping[str, Any]) -> None:
@@ -227,27 +205,28 @@ def _refuse_foreign(raw: Mapping[str, Any]) -> None:
         )
     if raw.get("hidden_act", "silu") != "silu":
         raise UserError(f"`hidden_act` is {raw['hidden_act']!r} in config.json, but only 'silu' is supported")
+    if sliding := _other_layers(raw):
+        raise UserError(
+            f"`layer_types` of config.json has {sliding}, but only {FULL!r} layers are supported",
+            hint=f"where the model was trained without a window, set all `layer_types` to {FULL!r}",
+        )
     if raw.get("attention_dropout"):
         raise UserError(f"`attention_dropout` is {raw['attention_dropout']} in config.json, but must be 0")
 
 
-def _read_rope(raw: Mapping[str, Any]) -> tuple[float, YarnScaling | None]:
-    """Base and scaling from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4)."""
-    block = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
-    theta = float(block.pop("rope_theta", raw.get("rope_theta", 10000.0)))
-    kinds = {block.pop("rope_type", None), block.pop("type", None)} - {None, "default"}
-    if not kinds:
-        return theta, None
-    if kinds != {"yarn"}:
-        raise UserError(
-            f"rope scaling {'/'.join(sorted(kinds))!r} is not supported; only 'yarn' is",
-            hint='use {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}',
-        )
-    if block.pop("truncate", True) is not True or set(block) - _YARN_KEYS:
-        raise UserError(f"YaRN with {sorted(set(block) - _YARN_KEYS) or 'truncate = false'} is not supported")
-    if block.get("original_max_position_embeddings") is None or "factor" not in block:
-        raise UserError(
-            "the YaRN block of config.json lacks `factor` or `original_max_position_embeddings`",
-            hint="QwQ-32B and Qwen2.5 were trained at 32768 positions: name it, for readers do not agree on a default",
-        )
-    return theta, YarnScaling(**block)
+def _other_layers(raw: Mapping[str, Any]) -> str:
+    """The layer types that are not full attention; they decide, with or without `use_sliding_window`."""
+    kinds = raw.get("layer_types")
+    if kinds is None:
+        return ""
+    if not isinstance(kinds, list):
+        raise UserError(f"`layer_types` is {kinds!r:.80} in config.json, but must be a list")
+    return ", ".join(sorted({repr(kind) for kind in kinds if kind != FULL}))
+
+
+def _token_ids(name: str, value: Any) -> int | tuple[int, ...] | None:
+    if value is None:
+        return None
+    for one in value if isinstance(value, list) else [value]:
+        check_number(name, one, whole=True)
+    return tuple(value) if isinstance(value, list) else value

@@ -28,6 +28,8 @@ from .quantize import KINDS, Quantization, pack_weight, quantize_weights
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+COMPUTED_BUFFERS = (".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached")
+WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
 
 
@@ -128,7 +130,7 @@ def load_weights(model: Qwen2ForCausalLM, folder: str | Path) -> None:
             continue
         if name not in parameters:
             _unexpected(shard, name)
-        _check_shape(shard, name, tensor, parameters[name])
+        _check_tensor(shard, name, tensor, parameters[name])
         parameters[name].copy_(tensor)
         missing.discard(name)
     if missing:
@@ -206,7 +208,7 @@ def _fill_layer(
         _unexpected(shard, f"{name}.{min(extra)}")
     places = {part: parameter for part, parameter in module.named_parameters(recurse=False) if part in tensors}
     for part, parameter in places.items():
-        _check_shape(shard, f"{name}.{part}", tensors[part], parameter)
+        _check_tensor(shard, f"{name}.{part}", tensors[part], parameter)
         tensors[part] = tensors[part].to(parameter.dtype)
     if packed:
         _place(model, name, _unpack(model, shard, name, tensors, quantization).to(device))
@@ -246,9 +248,15 @@ def tensor_names(folder: Path) -> list[str]:
     """The names of all tensors in a folder, in shard order; nothing else is read."""
     names = []
     for shard in _shards(folder):
-        with _readable(shard), safe_open(shard, framework="pt") as file:
-            names += list(file.keys())
+        with _readable(shard):
+            names += _names_in(shard)
     return names
+
+
+def _names_in(shard: Path) -> list[str]:
+    """The shard's tensors without the buffers that older libraries saved and that are computed here."""
+    with safe_open(shard, framework="pt") as file:
+        return [name for name in file.keys() if not name.endswith(COMPUTED_BUFFERS)]  # noqa: SIM118  no mapping
 
 
 def iter_weights(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
@@ -258,9 +266,7 @@ def iter_weights(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
     """
     for shard in _shards(folder):
         with _readable(shard):
-            with safe_open(shard, framework="pt") as file:
-                names = list(file.keys())
-            for name in names:
+            for name in _names_in(shard):
                 with safe_open(shard, framework="pt") as file:
                     tensor = file.get_tensor(name)
                 yield shard, name, tensor
@@ -277,9 +283,13 @@ def _readable(shard: Path) -> Iterator[None]:
 
 
 def _shards(folder: Path) -> list[Path]:
-    index = folder / INDEX_NAME
-    sharded = index.exists()
-    names = sorted(set(_read_json(index).get("weight_map", {}).values())) if sharded else [SINGLE_NAME]
+    """The files that hold the weights: the whole file where there is one, for an index beside it is left over."""
+    names = [SINGLE_NAME]
+    if not (folder / SINGLE_NAME).is_file() and (folder / INDEX_NAME).exists():
+        weight_map = _read_json(folder / INDEX_NAME).get("weight_map", {})
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise UserError(f"`weight_map` in {folder / INDEX_NAME} does not map tensor names to file names")
+        names = sorted(set(weight_map.values()))
     absent = [name for name in names if not (folder / name).is_file()]
     if absent or not names:
         raise UserError(
@@ -319,7 +329,14 @@ def _check_tied(head: Tensor, model: Qwen2ForCausalLM, folder: Path) -> None:
         )
 
 
-def _check_shape(shard: Path, name: str, tensor: Tensor, parameter: Tensor) -> None:
+def _check_tensor(shard: Path, name: str, tensor: Tensor, parameter: Tensor) -> None:
+    """Its shape, and that its numbers are the weights: float8 and integers mean something with their scales only."""
+    if tensor.dtype not in WEIGHT_DTYPES:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise UserError(
+            f"`{name}` in {shard} is of the type {kind}, and numbers of that type are no weights without their scales",
+            hint="use the folder with the bfloat16 weights; of quantised ones, 4-bit AWQ and GPTQ are read",
+        )
     if tensor.shape != parameter.shape:
         raise UserError(
             f"`{name}` in {shard} has shape {list(tensor.shape)}, but config.json asks for {list(parameter.shape)}",

@@ -38,7 +38,13 @@ from openqwq.errors import UserError
 from openqwq.eval.judging import Judge
 from openqwq.log import logger
 from openqwq.model import Qwen2ForCausalLM, create_model, load_model, preset, resolve_folder
-from openqwq.tokenizer import Tokenizer, render_training_turn, train_tokenizer, with_qwq_template
+from openqwq.tokenizer import (
+    Tokenizer,
+    folder_end_ids,
+    render_training_turn,
+    train_tokenizer,
+    with_qwq_template,
+)
 from openqwq.types import Message, Problem, SamplingParams
 
 DOCUMENTS_PER_ENCODING = 64
@@ -142,6 +148,8 @@ class Materials:
         if config.path or model.path:
             folder = config.path or resolve_folder(model.path)
             loaded = Tokenizer.load(folder)
+            if config.path and model.path:
+                loaded.end_ids += folder_end_ids(resolve_folder(model.path))
             return with_qwq_template(loaded, str(folder)) if config.chat_template == "qwq" else loaded
         kept = self.folder / "tokenizer"
         if not kept.is_dir():

@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-from jinja2 import meta
-
 from openqwq.errors import UserError
-from openqwq.tokenizer import render_chat, with_style
+from openqwq.tokenizer import render_chat, template_variables, with_style
 from openqwq.tokenizer.special_tokens import THINK_END
 
 from .engine import ServedModel
@@ -100,8 +97,7 @@ def _told(tool: Tool) -> dict[str, Any]:
 def _check_variables(template: str, variables: Mapping[str, Any]) -> None:
     if not variables:
         return
-    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
-    read = meta.find_undeclared_variables(environment.parse(template))
+    read = template_variables(template)
     for name in variables:
         if name in ("messages", "tools", "add_generation_prompt") or name not in read:
             raise unsupported(f"chat_template_kwargs.{name}", "this model's chat template does not read it")

@@ -1,10 +1,12 @@
 """Text and tokens: Qwen's tokenizer, the chat template, and reading completions back. Never imports torch."""
 
-from .chat import load_default_template, normalize_messages, render_chat
+from .chat import normalize_messages, render_chat
+from .ends import folder_end_ids, template_end
 from .parse import ParsedCompletion, answer_start, opens_thinking, parse_completion, parse_tool_calls
 from .parse_stream import CallError, ThinkingStream, ToolCallStream
 from .special_tokens import SPECIAL_TOKENS, TAG_TOKENS
 from .styles import PROMPT_STYLES, with_style
+from .templates import load_default_template, template_variables
 from .tokenizer import StreamDecoder, Tokenizer, with_qwq_template
 from .training import render_training_turn, train_tokenizer
 
@@ -19,6 +21,7 @@ __all__ = [
     "Tokenizer",
     "ToolCallStream",
     "answer_start",
+    "folder_end_ids",
     "load_default_template",
     "normalize_messages",
     "opens_thinking",
@@ -26,6 +29,8 @@ __all__ = [
     "parse_tool_calls",
     "render_chat",
     "render_training_turn",
+    "template_end",
+    "template_variables",
     "train_tokenizer",
     "with_qwq_template",
     "with_style",

@@ -1,35 +1,23 @@
 """Chat templates: conversations become the exact text that the model was trained on.
 
-Templates come with model folders and are not trusted: jinja2's immutable sandbox renders them,
-with the same block trimming and `tojson` as `transformers`, so that the bytes agree.
+The bytes agree with those of `transformers`; templates.py renders them, within bounds.
 
-Public: render_chat, normalize_messages, load_default_template.
+Public: render_chat, normalize_messages.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from importlib.resources import files
 from typing import Any
-
-import jinja2
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from openqwq.errors import UserError
 from openqwq.types import Message
 
 from .special_tokens import END_OF_TURN, THINK_START
+from .templates import render_template
 
 ROLES = ("system", "user", "assistant", "tool")
-
-
-@lru_cache(maxsize=1)
-def load_default_template() -> str:
-    """QwQ-32B's chat template."""
-    return files(__package__).joinpath("qwq_chat_template.jinja").read_text(encoding="utf-8")
 
 
 def render_chat(
@@ -60,13 +48,7 @@ def render_chat(
         "tools": [dict(tool) for tool in tools] if tools else None,
         "add_generation_prompt": add_generation_prompt and not continue_last,
     }
-    try:
-        text = _compile(template).render(names)
-    except jinja2.TemplateError as error:
-        raise UserError(
-            f"the chat template cannot render this conversation: {error}",
-            hint="check the roles and their order, or use another `chat_template` in tokenizer_config.json",
-        ) from error
+    text = render_template(template, names)
     return _cut_end_of_turn(text) if continue_last else text
 
 
@@ -150,23 +132,3 @@ def _cut_end_of_turn(text: str) -> str:
             hint="use a ChatML template, or start a new assistant turn",
         )
     return open_text.removesuffix(END_OF_TURN)
-
-
-@lru_cache(maxsize=16)
-def _compile(template: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    try:
-        return environment.from_string(template)
-    except jinja2.TemplateError as error:
-        raise UserError(f"the chat template is not valid jinja: {error}") from error
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    # jinja2's own filter sorts keys and escapes `<`, which the model never saw in training
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)

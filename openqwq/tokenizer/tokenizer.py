@@ -18,9 +18,12 @@ from openqwq.errors import UserError
 from openqwq.log import write_text_atomic
 from openqwq.types import Message
 
-from .chat import load_default_template, render_chat
+from .chat import render_chat
+from .ends import FILES as END_FILES
+from .ends import folder_end_ids, template_end
 from .parse import opens_thinking
 from .special_tokens import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, START_OF_TURN, THINK_END, THINK_START
+from .templates import load_default_template
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -32,15 +35,27 @@ MODEL_MAX_LENGTH = 131_072
 class Tokenizer:
     """A tokenizer and the chat template that belongs to it."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, *, config: Mapping[str, Any] | None = None):
-        """config: the contents of tokenizer_config.json; what it leaves out is as in QwQ-32B."""
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        config: Mapping[str, Any] | None = None,
+        end_ids: Iterable[int] = (),
+    ):
+        """config: the contents of tokenizer_config.json; what it leaves out is as in QwQ-32B.
+
+        end_ids: that end a completion, too, e.g. those that the model's folder names.
+        """
         self.backend = backend
         self.backend.no_truncation()
         self.backend.no_padding()
         self.config = dict(config or {})
-        self.chat_template = _default_template(self.config.pop("chat_template", None))
-        self.eos_token = _token_text(self.config.get("eos_token")) or END_OF_TURN
-        self.pad_token = _token_text(self.config.get("pad_token")) or END_OF_TEXT
+        own = default_template(self.config.pop("chat_template", None))
+        self.chat_template = load_default_template() if own is None else own
+        self.eos_token = _token_text("eos_token", self.config) or END_OF_TURN
+        self.pad_token = _token_text("pad_token", self.config) or END_OF_TEXT
+        self.end_ids = tuple(end_ids)
+        self._end_of_turn: tuple[str, str] | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
@@ -59,7 +74,7 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(tokenizer_file))
         except Exception as error:  # the library raises bare Exception for an unreadable file
             raise UserError(f"{tokenizer_file} is not a readable tokenizer: {error}") from error
-        return cls(backend, config=_read_config(folder))
+        return cls(backend, config=_read_config(folder), end_ids=folder_end_ids(folder))
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, as `transformers` and vLLM open them."""
@@ -115,8 +130,24 @@ class Tokenizer:
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """Ids at which a completion ends: the end of the turn first, then the end of the text."""
-        return tuple(dict.fromkeys((self.eos_token_id, self.pad_token_id)))
+        """Ids at which a completion ends, in training as in serving.
+
+        The tokenizer's end token, the one that the chat template ends turns with, <|endoftext|>, the padding (which
+        ends pretraining's documents), and those that the model's folder names.
+        """
+        texts = (self.eos_token, self.end_of_turn, END_OF_TEXT, self.pad_token)
+        ids = [self.backend.token_to_id(text) for text in texts]
+        own = [self.eos_token_id, *(token_id for token_id in ids if token_id is not None)]
+        return tuple(dict.fromkeys([*own, *(i for i in self.end_ids if 0 <= i < self.vocab_size)]))
+
+    @property
+    def end_of_turn(self) -> str:
+        """The token that the chat template writes behind an answer; `eos_token` where it writes none."""
+        if self._end_of_turn is None or self._end_of_turn[0] != self.chat_template:
+            added = [token.content for token in self.backend.get_added_tokens_decoder().values()]
+            end = template_end(self.chat_template, added, self._template_names) or self.eos_token
+            self._end_of_turn = self.chat_template, end
+        return self._end_of_turn[1]
 
     @property
     def think_start_id(self) -> int:
@@ -140,7 +171,7 @@ class Tokenizer:
             tools=tools,
             add_generation_prompt=add_generation_prompt,
             continue_last=continue_last,
-            variables={"eos_token": self.eos_token, "pad_token": self.pad_token, "bos_token": ""},
+            variables=self._template_names,
         )
 
     def encode_chat(
@@ -167,6 +198,11 @@ class Tokenizer:
     def _control_ids(self) -> frozenset[int]:
         added = self.backend.get_added_tokens_decoder().items()
         return frozenset(i for i, token in added if token.special and token.content not in (THINK_START, THINK_END))
+
+    @property
+    def _template_names(self) -> dict[str, str]:
+        """The special tokens, under the names by which templates ask for them."""
+        return {"eos_token": self.eos_token, "pad_token": self.pad_token, "bos_token": ""}
 
     def _required_id(self, token: str) -> int:
         token_id = self.backend.token_to_id(token)
@@ -233,15 +269,34 @@ def _flags(token: tokenizers.AddedToken) -> dict[str, bool]:
     return {name: getattr(token, name) for name in ("lstrip", "normalized", "rstrip", "single_word", "special")}
 
 
-def _token_text(token: str | Mapping[str, Any] | None) -> str | None:
-    return token["content"] if isinstance(token, Mapping) else token
+def _token_text(name: str, config: Mapping[str, Any]) -> str | None:
+    token = config.get(name)
+    text = token.get("content") if isinstance(token, Mapping) else token
+    if text is not None and not isinstance(text, str):
+        raise UserError(f"`{name}` is {token!r:.80} in {CONFIG_FILE}, but must be a text")
+    return text
 
 
-def _default_template(template: str | Sequence[Mapping[str, str]] | None) -> str:
-    """A configuration may hold several named templates: the one called "default" counts."""
-    if template is not None and not isinstance(template, str):
-        template = next((entry["template"] for entry in template if entry["name"] == "default"), None)
-    return load_default_template() if template is None else template
+def default_template(named: Any) -> str | None:
+    """The template that a configuration's `chat_template` means; None for null.
+
+    Of several named ones, as a list of `name` and `template` or as an object, the one called "default".
+    Raises UserError for another shape, and where none has that name.
+    """
+    if named is None or isinstance(named, str):
+        return named
+    templates: dict[Any, Any] = {}
+    if isinstance(named, Mapping):
+        templates = dict(named)
+    elif isinstance(named, list) and all(isinstance(entry, Mapping) for entry in named):
+        templates = {entry.get("name"): entry.get("template") for entry in named}
+    if isinstance(templates.get("default"), str):
+        return templates["default"]
+    found = f"has {', '.join(map(str, templates))}" if templates else f"is {named!r:.80}"
+    raise UserError(
+        f'`chat_template` of {CONFIG_FILE} {found}, but must be a text, or named templates with a "default"',
+        hint=f"put the template into {TEMPLATE_FILE}",
+    )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -252,6 +307,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
             config = json.loads(config_file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{config_file} is not JSON: {error}") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{config_file} holds no JSON object")
     if template_file.is_file():
         config["chat_template"] = template_file.read_text(encoding="utf-8")
     return config
@@ -263,7 +320,7 @@ def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE]))
+        return Path(snapshot_download(name, allow_patterns=[TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE, *END_FILES]))
     except Exception as error:  # the hub client's errors have no common base
         raise UserError(
             f"no folder {name}, and the hub gave no tokenizer of that name: {type(error).__name__}",

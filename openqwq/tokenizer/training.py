@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from openqwq.errors import UserError
 from openqwq.types import Message
 
-from .special_tokens import END_OF_TURN, SPECIAL_TOKENS, TAG_TOKENS, THINK_END, THINK_START
+from .special_tokens import SPECIAL_TOKENS, TAG_TOKENS, THINK_END, THINK_START
 from .tokenizer import Tokenizer
 
 # Qwen's pieces of text that merges never cross; \p{N} alone: every digit is a token of its own.
@@ -75,7 +75,8 @@ def render_training_turn(
 ) -> tuple[list[int], list[int]]:
     """Ids of the prompt and of the completion to learn: what the model is to sample after that very prompt.
 
-    Behind a prompt that opens the thinking: `thinking`, newline, `</think>`, two newlines, `answer`, `<|im_end|>`.
+    Behind a prompt that opens the thinking: `thinking`, newline, `</think>`, two newlines, `answer`, the template's
+    end of turn.
     Behind one that opens none the completion writes `<think>` and a newline itself, or is the answer alone where there
     is no thinking. Whitespace around `thinking` and newlines before `answer` are dropped, since the template sets its
     own; the ids of both parts joined are then the ids of the whole text.
@@ -84,4 +85,4 @@ def render_training_turn(
     thought = f"{thinking.strip()}\n{THINK_END}\n\n"
     if not tokenizer.opens_thinking(prompt_ids):
         thought = f"{THINK_START}\n{thought}" if thinking.strip() else ""
-    return prompt_ids, tokenizer.encode(f"{thought}{answer.lstrip(chr(10))}{END_OF_TURN}")
+    return prompt_ids, tokenizer.encode(f"{thought}{answer.lstrip(chr(10))}{tokenizer.end_of_turn}")

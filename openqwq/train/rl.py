@@ -182,7 +182,7 @@ def adapters(model: Qwen2ForCausalLM, stage: RLStage, ctx: StageContext) -> Iter
     add_lora(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=ctx.seed_for("lora"))
     yield
     if is_first():
-        save_lora(model, ctx.checkpoints.run_folder / "adapters" / ctx.name)
+        save_lora(model, ctx.checkpoints.run_folder / "adapters" / ctx.name, base=ctx.base_model)
     merge_lora(model)
 
 

@@ -133,10 +133,29 @@ def test_rotary_angles_survive_a_cast_of_the_model():
         {"rope_scaling": {"type": "yarn", **YARN}, "rope_theta": 1e6},
         {"rope_scaling": {"rope_type": "yarn", **YARN}, "rope_theta": 1e6},
         {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, **YARN}},
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, **YARN}, "rope_scaling": None},
+        {"rope_parameters": None, "rope_scaling": {"rope_type": "yarn", **YARN}, "rope_theta": 1e6},
+        {
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+            "rope_scaling": {"type": "yarn", **YARN},
+        },
+        {
+            "rope_parameters": {"rope_type": "default"},
+            "rope_scaling": {"type": "yarn", **YARN, "rope_theta": 1e6},
+            "rope_theta": 10000.0,
+        },
+        {
+            "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, **YARN},
+            "rope_scaling": {"rope_type": "yarn", **YARN},
+        },
+        {"rope_parameters": {"full_attention": {"rope_type": "yarn", "rope_theta": 1e6, **YARN}}},
+        {"rope_parameters": {"rope_theta": 1e6, "full_attention": {"rope_type": "yarn", **YARN}}},
+        {"rope_scaling": {"type": "yarn", "rope_type": "yarn", **YARN, "beta_fast": None}, "rope_theta": 1e6},
     ],
 )
 def test_yarn_is_read_in_every_spelling(block):
     config = Qwen2Config.from_dict({**MINIMAL, **block})
+    assert config.rope_theta == 1e6
     assert config.rope_scaling == YarnScaling(factor=4.0, original_max_position_embeddings=32768)
     assert config.rope_theta == 1e6
     assert config.max_context == 131072
@@ -253,3 +272,90 @@ def test_random_weights_depend_on_the_seed_alone():
     assert big["model.embed_tokens.weight"].std().item() == pytest.approx(0.02, rel=0.02)
     assert big["model.layers.0.self_attn.q_proj.bias"].abs().max() == 0
     assert (big["model.norm.weight"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("block", "reason"),
+    [
+        ({"rope_scaling": dict(YARN)}, "no `rope_type`"),
+        ({"rope_scaling": {"factor": 2.0, "type": None}}, "no `rope_type`"),
+        ({"rope_parameters": {"rope_theta": 1e6, "factor": 2.0}}, "no `rope_type`"),
+        ({"rope_scaling": {"type": "default", "factor": 2.0}}, "'default' and yet factor"),
+        ({"rope_scaling": {"type": "", **YARN}}, "'' is not supported"),
+        ({"rope_scaling": {"rope_type": 5, **YARN}}, "'5' is not supported"),
+        ({"rope_scaling": {"rope_type": ["yarn"], **YARN}}, "is not supported"),
+        ({"rope_scaling": {"type": "linear", "rope_type": "yarn", **YARN}}, "linear/yarn"),
+        ({"rope_scaling": "yarn"}, "`rope_scaling` is 'yarn'"),
+        ({"rope_scaling": ["yarn", 4]}, "must be an object"),
+        ({"rope_parameters": 4.0}, "`rope_parameters` is 4.0"),
+        ({"rope_scaling": {"type": "yarn", **YARN, "factor": "4.0"}}, "rope_scaling.factor` is '4.0'"),
+        ({"rope_scaling": {"type": "yarn", **YARN, "factor": True}}, "rope_scaling.factor` is True"),
+        ({"rope_scaling": {"type": "yarn", **YARN, "beta_fast": "32"}}, "beta_fast"),
+        ({"rope_scaling": {"type": "yarn", **YARN, "beta_slow": 0}}, "beta_slow"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048.5}}, "whole"),
+        ({"rope_theta": "1e6"}, "`rope_theta` is '1e6'"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": "1e6"}}, "rope_theta` is '1e6'"),
+        ({"rope_parameters": {"sliding_attention": {"rope_type": "default"}}}, "lacks an object `full_attention`"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0}}}, "'linear'"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"partial_rotary_factor": 0.25}, "partial_rotary_factor"),
+        (
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "linear", "factor": 4.0}},
+            "'linear' is not supported",
+        ),
+        (
+            {"rope_parameters": {"type": "yarn", **YARN}, "rope_scaling": {"type": "yarn", **YARN, "factor": 2.0}},
+            "different rotary settings",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "yarn", **YARN}, "rope_scaling": {"rope_type": "default"}},
+            "different rotary settings",
+        ),
+        (
+            {
+                "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+                "rope_scaling": {"type": "yarn", **YARN, "rope_theta": 1e6},
+            },
+            "500000.0 and 1000000.0",
+        ),
+    ],
+)
+def test_a_rotary_setting_that_cannot_be_done_is_refused_and_named(block, reason):
+    with pytest.raises(UserError, match=reason):
+        Qwen2Config.from_dict({**MINIMAL, **block})
+
+
+@pytest.mark.parametrize("block", [{}, {"rope_parameters": {}}, {"rope_scaling": {}}, {"rope_scaling": None}])
+def test_a_config_without_rotary_settings_has_none(block):
+    config = Qwen2Config.from_dict({**MINIMAL, **block})
+    assert (config.rope_theta, config.rope_scaling) == (10000.0, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"hidden_size": "8"}, "`hidden_size` is '8'"),
+        ({"hidden_size": 8.0}, "`hidden_size` is 8.0"),
+        ({"num_attention_heads": True}, "`num_attention_heads` is True"),
+        ({"num_hidden_layers": [1]}, "`num_hidden_layers`"),
+        ({"rms_norm_eps": "1e-6"}, "`rms_norm_eps` is '1e-6'"),
+        ({"rms_norm_eps": float("nan")}, "`rms_norm_eps`"),
+        ({"tie_word_embeddings": "false"}, "`tie_word_embeddings` is 'false'"),
+        ({"eos_token_id": "<|im_end|>"}, "`eos_token_id`"),
+        ({"eos_token_id": [3, "4"]}, "`eos_token_id`"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "'sliding_attention'"),
+        ({"layer_types": ["linear_attention"]}, "'linear_attention'"),
+        ({"layer_types": "full_attention"}, "`layer_types`"),
+        ({"vocab_size": None}, "lacks `vocab_size`"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_and_named(changes, reason):
+    with pytest.raises(UserError, match=reason):
+        Qwen2Config.from_dict({**MINIMAL, **changes})
+
+
+def test_null_means_the_default_and_full_attention_layers_are_read():
+    plain = Qwen2Config.from_dict(MINIMAL)
+    nulls = {"rms_norm_eps": None, "tie_word_embeddings": None, "sliding_window": None, "num_key_value_heads": 1}
+    assert Qwen2Config.from_dict({**MINIMAL, **nulls, "layer_types": ["full_attention"]}) == plain
+    assert Qwen2Config.from_dict({**MINIMAL, "num_key_value_heads": None}).num_key_value_heads == 2
