@@ -100,6 +100,7 @@ def save_lora(model: Qwen2ForCausalLM, folder: str | Path, *, base: str = "") ->
         "base_model_name_or_path": base,
         "r": one.rank,
         "lora_alpha": one.alpha,
+        "use_rslora": False,
         "target_modules": sorted(layers),
         "lora_dropout": 0.0,
         "bias": "none",

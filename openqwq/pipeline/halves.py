@@ -28,7 +28,7 @@ from .machine import choose_device, keep_freed_memory, set_threads
 from .materials import Materials
 from .progress import open_display
 from .run import save_policy
-from .stages import AnswerScorer, make_policy
+from .stages import AnswerScorer, base_model, make_policy
 
 
 def write_stage_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = "", resume: bool = False) -> int:
@@ -111,7 +111,14 @@ def train_on_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = "",
             tokenizer=materials.tokenizer,
             mixture=materials.mixture(name, config),
             verifiers={},
-            ctx=StageContext(name=name, seed=recipe.seed, checkpoints=store, progress=display.step, resume=state),
+            ctx=StageContext(
+                name=name,
+                seed=recipe.seed,
+                checkpoints=store,
+                base_model=base_model(recipe, name, out),
+                progress=display.step,
+                resume=state,
+            ),
             replay=replay,
         )
     save_policy(model, folder / "final", materials)

@@ -55,6 +55,7 @@ class StageRunner:
             checkpoints=self.store,
             resume=resume,
             describe_model=None if isinstance(stage, RewardModelStage) else self._describe_model,
+            base_model=base_model(self.recipe, name, self.store.run_folder),
             progress=self.progress,
         )
         match stage:
@@ -120,6 +121,16 @@ class StageRunner:
         (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
         for file in self.materials.tokenizer_files:
             shutil.copyfile(file, folder / file.name)
+
+
+def base_model(recipe: Recipe, stage: str, run_folder: Path) -> str:
+    """The path or name of the model that a stage starts from: the last policy before it, or the recipe's own."""
+    names = list(recipe.stage)
+    policies = [name for name in recipe.policy_stages if names.index(name) < names.index(stage)]
+    if policies:
+        return str((run_folder / "checkpoints" / policies[-1]).resolve())
+    path = recipe.model.path
+    return str(Path(path).resolve()) if path and Path(path).is_dir() else path or recipe.model.preset
 
 
 def make_policy(stage: RLStage, model: Qwen2ForCausalLM, engine: Engine) -> Engine:

@@ -46,6 +46,7 @@ class StageContext:
     checkpoints:    where resumable checkpoints and the log files are.
     resume:         the state to continue from; None: the stage starts from the model as it is.
     describe_model: writes the config and tokenizer files beside the weights of a checkpoint.
+    base_model:     path or hub name of the model that the stage starts from, for what it saves besides.
     """
 
     name: str
@@ -53,6 +54,7 @@ class StageContext:
     checkpoints: RunStateStore
     resume: RunState | None = None
     describe_model: Callable[[Path], None] | None = None
+    base_model: str = ""
     progress: Progress = lambda row, done, total: None
 
     def seed_for(self, *parts: str | int) -> int:

@@ -262,3 +262,67 @@ def test_a_hub_name_offline_is_a_clear_error(monkeypatch):
 def test_the_tiny_preset_loads_as_random_weights_of_the_seed():
     assert same_weights(load_model("tiny", seed=4), load_model("tiny", seed=4))
     assert not same_weights(load_model("tiny", seed=4), load_model("tiny"))
+
+
+def whole(tmp_path):
+    model = create_model(SMALL, seed=0)
+    save_model(model, tmp_path / "model")
+    return model, tmp_path / "model" / "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    "weight_map",
+    [{"model.norm.weight": "gone.safetensors"}, {"model.norm.weight": "model.safetensors"}, {}, 5],
+    ids=["absent shard", "one tensor", "empty", "no map"],
+)
+@pytest.mark.parametrize("quantization", [None, "bf16"])
+def test_an_index_left_over_beside_a_whole_file_is_not_read(tmp_path, weight_map, quantization):
+    _, file = whole(tmp_path)
+    expected = load_model(file.parent, quantization=quantization)(IDS)
+    (file.parent / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert torch.equal(load_model(file.parent, quantization=quantization)(IDS), expected)
+
+
+@pytest.mark.parametrize("weight_map", [5, {"model.norm.weight": 3}, None])
+def test_an_index_of_another_shape_is_refused(tmp_path, weight_map):
+    _, file = whole(tmp_path)
+    file.unlink()
+    (file.parent / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(UserError, match="does not map tensor names to file names"):
+        load_model(file.parent)
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_rotary_buffers_that_older_libraries_saved_are_skipped(tmp_path, quantization):
+    _, file = whole(tmp_path)
+    expected = load_model(file.parent, quantization=quantization)(IDS)
+    buffers = ["model.rotary_emb.inv_freq", "model.layers.1.self_attn.rotary_emb.inv_freq"]
+    save_file(load_file(file) | {name: torch.rand(4) for name in buffers}, file)
+    assert torch.equal(load_model(file.parent, quantization=quantization)(IDS), expected)
+
+
+@pytest.mark.parametrize("quantization", [None, "int8", "int4"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("model.layers.0.mlp.down_proj.weight", torch.float8_e4m3fn),
+        ("model.layers.1.self_attn.q_proj.weight", torch.float8_e5m2),
+        ("model.layers.1.self_attn.k_proj.weight", torch.int8),
+        ("model.embed_tokens.weight", torch.uint8),
+        ("model.norm.weight", torch.int64),
+        ("model.layers.0.self_attn.q_proj.bias", torch.bool),
+    ],
+)
+def test_numbers_that_mean_nothing_without_scales_are_refused_by_name(tmp_path, quantization, name, dtype):
+    _, file = whole(tmp_path)
+    tensors = load_file(file)
+    save_file(tensors | {name: tensors[name].to(dtype)}, file)
+    with pytest.raises(UserError, match=f"`{name}` in .* is of the type {str(dtype).removeprefix('torch.')}"):
+        load_model(file.parent, quantization=quantization)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_floats_are_read(tmp_path, dtype):
+    model, file = whole(tmp_path)
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file)
+    assert (load_model(file.parent)(IDS) - model(IDS)).abs().max() < 0.1

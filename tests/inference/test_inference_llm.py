@@ -1,11 +1,14 @@
 """`LLM` on a folder as `openqwq train` leaves it: a small random model and a tokenizer of single bytes."""
 
+import shutil
+
 import pytest
 import torch
 
 from openqwq.checkpoint.huggingface import save_model
 from openqwq.errors import UserError
 from openqwq.inference import LLM, SamplingParams
+from openqwq.inference.recommended import recommended_sampling
 from openqwq.model import create_model, preset
 from openqwq.tokenizer import train_tokenizer
 from openqwq.types import Message
@@ -146,3 +149,32 @@ def test_dtypes_and_devices_are_named_as_in_vllm(folder):
     for wrong in ({"dtype": "int8"}, {"dtype": "fp8"}, {"device": "cuda:99"}, {"device": "tpu"}):
         with pytest.raises(UserError, match=f"`{next(iter(wrong))}`"):
             LLM(folder, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("content", "temperature"),
+    [
+        ('{"do_sample": false}', 0.0),
+        ('{"do_sample": false, "temperature": 1.0, "top_k": 50}', 0.0),
+        ('{"do_sample": true, "temperature": 0.3}', 0.3),
+        ('{"temperature": 0.3, "do_sample": null}', 0.3),
+    ],
+)
+def test_a_folder_that_asks_for_greedy_decoding_gets_it(tmp_path, content, temperature):
+    (tmp_path / "generation_config.json").write_text(content)
+    assert recommended_sampling(tmp_path)["temperature"] == temperature
+
+
+@pytest.mark.parametrize("content", ["[]", '{"temperature": "0.6"}', '{"top_k": true}', '{"top_p": [1]}', "{"])
+def test_recommended_sampling_that_is_no_numbers_is_refused(tmp_path, content):
+    (tmp_path / "generation_config.json").write_text(content)
+    with pytest.raises(UserError, match="generation_config"):
+        recommended_sampling(tmp_path)
+
+
+def test_end_tokens_of_generation_config_end_a_completion(folder, tmp_path):
+    """<think> ends it here: a token that neither the tokenizer nor config.json names."""
+    copy = shutil.copytree(folder, tmp_path / "model")
+    plain = LLM(copy, max_num_seqs=1).engine.eos_token_ids
+    (copy / "generation_config.json").write_text('{"eos_token_id": [280, 90000]}')
+    assert LLM(copy, max_num_seqs=1).engine.eos_token_ids == plain | {280}

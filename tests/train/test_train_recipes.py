@@ -133,13 +133,14 @@ def test_entropy_weight_follows_its_target(world, tmp_path, base):
 def test_adapters_train_alone_and_are_merged_at_the_end(world, tmp_path, base):
     untrained = world.weights(world.model())
     stage = replace(base, lora=LoRAConfig(rank=2, alpha=8.0, targets=("q_proj", "down_proj")))
-    model, rows = train(world, tmp_path, stage)
+    model, rows = train(world, tmp_path, stage, ctx=world.context(tmp_path, "rl", base_model="owner/model"))
     assert max(row["mismatch_max"] for row in rows if row["updates"]) < 1e-5
     trained = world.weights(model)
     changed = {name.split(".")[-2] for name in untrained if not torch.equal(untrained[name], trained[name])}
     assert changed == {"q_proj", "down_proj"}
     assert all(p.requires_grad for p in model.parameters())
-    assert (tmp_path / "adapters" / "rl" / "adapter_config.json").exists()
+    adapter = json.loads((tmp_path / "adapters" / "rl" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == "owner/model" and adapter["use_rslora"] is False
     with pytest.raises(UserError, match="names `w_proj`, which is no linear layer"):
         train(world, tmp_path / "other", replace(stage, lora=LoRAConfig(rank=2, targets=("w_proj",))))
 
