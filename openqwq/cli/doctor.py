@@ -12,6 +12,7 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -176,6 +177,16 @@ def _describe_gvisor() -> str:
     return "gVisor works (`--jail gvisor`)"
 
 
+def check_verifier_workers() -> Finding:
+    """Whether the processes that judge answers can be kept from writing files and from the network."""
+    code = "from openqwq.sandbox import confine_reader; print(confine_reader())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode == 0 and not done.stdout.strip():
+        return Finding("verifiers", "ok", "workers write no files, start no programs and reach no network")
+    why = done.stdout.strip() or done.stderr.strip().rpartition("\n")[2]
+    return Finding("verifiers", "warn", f"workers can write files and reach the network: {why}")
+
+
 def check_languages() -> Finding:
     """Which languages the jail runs programs in; Python needs no toolchain, so none of them is missed."""
     from openqwq.sandbox.languages import describe_languages
@@ -192,5 +203,6 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_threads,
     check_memory,
     check_jail,
+    check_verifier_workers,
     check_languages,
 )

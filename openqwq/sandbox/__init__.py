@@ -6,6 +6,7 @@ In this process (`Sandbox`), or as a service of its own (`openqwq sandbox serve`
 from .base import BaseSandbox
 from .client import Sandbox, check_place, default_sandbox, find_sandbox, set_default_sandbox
 from .http.remote import RemoteSandbox
+from .reader import confine_reader
 from .spec import JudgeResult, Limits, RunResult, Submission, TestResult
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Submission",
     "TestResult",
     "check_place",
+    "confine_reader",
     "default_sandbox",
     "find_sandbox",
     "set_default_sandbox",

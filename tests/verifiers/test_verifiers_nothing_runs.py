@@ -204,6 +204,7 @@ print(refused(lambda: subprocess.run(["true"])))
 print(refused(lambda: os.system("true")))
 print(refused(lambda: socket.create_connection(("127.0.0.1", 9))))
 print(Sum(1 / Integer(2)**n, (n, 1, oo)).evalf(5), Sum(n**2 / Integer(3)**n, (n, 1, oo)).evalf(5))
+print(sympy.simplify(Sum(204 / Integer(2)**n, (n, 1, oo)).doit()), sympy.hyperexpand(sympy.hyper([1], [2], n)))
 print(sympify("2.50") == Float("2.50"), sympify("7") == 7, sympy.Number("1e3"))
 import wave, sympy.physics.units
 print(sympy.simplify((n**2 - 1) / (n - 1)), len(sympy.factor(n**2 - 3*n*Symbol("y") + 2*Symbol("y")**2).args))
@@ -217,8 +218,8 @@ def test_guard_refuses_to_run_text_and_leaves_mathematics_alone(tmp_path):
     done = subprocess.run([sys.executable, "-c", GUARDED, str(mark)], capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
-    assert "ran" not in lines and lines[0] == lines[1] == "EvaluationRefused" and len(lines) == 13
-    assert lines[9:] == ["1.0000 1.5000", "True True 1000.00000000000", "n + 1 2", "2"]
+    assert "ran" not in lines and lines[0] == lines[1] == "EvaluationRefused" and len(lines) == 14
+    assert lines[9:] == ["1.0000 1.5000", "204 exp(n)/n - 1/n", "True True 1000.00000000000", "n + 1 2", "2"]
     assert not mark.exists()
 
 
@@ -271,3 +272,49 @@ def test_official_judgements_of_texts_that_no_reader_takes_are_by_their_spelling
     other = judge(problem_of("math", "3"), "\\boxed{3 if x else 2}")
     assert (same.status, other.status) == ("correct", "wrong")
     assert json.dumps(other.extracted)
+
+
+REACHER = """
+import os, socket
+
+def judge(job, mark):
+    mark("candidate")
+    found = []
+    for action in (lambda: os.open(job, os.O_WRONLY | os.O_CREAT), lambda: socket.socket(), os.fork,
+                   lambda: os.kill(os.getppid(), 0)):
+        try:
+            found.append(repr(action()))
+        except (OSError, RuntimeError) as error:
+            found.append(type(error).__name__)
+    return found
+"""
+
+
+def test_worker_writes_no_file_and_reaches_neither_network_nor_other_processes(tmp_path, monkeypatch):
+    if confine_reader_fails():
+        pytest.skip("this kernel takes no filter of system calls")
+    (tmp_path / "reacher_target.py").write_text(REACHER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pool = WorkerPool("reacher_target:judge", num_workers=1)
+    outcome = pool.run([str(tmp_path / "written")])[0]
+    pool.close()
+    assert outcome.result == ["OSError", "PermissionError", "EvaluationRefused", "PermissionError"]
+    assert not (tmp_path / "written").exists()
+
+
+def confine_reader_fails():
+    code = "import sys; from openqwq.sandbox import confine_reader; sys.exit(bool(confine_reader()))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode != 0
+
+
+def test_worker_that_cannot_be_confined_is_said_once(tmp_path, monkeypatch, caplog):
+    target = "import openqwq.verifiers.workers.child as child\n\ndef judge(job, mark):\n    return job\n"
+    main = "import sys\nsys.modules['__main__'].confine_reader = lambda: 'no such kernel'\n"
+    (tmp_path / "plain_target.py").write_text(main + target)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pool = WorkerPool("plain_target:judge", num_workers=1, jobs_per_worker=1)
+    with caplog.at_level("WARNING", "openqwq"):
+        assert [outcome.result for outcome in pool.run([1, 2, 3])] == [1, 2, 3]
+    pool.close()
+    said = [record.getMessage() for record in caplog.records if "no such kernel" in record.getMessage()]
+    assert said == ["verifier workers can write files and reach the network: no such kernel"]

@@ -1,8 +1,9 @@
 """System-call filters for the jail, as the BPF programs that the kernel and `bwrap --seccomp` take.
 
-Public: build_filter. Two strengths: the outer one holds for the whole jail, whose warm process must still make
-namespaces; the inner one is what a candidate gets on top, for good. What is denied fails with an error as on a
-kernel without it, so that honest runtimes fall back; only a call of a foreign architecture kills.
+Public: build_filter; `assemble`, `fail` and `for_call` for other filters. Two strengths: the outer one holds for the
+whole jail, whose warm process must still make namespaces; the inner one is what a candidate gets on top, for good. What
+is denied fails with an error as on a kernel without it, so that honest runtimes fall back; only a call of a foreign
+architecture kills.
 
 Source of the form: linux/Documentation/userspace-api/seccomp_filter.rst, of the numbers: asm/unistd_64.h and
 asm-generic/unistd.h of Linux 6.1.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import errno
 import platform
 import struct
+from collections.abc import Mapping, Sequence
 
 LAST_KNOWN = 450  # calls that are newer than the table are answered as an older kernel answers
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -74,28 +76,43 @@ def build_filter(*, inner: bool, machine: str = "") -> bytes | None:
     if machine not in ARCHITECTURES:
         return None
     column = list(ARCHITECTURES).index(machine)
+    tests: list[Instruction] = []
+    if inner:
+        tests += for_call(CLONE[column], AT_ARGUMENT_0, [(ANY_BIT, 0, 1, NAMESPACE_FLAGS), fail(errno.EPERM)])
+    known = [(EQUAL, len(FAMILIES) - i, 0, family) for i, family in enumerate(FAMILIES)]
+    tests += for_call(SOCKET[column], AT_ARGUMENT_0, [*known, fail(errno.EAFNOSUPPORT)])
+    for request in TERMINAL_REQUESTS:
+        tests += for_call(IOCTL[column], AT_ARGUMENT_1, [(EQUAL, 0, 1, request), fail(errno.EPERM)])
     denied = OUTER_DENIED | INNER_DENIED if inner else OUTER_DENIED
+    return assemble(machine, {errno.EPERM: denied, errno.ENOSYS: ABSENT}, tests)
+
+
+def assemble(
+    machine: str,
+    denied: Mapping[int, Mapping[str, tuple[int | None, int | None]]],
+    tests: Sequence[Instruction],
+) -> bytes:
+    """The program that kills calls of a foreign architecture, denies these calls and makes these tests.
+
+    denied: by the error that they fail with.
+    """
+    column = list(ARCHITECTURES).index(machine)
     program = [(LOAD, 0, 0, AT_ARCHITECTURE), (EQUAL, 1, 0, ARCHITECTURES[machine]), (RETURN, 0, 0, KILL_PROCESS)]
     program += [(LOAD, 0, 0, AT_NUMBER)]
-    program += [(GREATER, 0, 1, LAST_KNOWN), _fail(errno.ENOSYS)]  # x32 calls of x86_64 lie up there too
-    for numbers, error in ((denied, errno.EPERM), (ABSENT, errno.ENOSYS)):
-        for number in (pair[column] for pair in numbers.values()):
+    program += [(GREATER, 0, 1, LAST_KNOWN), fail(errno.ENOSYS)]  # x32 calls of x86_64 lie up there too
+    for error, calls in denied.items():
+        for number in (pair[column] for pair in calls.values()):
             if number is not None:
-                program += [(EQUAL, 0, 1, number), _fail(error)]
-    if inner:
-        program += _for_call(CLONE[column], AT_ARGUMENT_0, [(ANY_BIT, 0, 1, NAMESPACE_FLAGS), _fail(errno.EPERM)])
-    known = [(EQUAL, len(FAMILIES) - i, 0, family) for i, family in enumerate(FAMILIES)]
-    program += _for_call(SOCKET[column], AT_ARGUMENT_0, [*known, _fail(errno.EAFNOSUPPORT)])
-    for request in TERMINAL_REQUESTS:
-        program += _for_call(IOCTL[column], AT_ARGUMENT_1, [(EQUAL, 0, 1, request), _fail(errno.EPERM)])
-    program.append((RETURN, 0, 0, ALLOW))
+                program += [(EQUAL, 0, 1, number), fail(error)]
+    program += [*tests, (RETURN, 0, 0, ALLOW)]
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
-def _fail(error: int) -> Instruction:
+def fail(error: int) -> Instruction:
+    """The call fails with this error."""
     return RETURN, 0, 0, ERRNO | error
 
 
-def _for_call(number: int, argument: int, body: list[Instruction]) -> list[Instruction]:
+def for_call(number: int, argument: int, body: list[Instruction]) -> list[Instruction]:
     """The body for one call with its argument loaded; the call's number is loaded again after it."""
     return [(EQUAL, 0, len(body) + 2, number), (LOAD, 0, 0, argument), *body, (LOAD, 0, 0, AT_NUMBER)]

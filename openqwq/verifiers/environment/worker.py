@@ -8,6 +8,8 @@ from typing import Any
 
 from .library import reward_of, task_of
 
+LOADS_LATER = True
+"""The environment's package is imported by the first job."""
 _loaded: set[str] = set()
 
 

@@ -5,8 +5,11 @@ JSON lines on stdin and stdout (never pickle: the jobs hold text that a model wr
 `function(job, mark)`; `mark("candidate")` says that the work on the task's own side (its gold answer) is done
 and starts the deadline anew. `mark("import")` and `mark("setup")` are for loading what the user has installed, without
 a deadline and with one; `mark("task")` ends that. The kernel keeps the deadline: SIGPROF after CPU_SECONDS of CPU time
-ends the process even inside a C call and even when nobody waits for it any more. No text is run as code meanwhile (see
-`guard.py`), and each message repeats its job's secret number, which nothing under judgement is told.
+ends the process even inside a C call and even when nobody waits for it any more.
+
+Once FUNCTION is imported, the process can write no file, start no program and reach no network; where FUNCTION's module
+says LOADS_LATER, from the first "task" on. No text is run as code during a job (see `guard.py`), and each message
+repeats its job's secret number, which nothing under judgement is told.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import IO, Any
+
+from openqwq.sandbox import confine_reader
 
 from .guard import EvaluationGuard
 
@@ -41,7 +46,17 @@ def main(arguments: list[str]) -> None:
     except ImportError as error:
         send(channel, {"fatal": f"{type(error).__name__}: {error}"})
         return
-    serve(function, sys.stdin, channel, cpu_seconds, guard=EvaluationGuard())
+
+    def confine() -> None:
+        if reason := confine_reader():
+            send(channel, {"unconfined": reason})
+
+    guard = EvaluationGuard()
+    if getattr(sys.modules[module], "LOADS_LATER", False):
+        serve(function, sys.stdin, channel, cpu_seconds, guard=guard, confine=confine)
+    else:
+        confine()
+        serve(function, sys.stdin, channel, cpu_seconds, guard=guard)
 
 
 def send(channel: IO[str], message: dict[str, Any]) -> None:
@@ -57,12 +72,15 @@ def serve(
     cpu_seconds: float,
     *,
     guard: EvaluationGuard | None = None,
+    confine: Callable[[], None] | None = None,
 ) -> None:
     """Say that the worker is ready, and answer jobs until there are no more; cpu_seconds 0: without a deadline.
 
-    guard: what refuses to evaluate during the jobs; None for functions of the user's own.
+    guard:   what refuses to evaluate during the jobs; None for functions of the user's own.
+    confine: what takes the network and the right to write away when the first job has loaded its code.
     """
     send(channel, {"ready": True})
+    waiting = [confine] if confine else []
     for line in jobs:
         secret, job = json.loads(line)
 
@@ -70,6 +88,8 @@ def serve(
             signal.setitimer(signal.ITIMER_PROF, 0 if stage == "import" else cpu_seconds)
             if guard is not None:
                 guard.active = stage not in UNGUARDED
+            if waiting and stage not in UNGUARDED:
+                waiting.pop()()
             send(channel, {"secret": secret, "stage": stage})
 
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)

@@ -27,6 +27,7 @@ _NAMELESS = ("sympy/polys/monomials.py", "sympy/polys/ring_series.py")
 _GENERATED = "_lambdifygenerated"
 _NOT_NUMERIC = {"cplot", "doctests", "memoize", "monitor", "plot", "runtests", "splot", "timing"}
 _INTEGER = re.compile(r"[+-]?[0-9]+")
+_QUOTIENT = re.compile(r"[+-]?[0-9]+/[0-9]+")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
@@ -72,12 +73,14 @@ class _NumberReader:
         self.original = original
 
     def __call__(self, text: str, *arguments: Any, **options: Any) -> Any:
-        from sympy import Float, Integer
+        from sympy import Float, Integer, Rational
 
         if _INTEGER.fullmatch(text):
             return Integer(text)
         if _DECIMAL.fullmatch(text):
             return Float(text)
+        if _QUOTIENT.fullmatch(text):
+            return Rational(text)
         if _is_importing(sys._getframe(1)):
             return self.original(text, *arguments, **options)
         raise SyntaxError("sympy reads plain numbers only while judging")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import logging
 import os
 import secrets
 import selectors
@@ -28,11 +29,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from openqwq.errors import UserError
 from openqwq.types import Verdict
+
+logger = logging.getLogger("openqwq.verifiers")
 
 STARTUP_SECONDS = 120.0
 """A worker that has not imported its target by then is given up: slow disks are, minutes are not."""
@@ -232,7 +236,9 @@ class _Run:
             raise self.pool.cannot_start(
                 message["fatal"], "install the package with its dependencies: pip install openqwq"
             )
-        if "ready" in message and not worker.ready:
+        if "unconfined" in message and worker.stage != "candidate":
+            _warn_unconfined(str(message["unconfined"]))
+        elif "ready" in message and not worker.ready:
             worker.ready = True
         elif message.get("secret") != worker.secret:
             self._record_forgery(worker)
@@ -286,6 +292,12 @@ class _Run:
         if not kill:
             worker.process.wait()
         return worker.stop()
+
+
+@cache
+def _warn_unconfined(why: str) -> None:
+    """One line in the log, the first time."""
+    logger.warning("verifier workers can write files and reach the network: %s", why)
 
 
 def _message(line: bytes) -> dict[str, Any]:
