@@ -167,8 +167,9 @@ def run_attention(report: Report) -> None:
     """One layer at the heads of QwQ-32B: a row behind 32k tokens, and the last 8k tokens of 32k."""
     import torch
 
+    from openqwq.kernels.triton.attention import attend_rows
     from openqwq.model import KVCache, PagedChunk, preset
-    from openqwq.model.triton_attention import TritonChunks, attend_rows
+    from openqwq.model.attention.gpu_parts import TritonChunks
 
     config = preset(PRESET).replace(num_hidden_layers=16)  # a layer alone would lie in the GPU's own cache
     length, chunk = 32768, 8192
@@ -181,7 +182,7 @@ def run_attention(report: Report) -> None:
 
         def rows(cache=cache, q=q, tables=tables, positions=positions) -> None:
             for layer in range(16):
-                attend_rows(cache, layer, q, tables, positions)
+                attend_rows(cache.layer(layer), q, tables, positions)
 
         size = cache.num_bytes / 16
         report.add(f"row behind 32k, {name} cache", gb_s=size / (timed(rows, 20) / 16) / 1e9)

@@ -36,7 +36,7 @@ def read_bandwidth() -> float:
     """
     import torch
 
-    from openqwq.model.pages import use_large_pages
+    from openqwq.kernels.cpu.large_pages import use_large_pages
 
     memory = torch.empty(READ_FLOATS)
     use_large_pages(memory, filled=False)

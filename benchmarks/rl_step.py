@@ -121,9 +121,9 @@ def write_model(folder: Path) -> None:
     import torch
 
     from openqwq.checkpoint.huggingface import save_model
-    from openqwq.model import Qwen2Config, create_model
+    from openqwq.model import DecoderConfig, create_model
 
-    config = Qwen2Config(
+    config = DecoderConfig(
         vocab_size=VOCABULARY,
         hidden_size=256,
         intermediate_size=704,
@@ -343,7 +343,7 @@ def measure_peak(threads: int) -> float:
     import torch
     from throughput import gemm_peak, seconds
 
-    from openqwq.model.products import multiply
+    from openqwq.kernels.cpu.products import multiply
 
     torch.set_num_threads(threads)
     a, b = torch.randn(2, 2048, 2048)

@@ -142,7 +142,7 @@ def logits(way: str):
     """Log-probs of 1024 tokens under 152,064 entries, and their gradient."""
     import torch
 
-    from openqwq.train.algorithm.losses import chunked_logprobs
+    from openqwq.train.optim.logprobs import chunked_logprobs
 
     draw = torch.Generator().manual_seed(0)
     hidden = torch.randn(1024, 256, generator=draw, requires_grad=True)

@@ -19,7 +19,7 @@ from machine import ROOT, describe_machine, read_bandwidth
 from peers.ours import weight_bytes
 
 if TYPE_CHECKING:
-    from openqwq.model import Qwen2ForCausalLM
+    from openqwq.model import Decoder
 
 KINDS = ("float32", "bf16", "int8", "int4")
 PROMPT = 16
@@ -62,13 +62,14 @@ def measure_kind(args: argparse.Namespace, kind: str, bandwidth: float) -> dict[
     return {"bytes": bytes_read, "tokens_per_s": rate, "share": bytes_read * rate / bandwidth}
 
 
-def create(preset_name: str, kind: str) -> Qwen2ForCausalLM:
+def create(preset_name: str, kind: str) -> Decoder:
     """A model whose weights repeat those of eight outputs: random ones would take longer than the measurement."""
     import torch
     from torch import nn
 
-    from openqwq.model import PackedLinear, Qwen2ForCausalLM, preset
-    from openqwq.model.quantize import PANEL, pack_weight
+    from openqwq.kernels.layouts import PANEL
+    from openqwq.model import Decoder, PackedLinear, preset
+    from openqwq.model.quantize import pack_weight
 
     def repeated(weight: torch.Tensor) -> torch.Tensor:
         rows = torch.randn(PANEL, weight.shape[1]) * 0.02
@@ -81,7 +82,7 @@ def create(preset_name: str, kind: str) -> Qwen2ForCausalLM:
         return PackedLinear(kind, tuple(weight.shape), *tensors, bias=bias)
 
     with torch.device("meta"):
-        model = Qwen2ForCausalLM(preset(preset_name))
+        model = Decoder(preset(preset_name))
     head = model.model.embed_tokens.weight if model.lm_head is None else model.lm_head.weight
     for module in list(model.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):

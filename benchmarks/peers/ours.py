@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from . import Requests, Run
 
 if TYPE_CHECKING:
-    from openqwq.model import Qwen2ForCausalLM
+    from openqwq.model import Decoder
 
 
 def start(folder: str, kind: str, threads: int) -> tuple[Run, int]:
@@ -33,7 +33,7 @@ def start(folder: str, kind: str, threads: int) -> tuple[Run, int]:
     return run, weight_bytes(model)
 
 
-def weight_bytes(model: Qwen2ForCausalLM) -> int:
+def weight_bytes(model: Decoder) -> int:
     """What a token reads: all but the embedding, which is read by row unless it is the head."""
     tensors = [*model.parameters(), *model.buffers()]
     skipped = model.model.embed_tokens.weight.nbytes if model.lm_head is not None else 0

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from openqwq.errors import UserError
-from openqwq.model import Qwen2Config, Qwen2ForCausalLM, convert_swish_beta
+from openqwq.model import Decoder, DecoderConfig, convert_swish_beta
 from openqwq.model.config import PublishedFormat
 from openqwq.model.load import INDEX_NAME, SINGLE_NAME
 
@@ -32,7 +32,7 @@ MAX_SHARD_BYTES = 5 * 10**9
 
 
 def save_model(
-    model: Qwen2ForCausalLM,
+    model: Decoder,
     folder: str | Path,
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -52,7 +52,7 @@ def save_model(
 
 def save_weights(
     state_dict: Mapping[str, Tensor],
-    config: Qwen2Config,
+    config: DecoderConfig,
     folder: str | Path,
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,

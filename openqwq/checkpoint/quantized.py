@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from openqwq.errors import UserError
-from openqwq.model import Qwen2ForCausalLM, convert_swish_beta
+from openqwq.model import Decoder, convert_swish_beta
 from openqwq.model.config import PublishedFormat
 from openqwq.model.published import pack_layer
 
@@ -38,7 +38,7 @@ def packed_layout(form: str, group_size: int = 128) -> PublishedFormat:
 
 
 def save_packed(
-    model: Qwen2ForCausalLM,
+    model: Decoder,
     folder: str | Path,
     layout: PublishedFormat,
     *,

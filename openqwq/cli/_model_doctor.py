@@ -67,14 +67,14 @@ def examine_model(folder: Path) -> Examined:
 
 
 def _check_config(examined: Examined) -> None:
-    from openqwq.model.config import Qwen2Config
+    from openqwq.model.config import DecoderConfig
 
     raw = examined.json(CONFIG)
     if raw is None:
         examined.note("config", "fail", f"{CONFIG} is missing or no JSON object; copy the folder again")
         return
     try:
-        config = Qwen2Config.from_dict(raw)
+        config = DecoderConfig.from_dict(raw)
     except UserError as error:
         examined.note("config", "fail", f"{error.message} ({error.hint})" if error.hint else error.message)
         return

@@ -3,7 +3,7 @@
 - `LLM`           a model by its path; texts and conversations in, `RequestOutput` out
 - `Engine`        one module; a `Policy`, and `add_request`, `step`, `abort` underneath
 - `Speculation`   how tokens are guessed for an `Engine` and checked in one pass
-- `RoundedEngine` an `Engine` over a rounded copy of a model that is trained
+- `QuantizedEngine` an `Engine` over a rounded copy of a model that is trained
 - `AsyncEngine`   an `Engine` in a thread of its own, for event loops
 """
 
@@ -14,7 +14,7 @@ from .draft_model import Speculation
 from .engine import Engine
 from .llm import LLM
 from .outputs import EngineStats, RequestOutput
-from .quantized_engine import RoundedEngine
+from .quantized_engine import QuantizedEngine
 
 __all__ = [
     "LLM",
@@ -22,8 +22,8 @@ __all__ = [
     "CompletionDelta",
     "Engine",
     "EngineStats",
+    "QuantizedEngine",
     "RequestOutput",
-    "RoundedEngine",
     "SamplingParams",
     "Speculation",
     "StructuredOutputs",

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from openqwq.errors import UserError
-from openqwq.model import KVCache, PagedAttention, PagedChunk, Qwen2ForCausalLM, RowDecoder, row_decoder
+from openqwq.model import Decoder, FusedDecoder, KVCache, PagedAttention, PagedChunk, fused_decoder
 
 from .sampling.logits_processors import Lines, LogitRules
 from .sampling.sampler import GUESS_STREAM, SamplingTable, sample_guess
@@ -45,7 +45,7 @@ class Speculation:
     """
 
     num_tokens: int
-    model: Qwen2ForCausalLM | None = None
+    model: Decoder | None = None
     rejection: Rejection = "strict"
 
     def __post_init__(self) -> None:
@@ -106,12 +106,12 @@ class DraftModel:
         assert speculation.model is not None
         self.model, self.rejection = speculation.model, speculation.rejection
         self.cache, self.vocab_size = cache, vocab_size
-        self._kernel = row_decoder(self.model, cache, both_settings=both_settings, max_rows=2 * max_rows)
-        self._decoder: RowDecoder | None = None
+        self._kernel = fused_decoder(self.model, cache, both_settings=both_settings, max_rows=2 * max_rows)
+        self._decoder: FusedDecoder | None = None
 
-    def look(self) -> None:
+    def bind_weights(self) -> None:
         """Note which weights there are: other rows run from now on."""
-        self._decoder = self._kernel if self._kernel is not None and self._kernel.look() else None
+        self._decoder = self._kernel if self._kernel is not None and self._kernel.bind_weights() else None
 
     def propose(
         self, runner: Runner, rooms: Mapping[int, int], before_last: Sequence[int], chunks: Sequence[Chunk]
@@ -176,7 +176,9 @@ class DraftModel:
             return self._decoder(tokens, positions, tables, longest, scaled)
         known, paged = chunk_inputs(chunks)
         tokens = torch.cat((tokens, torch.tensor(known, dtype=torch.int64, device=tokens.device).clamp(max=known_ids)))
-        context = PagedAttention(self.cache, tables, positions, longest=longest, chunks=paged, scaled=scaled)
+        context = PagedAttention(
+            self.cache, tables, positions, ops=self.model.ops, longest=longest, chunks=paged, scaled=scaled
+        )
         hidden = self.model.hidden_states(tokens, context=context)
         return self.model.lm_head_logits(hidden[: len(rows)])
 

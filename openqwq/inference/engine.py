@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from openqwq.errors import UserError
-from openqwq.model import AttentionWindows, Qwen2ForCausalLM, set_batch_invariant, weight_checksum
+from openqwq.model import AttentionWindows, Decoder, set_batch_invariant, weight_checksum
 from openqwq.types import Completion, Prompt, SamplingParams
 
 from .cache.block_manager import ROOT, SCALED_ROOT
@@ -24,7 +24,7 @@ from .draft_model import Speculation
 from .outputs import EngineStats, RequestOutput
 from .params import nothing_to_sample
 from .partial import restore
-from .requests import Decoder, RequestMaker, check_invariant, check_windows, common_length, plain_window
+from .requests import RequestMaker, TextDecoder, check_invariant, check_windows, common_length, plain_window
 from .runner import Runner
 from .sampling.sampled import Sampled
 from .scheduler import Plan, Scheduler
@@ -62,8 +62,8 @@ class Engine:
 
     def __init__(
         self,
-        model: Qwen2ForCausalLM,
-        tokenizer: Decoder | None = None,
+        model: Decoder,
+        tokenizer: TextDecoder | None = None,
         *,
         eos_token_ids: Sequence[int] | None = None,
         max_num_seqs: int = 256,

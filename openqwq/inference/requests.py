@@ -1,6 +1,6 @@
 """From a prompt and parameters to a `Request`: everything is checked before the engine takes it in.
 
-Public: RequestMaker, Decoder, plain_window, check_invariant, check_windows, common_length.
+Public: RequestMaker, TextDecoder, plain_window, check_invariant, check_windows, common_length.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 
 from openqwq.errors import UserError
-from openqwq.model import AttentionWindows, Qwen2Config
+from openqwq.model import AttentionWindows, DecoderConfig
 from openqwq.types import SamplingParams
 
 from .constraints.guide_maker import GuideMaker
@@ -26,7 +26,7 @@ from .thinking import Reasoning, needs_reasoning
 LAST = 2**62  # numbers from here on come after those of all requests that were sent
 
 
-class Decoder(Protocol):
+class TextDecoder(Protocol):
     """The part of a tokenizer that every engine needs; bad words, scripts and grammars need a whole `Tokenizer`."""
 
     @property
@@ -43,7 +43,7 @@ class RequestMaker:
 
     def __init__(
         self,
-        tokenizer: Decoder | None,
+        tokenizer: TextDecoder | None,
         reasoning: Reasoning | None,
         *,
         eos_token_ids: frozenset[int],
@@ -144,7 +144,7 @@ def common_length(a: Seq[int], b: Seq[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def plain_window(config: Qwen2Config) -> int:
+def plain_window(config: DecoderConfig) -> int:
     """Positions that the model was trained at without YaRN."""
     if config.rope_scaling is None:
         raise UserError(

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from openqwq.model import (
     AttentionWindows,
+    Decoder,
+    FusedDecoder,
     KVCache,
     PagedAttention,
     PagedChunk,
     PageMap,
-    Qwen2ForCausalLM,
-    RowDecoder,
     WindowedAttention,
     bands_of,
-    row_decoder,
+    fused_decoder,
 )
 from openqwq.model.attention.paged import as_rows
 
@@ -31,7 +31,6 @@ from .sampling.cuda_graphs import SampleGraphs
 from .sampling.logits_processors import Lines, LogitRules
 from .sampling.sampled import Sampled, accept, line_numbers, top_logprobs
 from .sampling.sampler import Guesses, SamplingTable, kept_ids, sample
-from .sampling_kernel import SamplingKernel
 from .scheduler import Chunk, Plan
 from .sequence import Sequence
 
@@ -49,7 +48,7 @@ class Runner:
 
     def __init__(
         self,
-        model: Qwen2ForCausalLM,
+        model: Decoder,
         *,
         max_num_seqs: int,
         max_model_len: int,
@@ -99,10 +98,10 @@ class Runner:
             lines = max_num_seqs * (1 + (speculation.num_tokens if speculation else 0))
             whole = self.pages is None
             self._kernel = (
-                row_decoder(model, self.cache, both_settings=yarn_per_request, max_rows=lines) if whole else None
+                fused_decoder(model, self.cache, both_settings=yarn_per_request, max_rows=lines) if whole else None
             )
-            self._sampler, self._graphs = SamplingKernel.of(self.table), SampleGraphs(self.table)
-        self._decoder: RowDecoder | None = None
+            self._sampler, self._graphs = model.ops.make_sampler(self.table), SampleGraphs(self.table)
+        self._decoder: FusedDecoder | None = None
         self.num_rows = 0
         self.longest = 0
         self._wanted: dict[int, int] = {}
@@ -139,13 +138,13 @@ class Runner:
             self.table.focus(self.num_rows)
             self.rules.focus(plan.running)
             if self.draft_model is not None:
-                self.draft_model.look()
+                self.draft_model.bind_weights()
             self._wanted = {
                 s.row: s.request.params.logprobs for s in plan.running if s.request.params.logprobs is not None
             }
             self._keeping = {s.row: s for s in plan.running if s.request.params.kept_ids}
         if changed or plan.chunks:
-            self._decoder = self._kernel if self._kernel is not None and self._kernel.look() else None
+            self._decoder = self._kernel if self._kernel is not None and self._kernel.bind_weights() else None
         chunks = sorted(plan.chunks, key=lambda chunk: chunk.start > 0)  # those from position 0 on come first
         probs = None
         if self.draft_model is not None:
@@ -168,22 +167,20 @@ class Runner:
         if not self.rules.idle:
             self.rules.apply(logits, self.table.positions[rows], lines)
         by_torch = self._keeping  # the kernel leaves no trace of what its cuts took
-        invariant = self.model.batch_invariant
-        if lines is None and self._sampler is not None and self._sampler.fits(invariant) and not by_torch:
-            tokens, logprobs = self._sampler(logits, self.tokens, self.positions, invariant=invariant)
+        ops = self.model.ops
+        if lines is None and self._sampler is not None and self._sampler.fits(ops.invariant) and not by_torch:
+            tokens, logprobs = self._sampler(logits, self.tokens, self.positions, invariant=ops.invariant)
             self.rules.count(tokens)
             self.longest += 1
             return self._with_top(Sampled(tokens.tolist(), logprobs.tolist()), raw)
         if lines is None:
-            tokens, logprobs = self._graphs(logits, invariant=self.model.batch_invariant)
+            tokens, logprobs = self._graphs(logits, ops)
             result = Sampled(tokens.tolist(), logprobs.tolist())
             last, count = tokens, torch.ones_like(tokens)
             self.rules.count(tokens)
         else:
             guesses = None if probs is None else self._guesses(drafts, probs)
-            tokens, logprobs = sample(
-                logits, self.table, lines.row, lines.offset, guesses, invariant=self.model.batch_invariant
-            )
+            tokens, logprobs = sample(logits, self.table, lines.row, lines.offset, guesses, ops=ops)
             result = accept(tokens.tolist(), logprobs.tolist(), self.num_rows, drafts)
             runs = [[token for token, _ in result.run_of(row)] for row in range(self.num_rows)]
             last = torch.tensor([run[-1] for run in runs], device=tokens.device)
@@ -210,7 +207,7 @@ class Runner:
         """Tell the samples that want to know what the cuts left at each of their new tokens."""
         places = line_numbers(self._keeping, drafts, self.num_rows)
         lines = [(row, n) for row, own in places.items() for n, _ in zip(own, result.run_of(row), strict=False)]
-        found = kept_ids(drawn[[number for _, number in lines]], invariant=self.model.batch_invariant)
+        found = kept_ids(drawn[[number for _, number in lines]], invariant=self.model.ops.invariant)
         for (row, _), ids in zip(lines, found, strict=True):
             self._keeping[row].kept_ids.append(ids)
 
@@ -300,7 +297,7 @@ class Runner:
         if known:
             tokens = torch.cat((tokens, torch.tensor(known, device=tokens.device)))
         scaled = None if self.scaled is None else self.scaled[rows]
-        invariant, tables = self.model.batch_invariant, self.tables[rows]
+        tables = self.tables[rows]
         decoder = self._decoder
         if decoder is not None and not chunks and 0 < len(positions) <= decoder.max_rows:
             return decoder(tokens, positions, tables, longest, scaled)
@@ -309,12 +306,19 @@ class Runner:
         context: PagedAttention | WindowedAttention
         if self.pages is None:
             context = PagedAttention(
-                self.cache, tables, positions, longest=longest, chunks=paged, scaled=scaled, invariant=invariant
+                self.cache, tables, positions, ops=self.model.ops, longest=longest, chunks=paged, scaled=scaled
             )
         else:
             self.pages.update()
             context = WindowedAttention(
-                self.cache, self.pages, tables, positions, longest=longest, chunks=paged, scaled=scaled
+                self.cache,
+                self.pages,
+                tables,
+                positions,
+                ops=self.model.ops,
+                longest=longest,
+                chunks=paged,
+                scaled=scaled,
             )
         hidden = self.model.hidden_states(tokens, context=context)
         self._score_prompts(chunks, hidden[len(positions) :])
@@ -322,7 +326,7 @@ class Runner:
 
 
 def _decode(
-    decoder: RowDecoder,
+    decoder: FusedDecoder,
     tokens: Tensor,
     positions: Tensor,
     tables: Tensor,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .requests import Decoder
+    from .requests import TextDecoder
     from .sequence import Sequence as Sample
 
 
@@ -36,7 +36,7 @@ def holds_stop(
     return start < len(token_ids) and find_stop(decode(token_ids[start:]), stop) is not None
 
 
-def sample_end(tokenizer: Decoder | None, sample: Sample) -> tuple[str, str | int | None]:
+def sample_end(tokenizer: TextDecoder | None, sample: Sample) -> tuple[str, str | int | None]:
     """The decoded sample without its end token, cut before the first stop string; `Completion.stop_reason`."""
     request, token_ids = sample.request, sample.token_ids
     ended_by: str | int | None = None

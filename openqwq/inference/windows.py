@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from openqwq.errors import UserError
 from openqwq.log import logger
-from openqwq.model import AttentionMass, AttentionWindows, Qwen2ForCausalLM, measure_attention_mass
+from openqwq.model import AttentionMass, AttentionWindows, Decoder, measure_attention_mass
 from openqwq.model.attention_mass import MASS_FILE, MAX_DOCUMENT, Heads
 from openqwq.tokenizer import Tokenizer
 
@@ -67,7 +67,7 @@ def read_window(value: str | Mapping[str, Any]) -> WindowChoice:
 
 
 def choose_windows(
-    choice: WindowChoice, model: Qwen2ForCausalLM, tokenizer: Tokenizer | None = None, folder: Path | None = None
+    choice: WindowChoice, model: Decoder, tokenizer: Tokenizer | None = None, folder: Path | None = None
 ) -> AttentionWindows:
     """The windows of each layer, measured if need be. Raises UserError where there is nothing to measure on."""
     num_layers = model.config.num_hidden_layers
@@ -81,9 +81,7 @@ def choose_windows(
     return windows
 
 
-def _measured(
-    choice: WindowChoice, model: Qwen2ForCausalLM, tokenizer: Tokenizer | None, folder: Path | None
-) -> AttentionMass:
+def _measured(choice: WindowChoice, model: Decoder, tokenizer: Tokenizer | None, folder: Path | None) -> AttentionMass:
     if choice.text is None:
         saved = choice.measured or (folder / MASS_FILE if folder is not None else None)
         if saved is None or not saved.exists():

@@ -1,20 +1,23 @@
 """The Qwen2 decoder with Hugging Face names: QwQ-32B, Qwen2.5 and everything smaller."""
 
-from .attention.packed import AttentionContext, DecodeAttention, ExtendAttention, PackedAttention, PrefillAttention
-from .attention.paged import PagedAttention, PagedChunk
+from openqwq.kernels.layouts import Quantization
+
+from .attention.context import AttentionContext, PagedChunk
+from .attention.packed import PackedAttention
+from .attention.paged import PagedAttention
 from .attention.windows import AttentionWindows, PageMap, WindowedAttention, bands_of
 from .attention_mass import AttentionMass, measure_attention_mass
+from .backend import HasOps, set_batch_invariant, use_ops
 from .checksum import weight_checksum
-from .config import Qwen2Config, YarnScaling
-from .decoder import Qwen2ForCausalLM, convert_swish_beta
-from .fused.cpu import DecodeKernel
-from .fused.fused_decoder import RowDecoder, row_decoder
-from .invariant import set_batch_invariant
+from .config import DecoderConfig, YarnScaling
+from .decoder import Decoder, convert_swish_beta
+from .fused.cpu import CpuFusedDecoder
+from .fused.fused_decoder import FusedDecoder, fused_decoder
 from .kv_cache import KVCache
 from .load import create_model, init_weights, load_model, load_weights, read_config, resolve_folder
-from .native import native_kernels
+from .packed_linear import PackedLinear
 from .presets import HUB_NAMES, PRESETS, preset
-from .quantize import PackedLinear, Quantization, quantize_weights
+from .quantize import quantize_weights
 
 __all__ = [
     "HUB_NAMES",
@@ -22,35 +25,33 @@ __all__ = [
     "AttentionContext",
     "AttentionMass",
     "AttentionWindows",
-    "DecodeAttention",
-    "DecodeKernel",
-    "ExtendAttention",
+    "CpuFusedDecoder",
+    "Decoder",
+    "DecoderConfig",
+    "FusedDecoder",
+    "HasOps",
     "KVCache",
     "PackedAttention",
     "PackedLinear",
     "PageMap",
     "PagedAttention",
     "PagedChunk",
-    "PrefillAttention",
     "Quantization",
-    "Qwen2Config",
-    "Qwen2ForCausalLM",
-    "RowDecoder",
     "WindowedAttention",
     "YarnScaling",
     "bands_of",
     "convert_swish_beta",
     "create_model",
+    "fused_decoder",
     "init_weights",
     "load_model",
     "load_weights",
     "measure_attention_mass",
-    "native_kernels",
     "preset",
     "quantize_weights",
     "read_config",
     "resolve_folder",
-    "row_decoder",
     "set_batch_invariant",
+    "use_ops",
     "weight_checksum",
 ]

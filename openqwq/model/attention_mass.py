@@ -22,7 +22,7 @@ from torch import Tensor
 from openqwq.errors import UserError
 
 from .attention.windows import AttentionWindows
-from .decoder import Qwen2ForCausalLM
+from .decoder import Decoder
 
 BLOCK = 16  # tokens: the cache's
 Heads = Literal["together", "each"]
@@ -78,9 +78,7 @@ class AttentionMass:
 
 
 @torch.inference_mode()
-def measure_attention_mass(
-    model: Qwen2ForCausalLM, documents: Sequence[Sequence[int]], *, sinks: int = BLOCK
-) -> AttentionMass:
+def measure_attention_mass(model: Decoder, documents: Sequence[Sequence[int]], *, sinks: int = BLOCK) -> AttentionMass:
     """The mass that windows hold on token ids of texts like those that the model will read.
 
     Only queries in the later half of each document count, and only windows up to half of the shortest one: what lies
@@ -102,7 +100,7 @@ def measure_attention_mass(
 class _Probe:
     """Full attention of one document; `by_distance` [L, H, 1 + blocks]: mass of the sinks, then by blocks back."""
 
-    def __init__(self, model: Qwen2ForCausalLM, length: int, sinks: int):
+    def __init__(self, model: Decoder, length: int, sinks: int):
         config = model.config
         self.positions = torch.arange(length, device=model.device)
         self._first, self._sinks = length // 2, sinks

@@ -1,6 +1,6 @@
 """The shape of a Qwen2 decoder, with Hugging Face's field names, read from and written to config.json.
 
-Public: `Qwen2Config`, `YarnScaling`, `PublishedFormat`. What would change the computation and is not built here
+Public: `DecoderConfig`, `YarnScaling`, `PublishedFormat`. What would change the computation and is not built here
 (sliding windows, other activations, other rope scalings) is refused, never ignored.
 """
 
@@ -74,7 +74,7 @@ class PublishedFormat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Qwen2Config:
+class DecoderConfig:
     """Everything that the decoder's shape and arithmetic depend on.
 
     swish_beta:  b in the gate x * sigmoid(b x); 1 is SiLU and the only value other readers of config.json know.
@@ -141,11 +141,11 @@ class Qwen2Config:
         extended = int(self.rope_scaling.factor * self.rope_scaling.original_max_position_embeddings)
         return max(self.max_position_embeddings, extended)
 
-    def replace(self, **changes: Any) -> Qwen2Config:
+    def replace(self, **changes: Any) -> DecoderConfig:
         return replace(self, **changes)
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Qwen2Config:
+    def from_dict(cls, raw: Mapping[str, Any]) -> DecoderConfig:
         """The config that a Hugging Face config.json describes, of transformers 4 or 5.
 
         Bookkeeping keys are ignored. Raises UserError for another model type and for whatever would make

@@ -1,7 +1,7 @@
 """The Qwen2 decoder: one definition for training, plain forward, prefill and cached decoding.
 
 Every layer works on a flat row of tokens [N, C]; an attention context (attention.py) says where the documents
-are and where keys and values live. Parameters bear Hugging Face's names, so that loading is a copy.
+are and where keys and values live. Parameters have Hugging Face's names, so that loading is a copy.
 
 Letters: N tokens, B rows, T tokens a row, C hidden size, H heads, K kv heads, D head dim, V vocabulary.
 """
@@ -9,32 +9,28 @@ Letters: N tokens, B rows, T tokens a row, C hidden size, H heads, K kv heads, D
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import invariant, products
-from .attention.packed import AttentionContext, PackedAttention, SharedRows
-from .config import Qwen2Config
-from .invariant import InvariantAttention, linear, rms_norm, swiglu
-from .rope import RotaryEmbedding, rotate
+from openqwq.kernels import choose_ops
+
+from .attention.context import AttentionContext
+from .attention.packed import PackedAttention
+from .backend import HasOps, use_ops
+from .config import DecoderConfig
+from .rope import RotaryEmbedding
 
 
-class Linear(nn.Linear):
+class Linear(HasOps, nn.Linear):
     """A linear layer that is allocated but not filled: weights come from a folder or from `init_weights`."""
-
-    batch_invariant = False
 
     def reset_parameters(self) -> None:
         """Leave the memory as it is."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.batch_invariant:
-            return linear(x, self.weight, self.bias)
-        return products.linear(x, self.weight, self.bias)
+        return self.ops.linear(x, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):
@@ -44,10 +40,8 @@ class Embedding(nn.Embedding):
         """Leave the memory as it is."""
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(HasOps, nn.Module):
     """x / rms(x) * weight (arXiv:1910.07467); the mean square is taken in float32."""
-
-    batch_invariant = False
 
     def __init__(self, size: int, eps: float):
         super().__init__()
@@ -55,17 +49,13 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.batch_invariant:
-            return rms_norm(x, self.weight, self.eps)
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return self.ops.rms_norm(x, self.weight, self.eps)
 
 
-class Attention(nn.Module):
+class Attention(HasOps, nn.Module):
     """Grouped-query attention with biases on q, k and v only."""
 
-    batch_invariant = False
-
-    def __init__(self, config: Qwen2Config, layer: int):
+    def __init__(self, config: DecoderConfig, layer: int):
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
         kv_size = config.num_key_value_heads * config.head_dim
@@ -76,19 +66,16 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], context: AttentionContext) -> Tensor:
         heads = (-1, self.head_dim)
-        turn = invariant.rotate if self.batch_invariant else rotate
-        q = turn(self.q_proj(x).unflatten(-1, heads), *rotary)  # [N, H, D]
-        k = turn(self.k_proj(x).unflatten(-1, heads), *rotary)  # [N, K, D]
+        q = self.ops.rotate(self.q_proj(x).unflatten(-1, heads), *rotary)  # [N, H, D]
+        k = self.ops.rotate(self.k_proj(x).unflatten(-1, heads), *rotary)  # [N, K, D]
         v = self.v_proj(x).unflatten(-1, heads)
         return self.o_proj(context.attend(self.layer, q, k, v))
 
 
-class MLP(nn.Module):
+class MLP(HasOps, nn.Module):
     """SwiGLU (arXiv:2002.05202) with gate x * sigmoid(swish_beta x)."""
 
-    batch_invariant = False
-
-    def __init__(self, config: Qwen2Config):
+    def __init__(self, config: DecoderConfig):
         super().__init__()
         self.swish_beta = config.swish_beta
         self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
@@ -96,17 +83,13 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.gate_proj(x)
-        if self.batch_invariant:
-            return self.down_proj(swiglu(gate, self.up_proj(x), self.swish_beta))
-        gate = F.silu(gate) if self.swish_beta == 1 else gate * torch.sigmoid(self.swish_beta * gate)
-        return self.down_proj(gate * self.up_proj(x))
+        return self.down_proj(self.ops.swiglu(self.gate_proj(x), self.up_proj(x), self.swish_beta))
 
 
 class DecoderLayer(nn.Module):
     """Attention and MLP, each on the normalised residual stream."""
 
-    def __init__(self, config: Qwen2Config, layer: int):
+    def __init__(self, config: DecoderConfig, layer: int):
         super().__init__()
         self.self_attn = Attention(config, layer)
         self.mlp = MLP(config)
@@ -118,12 +101,10 @@ class DecoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class Qwen2Model(nn.Module):
+class DecoderModel(HasOps, nn.Module):
     """The decoder without its head."""
 
-    batch_invariant = False
-
-    def __init__(self, config: Qwen2Config):
+    def __init__(self, config: DecoderConfig):
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
@@ -133,29 +114,27 @@ class Qwen2Model(nn.Module):
     def forward(self, input_ids: Tensor, context: AttentionContext) -> Tensor:
         """Normalised hidden states [N, C] of flat `input_ids` [N]."""
         x = self.embed_tokens(input_ids)
-        if self.batch_invariant:
-            rotary = self.rotary.from_tables(context.positions, x.dtype)
-        else:
-            rotary = self.rotary(context.positions, x.dtype, getattr(context, "scaled", None))
+        rotary = self.rotary(
+            context.positions, x.dtype, getattr(context, "scaled", None), from_tables=self.ops.invariant
+        )
         for layer in self.layers:
             x = layer(x, rotary, context)
         return self.norm(x)
 
 
-class Qwen2ForCausalLM(nn.Module):
+class Decoder(HasOps, nn.Module):
     """The decoder with its language-model head, tied to the embedding when the config says so.
 
     Parameters are uninitialised: `create_model`, `load_model` and `init_weights` fill them.
-    batch_invariant: set by `set_batch_invariant`.
+    Its operations are those of its device and dtype, chosen anew when they change; `use_ops` exchanges them.
     """
 
-    batch_invariant = False
-
-    def __init__(self, config: Qwen2Config):
+    def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config
-        self.model = Qwen2Model(config)
+        self.model = DecoderModel(config)
         self.lm_head = None if config.tie_word_embeddings else Linear(config.hidden_size, config.vocab_size, False)
+        use_ops(self, choose_ops(self.device, self.dtype))
 
     @property
     def device(self) -> torch.device:
@@ -165,9 +144,22 @@ class Qwen2ForCausalLM(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.embed_tokens.weight.dtype
 
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether what a token becomes depends on its own sequence alone (`set_batch_invariant`)."""
+        return self.ops.invariant
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """After `to`, `half` and the like: operations of another device or dtype."""
+        before = self.device, self.dtype
+        super()._apply(fn, recurse)
+        if (self.device, self.dtype) != before:
+            use_ops(self, choose_ops(self.device, self.dtype))
+        return self
+
     def rescale(self, rope_scaling: Mapping[str, Any]) -> None:
         """Extend the context by the rope scaling block of a config.json. Raises UserError for one that is none."""
-        self.config = Qwen2Config.from_dict(self.config.to_dict() | {"rope_scaling": rope_scaling})
+        self.config = DecoderConfig.from_dict(self.config.to_dict() | {"rope_scaling": rope_scaling})
         self.model.rotary = RotaryEmbedding(self.config)
 
     def forward(
@@ -184,7 +176,7 @@ class Qwen2ForCausalLM(nn.Module):
                                       either side) padding costs nothing, positions count tokens only, and the
                                       logits at padding are 0.
         input_ids [N] with `lengths`: [N, V] of documents that lie end to end.
-        input_ids [N] with `context`: [N, V] as any attention context says, e.g. `DecodeAttention`.
+        input_ids [N] with `context`: [N, V] as any attention context says, e.g. `PagedAttention`.
         """
         if input_ids.ndim == 1:
             return self.lm_head_logits(self.hidden_states(input_ids, lengths=lengths, context=context))
@@ -209,13 +201,10 @@ class Qwen2ForCausalLM(nn.Module):
         """Final hidden states [N, C] of flat tokens [N]; `lm_head_logits` of the wanted rows gives their logits.
 
         Exactly one of `lengths` (documents end to end) and `context` must be given. shared: documents that begin
-        alike share rows of input_ids: the row of each of their tokens, and the first token of each row (`SharedRows`).
+        alike share rows of input_ids: the row of each of their tokens, and the first token of each row (`Documents`).
         """
         if lengths is not None and context is None:
-            kind = InvariantAttention if self.batch_invariant else partial(PackedAttention, device=input_ids.device)
-            context = kind(lengths)
-            if shared is not None:
-                context = SharedRows(context, lengths, *shared, exact=self.batch_invariant)
+            context = PackedAttention(lengths, shared, ops=self.ops, device=input_ids.device)
         elif context is None or lengths is not None:
             raise ValueError("flat input_ids need either `lengths` or `context`")
         if len(context.positions) != len(input_ids):
@@ -226,12 +215,12 @@ class Qwen2ForCausalLM(nn.Module):
         """Logits [..., V] of hidden states [..., C]."""
         if self.lm_head is not None:
             return self.lm_head(hidden)
-        return (linear if self.batch_invariant else products.linear)(hidden, self.model.embed_tokens.weight)
+        return self.ops.linear(hidden, self.model.embed_tokens.weight)
 
 
 def convert_swish_beta(
-    state_dict: dict[str, Tensor], config: Qwen2Config, beta: float
-) -> tuple[dict[str, Tensor], Qwen2Config]:
+    state_dict: dict[str, Tensor], config: DecoderConfig, beta: float
+) -> tuple[dict[str, Tensor], DecoderConfig]:
     """The same function under another `swish_beta`: new weights (the others shared) and their config.
 
     z sigmoid(b z) = (c/b) z' sigmoid(c z') with z' = (b/c) z, so gates times b/c and ups times c/b change nothing.

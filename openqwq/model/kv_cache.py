@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import Qwen2Config
-from .pages import use_large_pages
+from openqwq.kernels import CacheLayer, use_large_pages
+from openqwq.kernels.layouts import TINY
+
+from .config import DecoderConfig
 
 SCALE_DTYPE = torch.float32
-TINY = 2.0**-100  # a scale for zeros, whose inverse is finite
 
 
 class KVCache:
@@ -37,7 +38,7 @@ class KVCache:
 
     def __init__(
         self,
-        config: Qwen2Config,
+        config: DecoderConfig,
         num_slots: int,
         max_length: int,
         *,
@@ -59,6 +60,10 @@ class KVCache:
             self.key_scales, self.value_scales = (each.unbind(0) for each in scales)
             self._stores += scales
 
+    def layer(self, number: int) -> CacheLayer:
+        """One layer's keys and values, as kernels take them."""
+        return CacheLayer(self.keys[number], self.values[number], self.key_scales[number], self.value_scales[number])
+
     @property
     def rounds(self) -> bool:
         """Whether what is read is not what was written."""
@@ -70,7 +75,7 @@ class KVCache:
         return sum(store.numel() * store.element_size() for store in self._stores)
 
     @staticmethod
-    def bytes_per_token(config: Qwen2Config, dtype: torch.dtype = torch.float32) -> int:
+    def bytes_per_token(config: DecoderConfig, dtype: torch.dtype = torch.float32) -> int:
         """Bytes of one token's keys and values over all layers, kept in `dtype`."""
         head_bytes = config.head_dim * dtype.itemsize + (SCALE_DTYPE.itemsize if dtype == torch.int8 else 0)
         return 2 * config.num_hidden_layers * config.num_key_value_heads * head_bytes

@@ -19,12 +19,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from openqwq.errors import UserError
+from openqwq.kernels import choose_ops
+from openqwq.kernels.layouts import KINDS, Quantization
 
-from .config import Qwen2Config
-from .decoder import Qwen2ForCausalLM
+from .backend import use_ops
+from .config import DecoderConfig
+from .decoder import Decoder
 from .presets import HUB_NAMES, PRESETS, preset
 from .published import PACKED_PARTS, unpack_layer
-from .quantize import KINDS, Quantization, pack_weight, quantize_weights
+from .quantize import pack_weight, quantize_weights
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -40,7 +43,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     seed: int = 0,
     quantization: Quantization | Literal["stored"] | None = None,
-) -> Qwen2ForCausalLM:
+) -> Decoder:
     """The model in a folder, of a hub name ("Qwen/QwQ-32B"), or of a preset.
 
     A preset with published weights means those; `tiny` has none and starts from random weights of `seed`.
@@ -65,13 +68,13 @@ def load_model(
 
 
 def create_model(
-    config: Qwen2Config,
+    config: DecoderConfig,
     *,
     seed: int,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     drawn_on: torch.device | str = "cpu",
-) -> Qwen2ForCausalLM:
+) -> Decoder:
     """A model with random weights of the seed: the same ones on every device, unless drawn on that device itself."""
     model = _allocate(config, device, dtype)
     init_weights(model, seed, drawn_on=drawn_on)
@@ -79,7 +82,7 @@ def create_model(
 
 
 @torch.no_grad()
-def init_weights(model: Qwen2ForCausalLM, seed: int, *, drawn_on: torch.device | str = "cpu") -> None:
+def init_weights(model: Decoder, seed: int, *, drawn_on: torch.device | str = "cpu") -> None:
     """Matrices normal with the config's `initializer_range`, biases 0, norms 1; drawn in float32.
 
     drawn_on: a GPU draws 32 billion weights in seconds and needs no memory of the host, but its own numbers.
@@ -112,13 +115,13 @@ def resolve_folder(source: str | Path) -> Path:
     return _download(name)
 
 
-def read_config(folder: Path) -> Qwen2Config:
+def read_config(folder: Path) -> DecoderConfig:
     """The config in a folder's config.json. Raises UserError when it is absent, unreadable or unsupported."""
-    return Qwen2Config.from_dict(_read_json(Path(folder) / "config.json"))
+    return DecoderConfig.from_dict(_read_json(Path(folder) / "config.json"))
 
 
 @torch.no_grad()
-def load_weights(model: Qwen2ForCausalLM, folder: str | Path) -> None:
+def load_weights(model: Decoder, folder: str | Path) -> None:
     """Copy a folder's safetensors into the model's parameters. Raises UserError unless they match one to one."""
     folder = Path(folder)
     parameters = dict(model.named_parameters())
@@ -142,11 +145,11 @@ def load_weights(model: Qwen2ForCausalLM, folder: str | Path) -> None:
 @torch.no_grad()
 def _load_layer_by_layer(
     folder: Path,
-    config: Qwen2Config,
+    config: DecoderConfig,
     device: torch.device | str,
     dtype: torch.dtype | None,
     quantization: Quantization | Literal["stored"] | None,
-) -> Qwen2ForCausalLM:
+) -> Decoder:
     """As `load_model` says, for layers that are packed in the folder or are to be.
 
     A layer is packed or widened as soon as its tensors are there: the peak is the model and one layer.
@@ -173,6 +176,7 @@ def _load_layer_by_layer(
         model.lm_head = pack_weight(model.model.embed_tokens.weight, quantization)  # type: ignore[assignment]
     if quantization is None:
         model.config = config.replace(quantization_config=None)
+    use_ops(model, choose_ops(model.device, model.dtype))  # it was made on the meta device
     return model
 
 
@@ -186,7 +190,7 @@ def _names_by_layer(folder: Path) -> dict[str, set[str]]:
 
 
 def _fill_layer(
-    model: Qwen2ForCausalLM,
+    model: Decoder,
     shard: Path,
     name: str,
     tensors: dict[str, Tensor],
@@ -219,9 +223,7 @@ def _fill_layer(
             setattr(module, part, nn.Parameter(tensors[part].to(device)))
 
 
-def _unpack(
-    model: Qwen2ForCausalLM, shard: Path, name: str, tensors: dict[str, Tensor], quantization: object
-) -> nn.Module:
+def _unpack(model: Decoder, shard: Path, name: str, tensors: dict[str, Tensor], quantization: object) -> nn.Module:
     """The packed layer of published tensors, or the plain one that it stands for."""
     layout, module = model.config.quantization_config, model.get_submodule(name)
     if layout is None:
@@ -239,7 +241,7 @@ def _unpack(
     return module
 
 
-def _place(model: Qwen2ForCausalLM, name: str, layer: nn.Module) -> None:
+def _place(model: Decoder, name: str, layer: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, layer)
 
@@ -299,13 +301,13 @@ def _shards(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _allocate(config: Qwen2Config, device: torch.device | str, dtype: torch.dtype | None) -> Qwen2ForCausalLM:
+def _allocate(config: DecoderConfig, device: torch.device | str, dtype: torch.dtype | None) -> Decoder:
     """An unfilled model in its final dtype and place."""
     former = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, config.torch_dtype) if dtype is None else dtype)
     try:
         with torch.device(device):
-            return Qwen2ForCausalLM(config)
+            return Decoder(config)
     finally:
         torch.set_default_dtype(former)
 
@@ -321,7 +323,7 @@ def _lacks(folder: Path, names: Collection[str]) -> NoReturn:
     raise UserError(f"{folder} lacks {len(names)} tensors, among them {first}", hint="download the folder again")
 
 
-def _check_tied(head: Tensor, model: Qwen2ForCausalLM, folder: Path) -> None:
+def _check_tied(head: Tensor, model: Decoder, folder: Path) -> None:
     if not torch.equal(head.to(model.dtype), model.model.embed_tokens.weight.cpu()):
         raise UserError(
             f"config.json in {folder} ties the head to the embedding, but `lm_head.weight` differs from it",

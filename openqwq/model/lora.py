@@ -14,24 +14,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .decoder import Linear, Qwen2ForCausalLM
-from .invariant import linear
+from .backend import HasOps
+from .decoder import Decoder, Linear
 
 MARK = ".lora_"
 """In the names of the adapters' parameters, and in no others."""
 
 
-class LoRALinear(nn.Module):
+class LoRALinear(HasOps, nn.Module):
     """base(x) + alpha / rank * B A x, with A random and B zero: at first the base itself."""
 
-    batch_invariant = False
-
-    def __init__(self, base: nn.Linear, *, rank: int, alpha: float, generator: torch.Generator):
+    def __init__(self, base: Linear, *, rank: int, alpha: float, generator: torch.Generator):
         super().__init__()
+        self.ops = base.ops
         self.weight, self.bias = base.weight, base.bias
         self.rank, self.alpha, self.scale = rank, alpha, alpha / rank
         drawn = torch.empty(rank, base.in_features).uniform_(-1, 1, generator=generator) / math.sqrt(base.in_features)
@@ -39,7 +37,7 @@ class LoRALinear(nn.Module):
         self.lora_B = nn.Parameter(base.weight.new_zeros(base.out_features, rank))
 
     def forward(self, x: Tensor) -> Tensor:
-        times = linear if self.batch_invariant else F.linear
+        times = self.ops.linear
         return times(x, self.weight, self.bias) + self.scale * times(times(x, self.lora_A), self.lora_B)
 
     @torch.no_grad()
@@ -48,11 +46,11 @@ class LoRALinear(nn.Module):
         change = self.scale * (self.lora_B.float() @ self.lora_A.float())
         self.weight.copy_((self.weight.float() + change).to(self.weight.dtype))
         plain = Linear(self.weight.shape[1], self.weight.shape[0], bias=self.bias is not None, device="meta")
-        plain.weight, plain.bias = self.weight, self.bias
+        plain.weight, plain.bias, plain.ops = self.weight, self.bias, self.ops
         return plain
 
 
-def add_lora(model: Qwen2ForCausalLM, *, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
+def add_lora(model: Decoder, *, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
     """Put adapters on every layer of the decoder whose name is among `targets`; freeze everything else.
 
     Raises ValueError for a target that the model has no linear layer of, and for a model that has adapters.
@@ -70,7 +68,7 @@ def add_lora(model: Qwen2ForCausalLM, *, rank: int, alpha: float, targets: Seque
         raise ValueError(f"the model has no linear layer `{missing[0]}`")
 
 
-def merge_lora(model: Qwen2ForCausalLM) -> None:
+def merge_lora(model: Decoder) -> None:
     """Add the adapters to the weights in place and take them off; every parameter can be trained again."""
     for parent, name, layer in list(_children(model)):
         if isinstance(layer, LoRALinear):
@@ -83,7 +81,7 @@ def lora_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if MARK in name}
 
 
-def save_lora(model: Qwen2ForCausalLM, folder: str | Path, *, base: str = "") -> None:
+def save_lora(model: Decoder, folder: str | Path, *, base: str = "") -> None:
     """Write the adapters as PEFT's `PeftModel.from_pretrained(transformers_model, folder)` opens them.
 
     base: path or hub name of the model that they belong to, for the record.

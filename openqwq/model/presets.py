@@ -9,14 +9,14 @@ import difflib
 
 from openqwq.errors import UserError
 
-from .config import Qwen2Config
+from .config import DecoderConfig
 
 
 def _qwen25(
     hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, *, context: int = 131072,
     vocab: int = 152064, tied: bool = False, eps: float = 1e-6,
-) -> Qwen2Config:  # fmt: skip
-    return Qwen2Config(
+) -> DecoderConfig:  # fmt: skip
+    return DecoderConfig(
         vocab_size=vocab,
         hidden_size=hidden,
         intermediate_size=intermediate,
@@ -35,8 +35,8 @@ def _qwen25(
     )
 
 
-PRESETS: dict[str, Qwen2Config] = {
-    "tiny": Qwen2Config(
+PRESETS: dict[str, DecoderConfig] = {
+    "tiny": DecoderConfig(
         vocab_size=1024,
         hidden_size=128,
         intermediate_size=384,
@@ -63,7 +63,7 @@ HUB_NAMES = {"qwq-32b": "Qwen/QwQ-32B"} | {
 }
 
 
-def preset(name: str) -> Qwen2Config:
+def preset(name: str) -> DecoderConfig:
     """The config of that name. Raises UserError for another one, naming the nearest."""
     if name in PRESETS:
         return PRESETS[name]

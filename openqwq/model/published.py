@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from openqwq.errors import UserError
+from openqwq.kernels.layouts import round_groups
 
 from .config import PublishedFormat
-from .quantize import PackedLinear, pack_codes, round_groups
+from .packed_linear import PackedLinear, pack_codes
 
 PACKED_PARTS = ("qweight", "qzeros", "scales", "g_idx")
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)

@@ -15,10 +15,10 @@ import math
 import torch
 from torch import Tensor
 
-from .config import Qwen2Config, YarnScaling
+from .config import DecoderConfig, YarnScaling
 
 
-def inverse_frequencies(config: Qwen2Config) -> list[float]:
+def inverse_frequencies(config: DecoderConfig) -> list[float]:
     """Radians per position of each of the D/2 rotary pairs, YaRN applied."""
     dim = config.head_dim
     plain = [config.rope_theta ** (-2 * i / dim) for i in range(dim // 2)]
@@ -30,7 +30,7 @@ def inverse_frequencies(config: Qwen2Config) -> list[float]:
     return [keep * f + (1 - keep) * f / yarn.factor for f, keep in zip(plain, kept, strict=True)]
 
 
-def attention_factor(config: Qwen2Config) -> float:
+def attention_factor(config: DecoderConfig) -> float:
     """What cos and sin are multiplied by; 1 without YaRN. Attention logits grow by its square."""
     yarn = config.rope_scaling
     if yarn is None:
@@ -38,7 +38,7 @@ def attention_factor(config: Qwen2Config) -> float:
     return 0.1 * math.log(yarn.factor) + 1 if yarn.attention_factor is None else yarn.attention_factor
 
 
-def _ramp_bounds(config: Qwen2Config, yarn: YarnScaling) -> tuple[float, float]:
+def _ramp_bounds(config: DecoderConfig, yarn: YarnScaling) -> tuple[float, float]:
     """Pairs below the first bound keep their frequency, pairs above the second are fully interpolated."""
 
     def pair_with_rotations(rotations: float) -> float:
@@ -55,19 +55,26 @@ class RotaryEmbedding:
 
     _TABLE = 1024  # positions
 
-    def __init__(self, config: Qwen2Config):
+    def __init__(self, config: DecoderConfig):
         self._frequencies = inverse_frequencies(config)
         self._plain_frequencies = inverse_frequencies(config.replace(rope_scaling=None))
         self._factor = attention_factor(config)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._tables: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, positions: Tensor, dtype: torch.dtype, scaled: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, positions: Tensor, dtype: torch.dtype, scaled: Tensor | None = None, *, from_tables: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """(cos, signed sin), each [N, 1, D], for positions [N]; the angles are float32 whatever the dtype.
 
         scaled: [N] whether each token is turned as YaRN says, or plainly; None: all as the config says.
+        from_tables: read from tables that are computed once and in one size, as batch invariance needs (then `scaled`
+        must be None): a cosine may differ in its last bit with its place in the tensor that it is computed in.
         The sign of rotate-half is folded into the sine: its first half is negated.
         """
+        if from_tables:
+            assert scaled is None
+            return self._from_tables(positions, dtype)
         frequencies, plain = self._frequency_tensors(positions.device)
         factor: float | Tensor = self._factor
         if scaled is not None:
@@ -77,11 +84,7 @@ class RotaryEmbedding:
         cos, sin = angles.cos() * factor, angles.sin() * factor
         return torch.cat((cos, cos), -1)[:, None].to(dtype), torch.cat((-sin, sin), -1)[:, None].to(dtype)
 
-    def from_tables(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The same, read from tables that are computed once and in one size: what the batch-invariant mode needs.
-
-        A cosine may differ in its last bit with its place in the tensor that it is computed in.
-        """
+    def _from_tables(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         for table in range(len(self._tables), int(positions.max()) // self._TABLE + 1):
             self._tables.append(self(torch.arange(table * self._TABLE, (table + 1) * self._TABLE), dtype))
         cos, sin = (torch.cat(column) if len(column) > 1 else column[0] for column in zip(*self._tables, strict=True))
@@ -92,8 +95,3 @@ class RotaryEmbedding:
             both = torch.tensor([self._frequencies, self._plain_frequencies], dtype=torch.float32, device=device)
             self._on_device[device] = (both[0], both[1])
         return self._on_device[device]
-
-
-def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    """x [N, H, D] turned by its position's angles."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)

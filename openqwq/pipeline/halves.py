@@ -15,7 +15,7 @@ from openqwq.config import Recipe, RLStage, recipe_to_dict
 from openqwq.errors import UserError
 from openqwq.inference import Engine
 from openqwq.log import logger
-from openqwq.model import Qwen2ForCausalLM, load_model, weight_checksum
+from openqwq.model import Decoder, load_model, weight_checksum
 from openqwq.train.algorithm.rewards import check_rewards
 from openqwq.train.experience.collector import Collector, Remembers
 from openqwq.train.experience.rollout_file import Replay, RolloutFile, check_new
@@ -139,7 +139,7 @@ def _materials(recipe: Recipe, out: Path) -> Materials:
     return Materials(recipe, out)
 
 
-def _policy_before(name: str, materials: Materials, out: Path) -> Qwen2ForCausalLM:
+def _policy_before(name: str, materials: Materials, out: Path) -> Decoder:
     policies = list(materials.recipe.policy_stages)
     policies = policies[: policies.index(name)]
     device = choose_device()

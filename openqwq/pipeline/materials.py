@@ -37,7 +37,7 @@ from openqwq.data.sources.finite import FiniteSource
 from openqwq.errors import UserError
 from openqwq.eval.judging import Judge
 from openqwq.log import logger
-from openqwq.model import Qwen2ForCausalLM, create_model, load_model, preset, resolve_folder
+from openqwq.model import Decoder, create_model, load_model, preset, resolve_folder
 from openqwq.tokenizer import (
     Tokenizer,
     folder_end_ids,
@@ -172,7 +172,7 @@ class Materials:
             self.tokenizer.save(kept)
         return sorted(kept.iterdir())
 
-    def new_model(self, device: torch.device) -> Qwen2ForCausalLM:
+    def new_model(self, device: torch.device) -> Decoder:
         """The model that the first stage starts from, in float32."""
         config = self.recipe.model
         if config.path:

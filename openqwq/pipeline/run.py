@@ -22,7 +22,7 @@ from openqwq.eval.report import write_report
 from openqwq.eval.targets import TargetResult
 from openqwq.inference import Engine
 from openqwq.log import append_jsonl
-from openqwq.model import Qwen2ForCausalLM, load_model
+from openqwq.model import Decoder, load_model
 from openqwq.train.distributed import after_first, from_first, is_first, ranks, wait_for_all
 from openqwq.train.reward_model import RewardModel
 from openqwq.train.rl import RLOutcome
@@ -149,7 +149,7 @@ class Pipeline:
         if name in self.recipe.evaluated_stages:
             self._evaluate(name, stages)
 
-    def _finish(self, model: Qwen2ForCausalLM) -> list[TargetResult]:
+    def _finish(self, model: Decoder) -> list[TargetResult]:
         """`final/` and the report; whether the targets are met."""
         save_policy(model, self.folder.final, self.materials)
         targets = self.folder.write_results(self.clock.seconds, self.threads)
@@ -213,7 +213,7 @@ class Pipeline:
         )
 
 
-def save_policy(model: Qwen2ForCausalLM, folder: Path, materials: Materials) -> None:
+def save_policy(model: Decoder, folder: Path, materials: Materials) -> None:
     """A Hugging Face folder of the policy with its tokenizer and QwQ's sampling."""
     ids = {"eos_token_id": list(materials.tokenizer.eos_token_ids), "pad_token_id": materials.tokenizer.pad_token_id}
     save_model(

@@ -12,8 +12,8 @@ from openqwq.checkpoint.run_state import RunState, RunStateStore
 from openqwq.config import PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage, rounds
 from openqwq.data import PreferencePair
 from openqwq.eval.evaluate import evaluate, mean_by_kind
-from openqwq.inference import Engine, RoundedEngine
-from openqwq.model import Qwen2ForCausalLM
+from openqwq.inference import Engine, QuantizedEngine
+from openqwq.model import Decoder
 from openqwq.tokenizer import Tokenizer, render_training_turn
 from openqwq.train.distributed import after_first
 from openqwq.train.pretrain import run_pretrain
@@ -38,7 +38,7 @@ class StageRunner:
         recipe: Recipe,
         materials: Materials,
         store: RunStateStore,
-        model: Qwen2ForCausalLM,
+        model: Decoder,
         engine: Engine,
         progress: Progress,
     ):
@@ -133,14 +133,14 @@ def base_model(recipe: Recipe, stage: str, run_folder: Path) -> str:
     return str(Path(path).resolve()) if path and Path(path).is_dir() else path or recipe.model.preset
 
 
-def make_policy(stage: RLStage, model: Qwen2ForCausalLM, engine: Engine) -> Engine:
+def make_policy(stage: RLStage, model: Decoder, engine: Engine) -> Engine:
     """What the stage's rollouts come from: the engine over the model itself, or one that rounds, as the stage says."""
     if not rounds(stage):
         return engine
     kv_cache_dtype = stage.rollout_kv_cache_dtype
     if stage.rollout_quantization == "none":
         return Engine(model, engine.tokenizer, kv_cache_dtype=kv_cache_dtype, seed=engine.seed)
-    return RoundedEngine(
+    return QuantizedEngine(
         model,
         engine.tokenizer,
         kind=stage.rollout_quantization,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from openqwq.config import RLStage
 from openqwq.log import logger
-from openqwq.model import Qwen2ForCausalLM
+from openqwq.model import Decoder
 
 from .algorithm.credit import Scored, assign_credit
 from .algorithm.kl import steer_entropy_weight
@@ -48,7 +48,7 @@ class Learned:
 class Learner:
     """Holds what the updates need beside policy and optimizer, and makes a step's updates."""
 
-    def __init__(self, stage: RLStage, run: StageRun[RLStage, Qwen2ForCausalLM], tokenizer: Any):
+    def __init__(self, stage: RLStage, run: StageRun[RLStage, Decoder], tokenizer: Any):
         self.stage, self.run = stage, run
         self.value_stage = replace(stage, learning_rate=stage.value.learning_rate, muon_learning_rate=0.0)
         self.reference = Reference(stage, run) if stage.kl.weight else None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from openqwq.config import PretrainStage
 from openqwq.errors import UserError
-from openqwq.model import Qwen2ForCausalLM
+from openqwq.model import Decoder
 
 from .optim.optimizer import build_optimizer
 from .packing import Sample, document_sample
@@ -15,7 +15,7 @@ from .sft import Documents, train_on_samples
 from .stage import StageContext, StageRun
 
 
-def run_pretrain(stage: PretrainStage, *, model: Qwen2ForCausalLM, documents: Documents, ctx: StageContext) -> None:
+def run_pretrain(stage: PretrainStage, *, model: Decoder, documents: Documents, ctx: StageContext) -> None:
     """Train the model in place on `stage.tokens` tokens, `tokens_per_step` (and a document's rest) a step."""
     optimizer = build_optimizer(model, stage)
     steps = math.ceil(stage.tokens / stage.tokens_per_step)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from openqwq.config import RLStage
 from openqwq.errors import UserError
-from openqwq.model import Qwen2ForCausalLM, load_model
+from openqwq.model import Decoder, load_model
 
 from .optim.update import policy_logprobs
 from .packing import PackedBatch
@@ -39,7 +39,7 @@ class Reference:
         return policy_logprobs(self.model, batch, temperature=self.temperature)[0]
 
 
-def _teacher(folder: str, policy: Qwen2ForCausalLM) -> Qwen2ForCausalLM:
+def _teacher(folder: str, policy: Decoder) -> Decoder:
     if not Path(folder).is_dir():
         raise UserError(f"`reference` is {folder}, which is no folder", hint="give a Hugging Face folder")
     teacher = load_model(folder, device=policy.device, dtype=policy.dtype)

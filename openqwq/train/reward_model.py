@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from openqwq.checkpoint.huggingface import save_model
 from openqwq.config import RewardModelStage
 from openqwq.errors import UserError
-from openqwq.model import Qwen2ForCausalLM, load_model
+from openqwq.model import Decoder, load_model
 
 from .algorithm.losses import preference_loss
 from .distributed import own_share, total
@@ -42,7 +42,7 @@ _SCORING_TOKENS = 16_384
 class RewardModel(nn.Module):
     """A scalar score of whole sequences; the decoder is used without its language-model head."""
 
-    def __init__(self, decoder: Qwen2ForCausalLM):
+    def __init__(self, decoder: Decoder):
         super().__init__()
         self.decoder = decoder
         self.score_head = nn.Linear(
@@ -97,7 +97,7 @@ class RewardModel(nn.Module):
 def run_reward_model(
     stage: RewardModelStage,
     *,
-    model: Qwen2ForCausalLM,
+    model: Decoder,
     pairs: Sequence[EncodedPair],
     held_out: Sequence[EncodedPair],
     ctx: StageContext,

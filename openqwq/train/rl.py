@@ -26,7 +26,7 @@ from openqwq.config import RLStage, check_algorithm
 from openqwq.data.curriculum import DifficultyPool, draw_pool
 from openqwq.errors import UserError
 from openqwq.log import logger
-from openqwq.model import Qwen2ForCausalLM, set_batch_invariant, weight_checksum
+from openqwq.model import Decoder, set_batch_invariant, weight_checksum
 from openqwq.model.lora import add_lora, merge_lora, save_lora
 from openqwq.rollout import GroupStream, SteppedPolicy
 from openqwq.verifiers import Verifier
@@ -71,7 +71,7 @@ class RLOutcome:
 def run_rl(
     stage: RLStage,
     *,
-    model: Qwen2ForCausalLM,
+    model: Decoder,
     policy: TrainedPolicy,
     tokenizer: Any,
     mixture: ProblemMixture,
@@ -148,7 +148,7 @@ def run_rl(
     )
 
 
-def publish(policy: TrainedPolicy, model: Qwen2ForCausalLM, freshness: Freshness, version: int) -> None:
+def publish(policy: TrainedPolicy, model: Decoder, freshness: Freshness, version: int) -> None:
     """Give the policy the model's weights under this version, and note which weights they are."""
     policy.load_weights(model, version=version)
     freshness.publish(version, _trainer_checksum(policy, model))
@@ -164,13 +164,13 @@ def check_agreement(learned: Learned, step: int) -> None:
         )
 
 
-def _trainer_checksum(policy: TrainedPolicy, model: Qwen2ForCausalLM) -> str:
+def _trainer_checksum(policy: TrainedPolicy, model: Decoder) -> str:
     """Of the trainer's weights; where the sampler runs the very same module, what it has just computed."""
     return policy.weight_checksums[policy.version] if policy.model is model else weight_checksum(model)
 
 
 @contextmanager
-def adapters(model: Qwen2ForCausalLM, stage: RLStage, ctx: StageContext) -> Iterator[None]:
+def adapters(model: Decoder, stage: RLStage, ctx: StageContext) -> Iterator[None]:
     """With `lora.rank`: only adapters are trained in this block; at its end they are saved and merged.
 
     They go to `adapters/STAGE` of the run folder, as PEFT reads them.
@@ -187,7 +187,7 @@ def adapters(model: Qwen2ForCausalLM, stage: RLStage, ctx: StageContext) -> Iter
 
 
 @contextmanager
-def invariance(model: Qwen2ForCausalLM, stage: RLStage) -> Iterator[None]:
+def invariance(model: Decoder, stage: RLStage) -> Iterator[None]:
     """With `batch_invariant`: the model, and so sampler and trainer, compute in that mode within this block."""
     before = model.batch_invariant
     try:
@@ -232,7 +232,7 @@ def record_curriculum(pool: DifficultyPool | None, experience: Experience, step:
 
 
 def _metrics_row(
-    run: StageRun[RLStage, Qwen2ForCausalLM],
+    run: StageRun[RLStage, Decoder],
     experience: Experience,
     learned: Learned,
     gate: RegressionGate,

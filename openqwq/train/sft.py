@@ -17,7 +17,7 @@ import torch
 
 from openqwq.config import SFTStage
 from openqwq.errors import UserError
-from openqwq.model import Qwen2ForCausalLM
+from openqwq.model import Decoder
 
 from .algorithm.losses import sample_weights
 from .optim.optimizer import build_optimizer, learning_rate
@@ -34,7 +34,7 @@ Documents = Callable[[int], Iterator[Sequence[int]]]
 def run_sft(
     stage: SFTStage,
     *,
-    model: Qwen2ForCausalLM,
+    model: Decoder,
     chains: Sequence[EncodedChain],
     ctx: StageContext,
     documents: Documents | None = None,
@@ -60,7 +60,7 @@ def run_sft(
                 run.finish(train_on_samples(run, samples, step))
 
 
-def train_on_samples(run: StageRun[Any, Qwen2ForCausalLM], samples: Sequence[Sample], step: int) -> dict[str, Any]:
+def train_on_samples(run: StageRun[Any, Decoder], samples: Sequence[Sample], step: int) -> dict[str, Any]:
     """One optimiser step of next-token loss on the samples; gives the step's metrics row."""
     started, stage = time.perf_counter(), run.stage
     rate = learning_rate(stage, step, run.steps)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from openqwq.config import RLStage
-from openqwq.model import Qwen2ForCausalLM
+from openqwq.model import Decoder
 
 from .algorithm.losses import value_loss
 from .distributed import gather_tokens, total
@@ -29,7 +29,7 @@ _WEIGHTS, _STATE = "value_model", "value_optimizer"
 class ValueModel(nn.Module):
     """The expected return before each trained token; the decoder's language-model head is not used."""
 
-    def __init__(self, policy: Qwen2ForCausalLM):
+    def __init__(self, policy: Decoder):
         super().__init__()
         self.decoder = copy.deepcopy(policy).requires_grad_(True)
         self.value_head = nn.Linear(policy.config.hidden_size, 1, device=policy.device, dtype=policy.dtype)

@@ -2,9 +2,9 @@
 
 import torch
 
-from openqwq.model import Qwen2Config
+from openqwq.model import DecoderConfig
 
-SMALL = Qwen2Config(
+SMALL = DecoderConfig(
     vocab_size=282,
     hidden_size=64,
     intermediate_size=256,

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from openqwq.checkpoint.huggingface import plan_shards, save_model
 from openqwq.errors import UserError
-from openqwq.model import Qwen2Config, YarnScaling, create_model, load_model
+from openqwq.model import DecoderConfig, YarnScaling, create_model, load_model
 
-SMALL = Qwen2Config(
+SMALL = DecoderConfig(
     vocab_size=50,
     hidden_size=32,
     intermediate_size=48,

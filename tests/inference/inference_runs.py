@@ -1,8 +1,12 @@
 """What the tests of the paged cache share: prompts, and a run that gives every block back."""
 
+from contextlib import contextmanager
+
 import torch
 from hypothesis import strategies as st
 
+from openqwq.kernels import REFERENCE
+from openqwq.model import use_ops
 from openqwq.types import Prompt
 
 V = 97  # vocabulary of the models
@@ -17,6 +21,17 @@ def run(engine, requests):
     results = engine.generate([Prompt(p) for p, _ in requests], [own for _, own in requests])
     assert engine.pool.num_free == engine.pool.num_blocks
     return results
+
+
+@contextmanager
+def reference_ops(model, wanted=True):
+    """The model on PyTorch's operators within this block."""
+    before = model.ops
+    use_ops(model, REFERENCE if wanted else before)
+    try:
+        yield
+    finally:
+        use_ops(model, before)
 
 
 ARRIVALS = st.lists(

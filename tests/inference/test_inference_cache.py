@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inference_runs import ARRIVALS, V, ids, run, run_arrivals
+from inference_runs import ARRIVALS, V, ids, reference_ops, run, run_arrivals
 
 from openqwq.inference import Engine, Speculation
-from openqwq.model import KVCache, PagedAttention, PagedChunk, create_model, native_kernels, preset
-from openqwq.model.attention import paged
+from openqwq.kernels import REFERENCE, choose_ops, library
+from openqwq.model import KVCache, PagedAttention, PagedChunk, create_model, preset, use_ops
 from openqwq.types import Prompt, SamplingParams
 
 FREE = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_tokens=12)
@@ -116,21 +116,21 @@ def test_new_weights_forget_the_cache_of_prompts(model):
     assert_same(run(engine, [request]), run(make_engine(other), [request]))
 
 
-def test_operators_without_the_c_kernel_give_the_same(model, monkeypatch):
+def test_operators_without_the_c_kernel_give_the_same(model):
     requests = [(ids(30 + 9 * i, i), FREE.replace(seed=i, n=2)) for i in range(3)]
     by_default = run(make_engine(model), requests)
-    monkeypatch.setattr(paged, "native_kernels", lambda: None)
-    assert_same(run(make_engine(model, num_blocks=10), requests), by_default)
+    with reference_ops(model):
+        assert_same(run(make_engine(model, num_blocks=10), requests), by_default)
 
 
 def test_kernels_leave_subnormal_numbers_on():
-    native_kernels()
+    library()
     smallest = float.fromhex("0x1p-1074")
     assert smallest * 1.0 > 0 and smallest + smallest == 2.0**-1073
     assert (torch.tensor([2.0**-140]) * 1.0).item() == 2.0**-140
 
 
-@pytest.mark.skipif(native_kernels() is None, reason="needs a C compiler")
+@pytest.mark.skipif(library() is None, reason="needs a C compiler")
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 2, 32), (6, 1, 64), (2, 2, 128), (3, 3, 20)])
 def test_the_c_kernel_is_attention(heads, kv_heads, dim):
     """Against softmax(q k^T / sqrt(D)) v in float64, block by block in a shuffled order."""
@@ -147,7 +147,11 @@ def test_the_c_kernel_is_attention(heads, kv_heads, dim):
         places = cache.row_index(tables[row].long().repeat_interleave(16), torch.arange(64) % 16)
         cache.write(0, places, keys[row], values[row])
         keys[row, positions[row]], values[row, positions[row]] = k[row], v[row]
-    mixed = PagedAttention(cache, tables, positions, longest=62).attend(0, q, k, v).view(3, heads, dim)
+    mixed = (
+        PagedAttention(cache, tables, positions, ops=choose_ops("cpu", torch.float32), longest=62)
+        .attend(0, q, k, v)
+        .view(3, heads, dim)
+    )
     for row, last in enumerate(positions.tolist()):
         for head in range(heads):
             own = head // (heads // kv_heads)
@@ -160,13 +164,14 @@ def test_chunks_must_come_in_order(model):
     cache = KVCache(model.config, 4, 16)
     chunks = [PagedChunk(5, 2, [0]), PagedChunk(0, 2, [1])]
     with pytest.raises(ValueError, match="position 0"):
-        PagedAttention(cache, torch.zeros(0, 4).int(), torch.zeros(0).long(), longest=1, chunks=chunks)
+        PagedAttention(cache, torch.zeros(0, 4).int(), torch.zeros(0).long(), ops=model.ops, longest=1, chunks=chunks)
 
 
-def test_what_is_not_finite_does_not_spoil_later_holders_of_its_blocks(model, monkeypatch):
+def test_what_is_not_finite_does_not_spoil_later_holders_of_its_blocks(model):
     """On PyTorch's operators, where masked positions are multiplied by zero."""
-    monkeypatch.setattr(paged, "native_kernels", lambda: None)
-    engine = make_engine(create_model(model.config, seed=1), num_blocks=6, max_num_seqs=1)
+    own = create_model(model.config, seed=1)
+    use_ops(own, REFERENCE)
+    engine = make_engine(own, num_blocks=6, max_num_seqs=1)
     clean = engine.model.model.embed_tokens.weight.detach().clone()
     with torch.no_grad():
         engine.model.model.embed_tokens.weight[5] = torch.nan

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from inference_runs import V, ids, run
+from inference_runs import V, ids, reference_ops, run
 
 from openqwq.errors import UserError
 from openqwq.inference import Engine, Speculation
-from openqwq.model import DecodeAttention, KVCache, PagedAttention, PagedChunk, create_model, preset
-from openqwq.model.attention import paged
+from openqwq.kernels import REFERENCE, choose_ops
+from openqwq.model import KVCache, PagedAttention, PagedChunk, create_model, preset
 from openqwq.model.kv_cache import round_to_int8
 from openqwq.types import Prompt, SamplingParams
 
@@ -50,11 +50,10 @@ class RoundingAttention:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 @pytest.mark.parametrize("by_kernel", [True, False])
-def test_logprobs_are_those_of_rounded_keys_and_values(model, dtype, by_kernel, monkeypatch):
-    if not by_kernel:
-        monkeypatch.setattr(paged, "rounded_kernels", lambda: None)
+def test_logprobs_are_those_of_rounded_keys_and_values(model, dtype, by_kernel):
     requests = [(ids(40 + i, i), FREE.replace(seed=i, n=2)) for i in range(2)]
-    results = run(make_engine(model, kv_cache_dtype=dtype, max_num_batched_tokens=29), requests)
+    with reference_ops(model, not by_kernel):
+        results = run(make_engine(model, kv_cache_dtype=dtype, max_num_batched_tokens=29), requests)
     for (prompt, _), completions in zip(requests, results, strict=True):
         for completion in completions:
             tokens = torch.tensor([*prompt, *completion.token_ids])
@@ -121,20 +120,18 @@ def test_what_is_not_finite_stays_visible_and_is_cleared(model):
 
 @pytest.mark.parametrize("storage", [torch.int8, torch.bfloat16])
 @pytest.mark.parametrize("chunk", [0, 3])
-def test_kernel_and_operators_keep_and_read_the_same(storage, chunk, monkeypatch):
+def test_kernel_and_operators_keep_and_read_the_same(storage, chunk):
     config = preset("tiny").replace(hidden_size=6 * 20, num_attention_heads=6, num_key_value_heads=2)
     random = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2 + chunk, heads, 20, generator=random) * 3 for heads in (6, 2, 2))
     tables, positions = torch.tensor([[1, 3, 0], [4, 2, 5]], dtype=torch.int32), torch.tensor([33, 5])
     past = torch.randn(2, 6 * 2 * 16, 20, generator=random)
     results = []
-    for by_kernel in (True, False):
+    for ops in (choose_ops("cpu", torch.float32), REFERENCE):
         cache = KVCache(config, 8, 16, storage_dtype=storage)
         cache.write(0, torch.arange(6 * 2 * 16), past[0][:, None], past[1][:, None])
-        if not by_kernel:
-            monkeypatch.setattr(paged, "rounded_kernels", lambda: None)
         chunks = [PagedChunk(0, chunk, [7])] if chunk else []
-        mixed = PagedAttention(cache, tables, positions, longest=34, chunks=chunks).attend(0, q, k, v)
+        mixed = PagedAttention(cache, tables, positions, ops=ops, longest=34, chunks=chunks).attend(0, q, k, v)
         results.append((mixed, cache.keys[0].clone(), cache.values[0].clone(), cache.num_bytes))
     assert torch.allclose(results[0][0], results[1][0], atol=1e-5)
     assert all(torch.equal(*pair) for pair in list(zip(*results, strict=True))[1:3])
@@ -157,5 +154,3 @@ def test_what_does_not_go_together_is_refused(model):
             make_engine(half, kv_cache_dtype=kept)
     with pytest.raises(UserError, match="'int8', which rounds"):
         make_engine(create_model(model.config, seed=0), kv_cache_dtype="int8", batch_invariant=True)
-    with pytest.raises(ValueError, match="PagedAttention only"):
-        DecodeAttention(KVCache(model.config, 2, 16, storage_dtype=torch.int8), torch.tensor([3]))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from openqwq.inference import Engine
-from openqwq.model import AttentionWindows, Qwen2Config, YarnScaling, create_model
+from openqwq.model import AttentionWindows, DecoderConfig, YarnScaling, create_model
 from openqwq.types import Prompt, SamplingParams
 
 TRAINED, FACTOR = 32_768, 4.0
@@ -15,7 +15,7 @@ V = 97
 @pytest.fixture(scope="module")
 def model():
     """One layer: a token's keys and values are then of itself and its position alone."""
-    config = Qwen2Config(
+    config = DecoderConfig(
         vocab_size=V,
         hidden_size=32,
         intermediate_size=48,

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from openqwq.inference.sampling.sampler import SamplingTable, sample
-from openqwq.inference.sampling_kernel import SamplingKernel
 from openqwq.inference.sequence import Request
-from openqwq.model.native import sampling_kernels
+from openqwq.kernels.cpu.library import library
+from openqwq.kernels.cpu.sampling import SamplingKernel
 from openqwq.types import SamplingParams
 
-pytestmark = pytest.mark.skipif(sampling_kernels() is None, reason="needs a C compiler")
+pytestmark = pytest.mark.skipif(library() is None, reason="needs a C compiler")
 
 SETTINGS = {
     "plain": {"top_p": 1.0, "top_k": 0},

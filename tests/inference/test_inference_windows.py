@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inference_runs import ARRIVALS, V, ids, run, run_arrivals
+from inference_runs import ARRIVALS, V, ids, reference_ops, run, run_arrivals
 
 from openqwq.errors import UserError
 from openqwq.inference import LLM, Engine, Speculation
@@ -16,7 +16,7 @@ from openqwq.inference.windows import choose_windows, read_window
 from openqwq.model import (
     AttentionMass,
     AttentionWindows,
-    DecodeKernel,
+    CpuFusedDecoder,
     KVCache,
     PagedAttention,
     PagedChunk,
@@ -27,7 +27,6 @@ from openqwq.model import (
     measure_attention_mass,
     preset,
 )
-from openqwq.model.attention import paged
 from openqwq.model.attention.windows import Band
 from openqwq.types import Prompt, SamplingParams
 
@@ -83,13 +82,13 @@ def assert_masked(model, windows, requests, results):
     "windows", [WINDOWS, AttentionWindows((16, 16, 16), 0), AttentionWindows((48, None, 48), 20)], ids=str
 )
 @pytest.mark.parametrize("by_kernel", [True, False])
-def test_logprobs_are_those_under_an_explicit_mask(model, windows, by_kernel, monkeypatch):
-    if not by_kernel:
-        monkeypatch.setattr(paged, "native_kernels", lambda: None)
+def test_logprobs_are_those_under_an_explicit_mask(model, windows, by_kernel):
     requests = [(ids(n, n), FREE.replace(seed=n, n=2)) for n in (5, 70, 100)]
     for budget in (8192, 37):
-        engine = make_engine(model, windows, max_num_batched_tokens=budget)
-        assert_masked(model, windows, requests, run(engine, requests))
+        with reference_ops(model, not by_kernel):
+            engine = make_engine(model, windows, max_num_batched_tokens=budget)
+            results = run(engine, requests)
+        assert_masked(model, windows, requests, results)
 
 
 def test_the_windows_change_what_is_sampled(model):
@@ -106,14 +105,14 @@ def test_a_long_chunk_is_mixed_run_by_run(model, monkeypatch):
 
 @pytest.mark.parametrize("by_kernel", [True, False])
 def test_windows_that_hide_nothing_are_full_attention_bit_for_bit(model, by_kernel, monkeypatch):
-    monkeypatch.setattr(DecodeKernel, "of", lambda *_, **__: None)  # which rounds in another order
-    if not by_kernel:
-        monkeypatch.setattr(paged, "native_kernels", lambda: None)
+    monkeypatch.setattr(CpuFusedDecoder, "of", lambda *_, **__: None)  # which rounds in another order
     requests = [(ids(30 + 20 * i, i), FREE.replace(seed=i, n=2)) for i in range(3)]
     wide = AttentionWindows((160, None, 144), 16)
     for budget in (8192, 37):
-        one, two = (make_engine(model, windows, max_num_batched_tokens=budget) for windows in (None, wide))
-        for full, windowed in zip(run(one, requests), run(two, requests), strict=True):
+        with reference_ops(model, not by_kernel):
+            one, two = (make_engine(model, windows, max_num_batched_tokens=budget) for windows in (None, wide))
+            results = zip(run(one, requests), run(two, requests), strict=True)
+        for full, windowed in results:
             assert [(c.token_ids, c.logprobs) for c in full] == [(c.token_ids, c.logprobs) for c in windowed]
 
 
@@ -132,8 +131,8 @@ def test_rows_and_chunks_of_one_pass_equal_full_attention_bit_for_bit(model):
             new[layer][(torch.arange(12) + 5) % 12] = old[layer]
     chunks = [PagedChunk(0, 20, [5, 6]), PagedChunk(17, 30, [7, 8, 9])]
     q, k, v = torch.randn(51, 4, 8), torch.randn(51, 2, 8), torch.randn(51, 2, 8)
-    one = PagedAttention(full, tables, positions, longest=64, chunks=chunks)
-    two = WindowedAttention(cache, pages, tables, positions, longest=64, chunks=chunks)
+    one = PagedAttention(full, tables, positions, ops=model.ops, longest=64, chunks=chunks)
+    two = WindowedAttention(cache, pages, tables, positions, ops=model.ops, longest=64, chunks=chunks)
     assert torch.equal(one.positions, two.positions)
     for layer in range(3):
         assert torch.equal(one.attend(layer, q, k, v), two.attend(layer, q, k, v))

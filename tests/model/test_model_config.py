@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from openqwq.errors import UserError
-from openqwq.model import PRESETS, Qwen2Config, Qwen2ForCausalLM, YarnScaling, convert_swish_beta, create_model, preset
-from openqwq.model.rope import RotaryEmbedding, attention_factor, inverse_frequencies, rotate
+from openqwq.kernels.reference import rotate
+from openqwq.model import PRESETS, Decoder, DecoderConfig, YarnScaling, convert_swish_beta, create_model, preset
+from openqwq.model.rope import RotaryEmbedding, attention_factor, inverse_frequencies
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "qwq_config"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="the published QwQ-32B files are not beside this checkout")
@@ -40,7 +41,7 @@ PUBLISHED_PARAMETERS = {
 
 def on_meta(config):
     with torch.device("meta"):
-        return Qwen2ForCausalLM(config)
+        return Decoder(config)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -80,7 +81,7 @@ def test_qwq_32b_writes_the_published_config():
     published = json.loads((DATA / "config.json").read_text())
     del published["transformers_version"]
     assert preset("qwq-32b").to_dict() == published
-    assert Qwen2Config.from_dict(published) == preset("qwq-32b")
+    assert DecoderConfig.from_dict(published) == preset("qwq-32b")
 
 
 @needs_data
@@ -101,7 +102,7 @@ def test_yarn_keeps_fast_pairs_and_divides_slow_pairs_by_the_factor():
 
 
 def test_rotary_turns_pairs_by_position_times_frequency():
-    config = Qwen2Config.from_dict({**MINIMAL, "rope_theta": 100.0})  # head dim 4: frequencies 1 and 0.1
+    config = DecoderConfig.from_dict({**MINIMAL, "rope_theta": 100.0})  # head dim 4: frequencies 1 and 0.1
     x = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])
     cos, sin = RotaryEmbedding(config)(torch.tensor([5]), torch.float32)
     a, b = 5.0, 0.5
@@ -115,14 +116,14 @@ def test_rotary_turns_pairs_by_position_times_frequency():
 
 
 def test_yarn_multiplies_both_cos_and_sin():
-    config = Qwen2Config.from_dict({**MINIMAL, "rope_scaling": {"type": "yarn", **YARN}})
+    config = DecoderConfig.from_dict({**MINIMAL, "rope_scaling": {"type": "yarn", **YARN}})
     cos, sin = RotaryEmbedding(config)(torch.tensor([0, 1]), torch.float32)
     assert cos[0].flatten().tolist() == pytest.approx([1.1386294] * 4)
     assert (cos**2 + sin**2).flatten().tolist() == pytest.approx([1.1386294**2] * 8, rel=1e-5)
 
 
 def test_rotary_angles_survive_a_cast_of_the_model():
-    model = create_model(Qwen2Config.from_dict(MINIMAL), seed=0).to(torch.bfloat16)
+    model = create_model(DecoderConfig.from_dict(MINIMAL), seed=0).to(torch.bfloat16)
     cos, _ = model.model.rotary(torch.tensor([30]), torch.float32)
     assert cos[0, 0, 1].item() == pytest.approx(math.cos(0.3), abs=1e-6)
 
@@ -154,7 +155,7 @@ def test_rotary_angles_survive_a_cast_of_the_model():
     ],
 )
 def test_yarn_is_read_in_every_spelling(block):
-    config = Qwen2Config.from_dict({**MINIMAL, **block})
+    config = DecoderConfig.from_dict({**MINIMAL, **block})
     assert config.rope_theta == 1e6
     assert config.rope_scaling == YarnScaling(factor=4.0, original_max_position_embeddings=32768)
     assert config.rope_theta == 1e6
@@ -162,13 +163,13 @@ def test_yarn_is_read_in_every_spelling(block):
 
 
 def test_default_rope_parameters_mean_no_scaling():
-    config = Qwen2Config.from_dict({**MINIMAL, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}})
+    config = DecoderConfig.from_dict({**MINIMAL, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}})
     assert (config.rope_theta, config.rope_scaling) == (500.0, None)
 
 
 @pytest.mark.parametrize("config", [*PRESETS.values(), preset("tiny").replace(rope_scaling=YarnScaling(**YARN))])
 def test_a_written_config_reads_back_the_same(config):
-    read = Qwen2Config.from_dict(json.loads(json.dumps(config.to_dict())))
+    read = DecoderConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert read == config.replace(max_window_layers=config.max_window_layers or config.num_hidden_layers)
 
 
@@ -177,7 +178,7 @@ def test_transformers_reads_the_same_numbers_from_our_config(yarn):
     transformers = pytest.importorskip("transformers")
     ours = preset("qwq-32b").replace(rope_scaling=yarn)
     theirs = transformers.Qwen2Config(**ours.to_dict())
-    back = Qwen2Config.from_dict(theirs.to_dict())
+    back = DecoderConfig.from_dict(theirs.to_dict())
     assert (back.rope_theta, back.rope_scaling) == (ours.rope_theta, ours.rope_scaling)
     assert (back.hidden_size, back.rms_norm_eps, back.torch_dtype) == (5120, 1e-5, "bfloat16")
 
@@ -217,13 +218,13 @@ GPTQ = {"bits": 4, "group_size": 128, "quant_method": "gptq", "sym": True, "desc
 )
 def test_configs_that_mean_another_computation_are_refused(change, message):
     with pytest.raises(UserError) as caught:
-        Qwen2Config.from_dict({**MINIMAL, **change})
+        DecoderConfig.from_dict({**MINIMAL, **change})
     assert message in caught.value.message
 
 
 def test_an_unused_sliding_window_is_accepted():
     raw = {**MINIMAL, "use_sliding_window": True, "max_window_layers": 1, "sliding_window": 4}
-    assert Qwen2Config.from_dict(raw).use_sliding_window
+    assert DecoderConfig.from_dict(raw).use_sliding_window
 
 
 def test_an_unknown_preset_names_the_nearest():
@@ -234,10 +235,10 @@ def test_an_unknown_preset_names_the_nearest():
 
 @pytest.mark.parametrize("beta", [math.log(2), 1.7])
 def test_swish_beta_is_converted_exactly_both_ways(beta):
-    plain = create_model(Qwen2Config.from_dict(MINIMAL).replace(initializer_range=0.8), seed=0)
+    plain = create_model(DecoderConfig.from_dict(MINIMAL).replace(initializer_range=0.8), seed=0)
     ids = torch.arange(10)[None]
     weights, config = convert_swish_beta(plain.state_dict(), plain.config, beta)
-    swish = Qwen2ForCausalLM(config)
+    swish = Decoder(config)
     swish.load_state_dict(weights)
     back, back_config = convert_swish_beta(weights, config, 1.0)
     with torch.no_grad():
@@ -251,8 +252,8 @@ def test_swish_beta_is_converted_exactly_both_ways(beta):
 
 
 def test_swish_beta_changes_the_function_when_weights_stay():
-    plain = create_model(Qwen2Config.from_dict(MINIMAL).replace(initializer_range=0.8), seed=0)
-    other = Qwen2ForCausalLM(plain.config.replace(swish_beta=math.log(2)))
+    plain = create_model(DecoderConfig.from_dict(MINIMAL).replace(initializer_range=0.8), seed=0)
+    other = Decoder(plain.config.replace(swish_beta=math.log(2)))
     other.load_state_dict(plain.state_dict())
     z = torch.linspace(-3, 3, 8)
     mlp = other.model.layers[0].mlp
@@ -264,7 +265,7 @@ def test_swish_beta_changes_the_function_when_weights_stay():
 
 
 def test_random_weights_depend_on_the_seed_alone():
-    config = Qwen2Config.from_dict(MINIMAL)
+    config = DecoderConfig.from_dict(MINIMAL)
     first, same, other = (create_model(config, seed=seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
@@ -322,12 +323,12 @@ def test_random_weights_depend_on_the_seed_alone():
 )
 def test_a_rotary_setting_that_cannot_be_done_is_refused_and_named(block, reason):
     with pytest.raises(UserError, match=reason):
-        Qwen2Config.from_dict({**MINIMAL, **block})
+        DecoderConfig.from_dict({**MINIMAL, **block})
 
 
 @pytest.mark.parametrize("block", [{}, {"rope_parameters": {}}, {"rope_scaling": {}}, {"rope_scaling": None}])
 def test_a_config_without_rotary_settings_has_none(block):
-    config = Qwen2Config.from_dict({**MINIMAL, **block})
+    config = DecoderConfig.from_dict({**MINIMAL, **block})
     assert (config.rope_theta, config.rope_scaling) == (10000.0, None)
 
 
@@ -351,11 +352,11 @@ def test_a_config_without_rotary_settings_has_none(block):
 )
 def test_a_value_of_another_type_is_refused_and_named(changes, reason):
     with pytest.raises(UserError, match=reason):
-        Qwen2Config.from_dict({**MINIMAL, **changes})
+        DecoderConfig.from_dict({**MINIMAL, **changes})
 
 
 def test_null_means_the_default_and_full_attention_layers_are_read():
-    plain = Qwen2Config.from_dict(MINIMAL)
+    plain = DecoderConfig.from_dict(MINIMAL)
     nulls = {"rms_norm_eps": None, "tie_word_embeddings": None, "sliding_window": None, "num_key_value_heads": 1}
-    assert Qwen2Config.from_dict({**MINIMAL, **nulls, "layer_types": ["full_attention"]}) == plain
-    assert Qwen2Config.from_dict({**MINIMAL, "num_key_value_heads": None}).num_key_value_heads == 2
+    assert DecoderConfig.from_dict({**MINIMAL, **nulls, "layer_types": ["full_attention"]}) == plain
+    assert DecoderConfig.from_dict({**MINIMAL, "num_key_value_heads": None}).num_key_value_heads == 2

@@ -3,12 +3,21 @@
 import pytest
 import torch
 
-from openqwq.model import DecodeKernel, KVCache, PagedAttention, create_model, native_kernels, preset, quantize_weights
-from openqwq.model.attention.paged import PagedChunk, as_rows
+from openqwq.kernels import library
+from openqwq.model import (
+    CpuFusedDecoder,
+    KVCache,
+    PagedAttention,
+    create_model,
+    preset,
+    quantize_weights,
+)
+from openqwq.model.attention.context import PagedChunk
+from openqwq.model.attention.paged import as_rows
 from openqwq.model.config import YarnScaling
 from openqwq.model.lora import add_lora, merge_lora
 
-pytestmark = pytest.mark.skipif(native_kernels() is None, reason="needs a C compiler")
+pytestmark = pytest.mark.skipif(library() is None, reason="needs a C compiler")
 
 SHAPES = [
     {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 103},
@@ -52,9 +61,11 @@ def check_tokens(model, positions, tables, num_logits):
     one, two = caches(model, 2)
     tokens = torch.randint(model.config.vocab_size, (len(positions),), generator=torch.Generator().manual_seed(0))
     longest = int(positions.max()) + 1
-    expected = model(tokens, context=PagedAttention(one, tables, positions, longest=longest))[:num_logits]
-    kernel = DecodeKernel.of(model, two)
-    assert kernel.look()
+    expected = model(tokens, context=PagedAttention(one, tables, positions, ops=model.ops, longest=longest))[
+        :num_logits
+    ]
+    kernel = CpuFusedDecoder.of(model, two)
+    assert kernel.bind_weights()
     logits = kernel(tokens, positions, tables, longest, None, num_logits)
     assert logits.shape == expected.shape
     assert torch.allclose(logits, expected, atol=1e-4, rtol=1e-4)
@@ -121,10 +132,10 @@ def test_chunks_are_rows_that_see_each_other_and_logits_are_of_the_first_rows_on
     tables, positions = torch.tensor([[3, 1, 0]], dtype=torch.int32), torch.tensor([30])
     chunks = [PagedChunk(0, 20, [4, 5]), PagedChunk(17, 15, [7, 8])]
     tokens = torch.arange(36) % model.config.vocab_size
-    context = PagedAttention(one, tables, positions, longest=31, chunks=chunks)
+    context = PagedAttention(one, tables, positions, ops=model.ops, longest=31, chunks=chunks)
     expected = model(tokens, context=context)
-    kernel = DecodeKernel.of(model, two)
-    assert kernel.look()
+    kernel = CpuFusedDecoder.of(model, two)
+    assert kernel.bind_weights()
     all_tables, all_positions, _ = as_rows(tables, positions, chunks)
     logits = kernel(tokens, all_positions, all_tables, 64, None, 1)
     assert logits.shape == (1, model.config.vocab_size)
@@ -140,47 +151,47 @@ def test_guessed_tokens_of_one_row_see_each_other_and_rows_have_their_own_settin
     tables = torch.tensor([[3, 1, 4], [3, 1, 4], [3, 1, 4], [7, 8, 9]], dtype=torch.int32)
     positions, tokens = torch.tensor([30, 31, 32, 40]), torch.tensor([5, 6, 7, 5])
     scaled = torch.tensor([True, True, True, False])
-    expected = model(tokens, context=PagedAttention(one, tables, positions, longest=41, scaled=scaled))
-    kernel = DecodeKernel.of(model, two, both_settings=True)
-    assert kernel.look()
+    expected = model(tokens, context=PagedAttention(one, tables, positions, ops=model.ops, longest=41, scaled=scaled))
+    kernel = CpuFusedDecoder.of(model, two, both_settings=True)
+    assert kernel.bind_weights()
     assert torch.allclose(kernel(tokens, positions, tables, 41, scaled), expected, atol=2e-4, rtol=2e-4)
     assert not torch.allclose(kernel(tokens, positions, tables, 41, ~scaled), expected, atol=1e-2)
 
 
 def test_layers_that_are_not_plain_are_left_to_the_module():
     model = make(SHAPES[0])
-    kernel = DecodeKernel.of(model, KVCache(model.config, 2, 16))
-    assert kernel.look()
+    kernel = CpuFusedDecoder.of(model, KVCache(model.config, 2, 16))
+    assert kernel.bind_weights()
     add_lora(model, rank=2, alpha=4.0, targets=["q_proj"], seed=0)
-    assert not kernel.look()
+    assert not kernel.bind_weights()
     merge_lora(model)
-    assert kernel.look()
+    assert kernel.bind_weights()
     quantize_weights(model, "int8")  # inputs that do not fill blocks
-    assert not kernel.look()
-    assert DecodeKernel.of(model, KVCache(model.config, 2, 16, storage_dtype=torch.int8)) is None
+    assert not kernel.bind_weights()
+    assert CpuFusedDecoder.of(model, KVCache(model.config, 2, 16, storage_dtype=torch.int8)) is None
     bfloat16 = create_model(model.config, seed=0, dtype=torch.bfloat16)
-    assert DecodeKernel.of(bfloat16, KVCache(model.config, 2, 16, dtype=torch.bfloat16)) is None
+    assert CpuFusedDecoder.of(bfloat16, KVCache(model.config, 2, 16, dtype=torch.bfloat16)) is None
 
 
 @torch.no_grad()
 def test_weights_that_are_exchanged_are_found_again():
     model, other = make(SHAPES[0]), make(SHAPES[0])
-    kernel = DecodeKernel.of(model, KVCache(model.config, 2, 16))
+    kernel = CpuFusedDecoder.of(model, KVCache(model.config, 2, 16))
     inputs = torch.tensor([5]), torch.tensor([0]), torch.tensor([[0]], dtype=torch.int32), 1, None
-    assert kernel.look()
+    assert kernel.bind_weights()
     before = kernel(*inputs).clone()
     other.model.layers[1].mlp.up_proj.weight.mul_(3)
     model.model.layers[1].mlp.up_proj = other.model.layers[1].mlp.up_proj
-    assert kernel.look()
+    assert kernel.bind_weights()
     assert not torch.allclose(kernel(*inputs), before, atol=1e-3)
 
 
 @torch.no_grad()
 def test_what_is_not_finite_reaches_the_logits():
     model = make(SHAPES[0])
-    kernel = DecodeKernel.of(model, KVCache(model.config, 2, 16))
+    kernel = CpuFusedDecoder.of(model, KVCache(model.config, 2, 16))
     for broken in (float("nan"), float("inf")):
         model.model.embed_tokens.weight[5] = broken
-        assert kernel.look()
+        assert kernel.bind_weights()
         logits = kernel(torch.tensor([5]), torch.tensor([0]), torch.tensor([[0]], dtype=torch.int32), 1, None)
         assert not logits.isfinite().all()

@@ -1,12 +1,14 @@
 """Attention for training by the C kernel: values and gradients against float64 operators, document by document."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from openqwq.model.documents import Documents
-from openqwq.model.native import document_kernels
+from openqwq.kernels import Documents, library
+from openqwq.kernels.cpu.documents import attend_documents, fits
 
-pytestmark = pytest.mark.skipif(document_kernels() is None, reason="needs a C compiler")
+pytestmark = pytest.mark.skipif(library() is None, reason="needs a C compiler")
 
 SHAPES = {
     "wide heads": (4, 2, 64),
@@ -47,10 +49,14 @@ def test_documents_are_mixed_as_the_definition_says(shape):
     exact = [t.detach().double().requires_grad_() for t in tensors]
     weights = draw(2, (count, heads * dim))[0].detach()
     documents = Documents(LENGTHS)
-    assert documents.fits(tensors[0].detach(), tensors[1])
-    torch.testing.assert_close(documents.mix(*tensors).double(), one_by_one(LENGTHS, *exact), rtol=1e-6, atol=2e-6)
+    assert fits(tensors[0].detach(), tensors[1])
+    torch.testing.assert_close(
+        attend_documents(*tensors, documents).double(), one_by_one(LENGTHS, *exact), rtol=1e-6, atol=2e-6
+    )
     theirs = slopes(lambda *x: one_by_one(LENGTHS, *x), exact, weights.double())
-    for mine, other in zip(slopes(documents.mix, tensors, weights), theirs, strict=True):
+    for mine, other in zip(
+        slopes(partial(attend_documents, documents=documents), tensors, weights), theirs, strict=True
+    ):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
 
 
@@ -76,9 +82,11 @@ def test_documents_that_begin_alike_give_what_they_give_apart():
         return one_by_one(lengths, q[rows], k[rows], v[rows])[firsts]
 
     shared = Documents(lengths, (rows, firsts))
-    torch.testing.assert_close(shared.mix(*tensors).double(), apart(*exact), rtol=1e-6, atol=2e-6)
+    torch.testing.assert_close(attend_documents(*tensors, shared).double(), apart(*exact), rtol=1e-6, atol=2e-6)
     theirs = slopes(apart, exact, weights.double())
-    for mine, expected in zip(slopes(shared.mix, tensors, weights), theirs, strict=True):
+    for mine, expected in zip(
+        slopes(partial(attend_documents, documents=shared), tensors, weights), theirs, strict=True
+    ):
         torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -88,12 +96,12 @@ def test_the_number_of_threads_changes_no_bit_of_the_gradients():
     before = torch.get_num_threads()
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        found.append(slopes(documents.mix, tensors, weights))
+        found.append(slopes(partial(attend_documents, documents=documents), tensors, weights))
     torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_what_is_not_float32_on_a_cpu_is_left_to_pytorch():
     q, k = torch.zeros(3, 4, 8), torch.zeros(3, 2, 8)
-    assert Documents.fits(q, k)
-    assert not Documents.fits(q.double(), k.double()) and not Documents.fits(q.to("meta"), k.to("meta"))
+    assert fits(q, k)
+    assert not fits(q.double(), k.double()) and not fits(q.to("meta"), k.to("meta"))

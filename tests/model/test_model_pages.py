@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from openqwq.model import pages
+from openqwq.kernels.cpu import large_pages as pages
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 

@@ -3,20 +3,13 @@
 import pytest
 import torch
 
-from openqwq.model import (
-    DecodeAttention,
-    ExtendAttention,
-    KVCache,
-    PrefillAttention,
-    Qwen2Config,
-    YarnScaling,
-    create_model,
-)
-from openqwq.model.attention.packed import mix_by_products, mix_fused
+from openqwq.kernels import REFERENCE, choose_ops
+from openqwq.kernels.reference import mix_by_products, mix_fused
+from openqwq.model import DecoderConfig, KVCache, PagedAttention, PagedChunk, YarnScaling, create_model
 
 transformers = pytest.importorskip("transformers", reason="the parity tests need transformers (dev extra)")
 
-SMALL = Qwen2Config(
+SMALL = DecoderConfig(
     vocab_size=97,
     hidden_size=48,
     intermediate_size=80,
@@ -104,33 +97,57 @@ def test_packed_documents_equal_transformers_one_by_one(pair):
         assert largest_difference(got, theirs(document[None]).logits[0]) <= 1e-4
 
 
+class PagedRun:
+    """Sequences over a paged cache: each has the blocks that `tables` [S, W] names."""
+
+    def __init__(self, model, tables: list[list[int]], ops=None):
+        self.model, self.ops = model, model.ops if ops is None else ops
+        self.tables = torch.tensor(tables, dtype=torch.int32)
+        self.cache = KVCache(model.config, num_slots=int(self.tables.max()) + 2, max_length=16)
+
+    def chunks(self, parts: dict[int, torch.Tensor], starts: dict[int, int]) -> list[torch.Tensor]:
+        """Logits of some sequences' next tokens, from positions `starts` on, in one pass."""
+        own = [PagedChunk(starts[row], len(ids), self.tables[row].tolist()) for row, ids in parts.items()]
+        nobody = torch.zeros(0, dtype=torch.int64)
+        context = PagedAttention(self.cache, self.tables[:0], nobody, ops=self.ops, longest=0, chunks=own)
+        logits = self.model(torch.cat(list(parts.values())), context=context)
+        return list(logits.split([len(ids) for ids in parts.values()]))
+
+    def step(self, tokens: torch.Tensor, positions: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        """Logits [R, V] of one token for each of some sequences."""
+        longest = int(positions.max()) + 1
+        context = PagedAttention(self.cache, self.tables[rows], positions, ops=self.ops, longest=longest)
+        return self.model(tokens, context=context)
+
+
+OPS = [pytest.param(REFERENCE, id="reference"), pytest.param(choose_ops("cpu", torch.float32), id="cpu")]
+
+
 @torch.no_grad()
-def test_cached_decoding_equals_transformers_token_by_token(pair):
+@pytest.mark.parametrize("ops", OPS)
+def test_cached_decoding_equals_transformers_token_by_token(pair, ops):
     ours, theirs = pair
     rows, prompts = random_ids(3, 30), [4, 11, 7]
     expected = theirs(rows).logits
-    cache = KVCache(ours.config, num_slots=3, max_length=32)
-    prompt_ids = torch.cat([row[:n] for row, n in zip(rows, prompts, strict=True)])
-    prefill = ours(prompt_ids, context=PrefillAttention(prompts, cache, [0, 1, 2])).split(prompts)
-    for row, logits in enumerate(prefill):
+    run = PagedRun(ours, [[0, 1], [2, 3], [4, 5]], ops)
+    parts = {i: rows[i, :n] for i, n in enumerate(prompts)}
+    for row, logits in enumerate(run.chunks(parts, dict.fromkeys(parts, 0))):
         assert largest_difference(logits, expected[row, : prompts[row]]) <= 1e-4
     positions = torch.tensor(prompts)
     for _ in range(19):
-        step = ours(rows[torch.arange(3), positions], context=DecodeAttention(cache, positions))
+        step = run.step(rows[torch.arange(3), positions], positions, [0, 1, 2])
         assert largest_difference(step, expected[torch.arange(3), positions]) <= 1e-4
         positions = positions + 1
 
 
 @torch.no_grad()
-def test_scattered_slots_decode_like_a_prefix_of_slots(model):
-    ids, lengths = random_ids(2, 12), [6, 10]
-    prompt = torch.cat([ids[0, :6], ids[1, :10]])
-    cache = KVCache(model.config, num_slots=5, max_length=16)
-    model.hidden_states(prompt, context=PrefillAttention(lengths, cache, [4, 1]))
-    positions = torch.tensor(lengths)
-    step = model(ids[[0, 1], lengths], context=DecodeAttention(cache, positions, slots=[4, 1], longest=14))
-    expected = model(ids)[[0, 1], lengths]
-    assert largest_difference(step, expected) <= 1e-4
+@pytest.mark.parametrize("ops", OPS)
+def test_sequences_in_scattered_blocks_decode_like_whole_ones(model, ops):
+    ids = random_ids(2, 36)
+    run = PagedRun(model, [[7, 2, 5], [0, 6, 3]], ops)
+    run.chunks({0: ids[0, :20], 1: ids[1, :34]}, {0: 0, 1: 0})
+    step = run.step(ids[[0, 1], [20, 34]], torch.tensor([20, 34]), [0, 1])
+    assert largest_difference(step, model(ids)[[0, 1], [20, 34]]) <= 1e-4
 
 
 @torch.no_grad()
@@ -146,35 +163,37 @@ def test_both_ways_to_mix_one_query_a_row_agree_with_softmax_by_hand():
 
 
 @torch.no_grad()
-def test_a_prompt_in_two_parts_gives_the_logits_of_the_whole(model):
+@pytest.mark.parametrize("ops", OPS)
+def test_a_prompt_in_two_parts_gives_the_logits_of_the_whole(model, ops):
     ids = random_ids(2, 20)
-    cache = KVCache(model.config, num_slots=2, max_length=20)
-    model.hidden_states(torch.cat([ids[0, :7], ids[1, :12]]), context=PrefillAttention([7, 12], cache, [1, 0]))
-    rest = model(torch.cat([ids[0, 7:], ids[1, 12:15]]), context=ExtendAttention([13, 3], [7, 12], cache, [1, 0]))
+    run = PagedRun(model, [[0, 1], [2, 3]], ops)
+    run.chunks({1: ids[0, :7], 0: ids[1, :12]}, {0: 0, 1: 0})
+    first, second = run.chunks({1: ids[0, 7:], 0: ids[1, 12:15]}, {0: 12, 1: 7})
     expected = model(ids)
-    assert largest_difference(rest[:13], expected[0, 7:]) <= 1e-4
-    assert largest_difference(rest[13:], expected[1, 12:15]) <= 1e-4
+    assert largest_difference(first, expected[0, 7:]) <= 1e-4
+    assert largest_difference(second, expected[1, 12:15]) <= 1e-4
 
 
 @torch.no_grad()
-def test_a_copied_slot_continues_like_its_source(model):
+@pytest.mark.parametrize("ops", OPS)
+def test_a_copied_block_continues_like_its_source(model, ops):
     ids = random_ids(8)
-    cache = KVCache(model.config, num_slots=4, max_length=10)
-    model.hidden_states(ids[:7], context=PrefillAttention([7], cache, [0]))
-    cache.copy_slots([0, 0], [1, 3], 7)
-    positions = torch.full((4,), 7)
-    step = model(ids[7].repeat(4), context=DecodeAttention(cache, positions))
+    run = PagedRun(model, [[0], [1], [2], [3]], ops)
+    run.chunks({0: ids[:7]}, {0: 0})
+    run.cache.copy_slots([0, 0], [1, 3], 7)
+    step = run.step(ids[7].repeat(4), torch.full((4,), 7), [0, 1, 2, 3])
     assert largest_difference(step[[1, 3]], step[[0, 0]]) == 0
-    assert largest_difference(step[2], step[0]) > 1e-2  # the slot that got no copy must not look the same
+    assert largest_difference(step[2], step[0]) > 1e-2  # the block that got no copy must not look the same
 
 
 @torch.no_grad()
-def test_a_reused_slot_shows_nothing_of_its_former_sequence(model):
-    cache = KVCache(model.config, num_slots=1, max_length=30)
-    model.hidden_states(random_ids(30), context=PrefillAttention([30], cache, [0]))
+@pytest.mark.parametrize("ops", OPS)
+def test_a_reused_block_shows_nothing_of_its_former_sequence(model, ops):
+    run = PagedRun(model, [[0, 1]], ops)
+    run.chunks({0: random_ids(30)}, {0: 0})
     ids = random_ids(6).flip(0)
-    model.hidden_states(ids[:5], context=PrefillAttention([5], cache, [0]))
-    step = model(ids[5:], context=DecodeAttention(cache, torch.tensor([5])))
+    run.chunks({0: ids[:5]}, {0: 0})
+    step = run.step(ids[5:], torch.tensor([5]), [0])
     assert largest_difference(step[0], model(ids[None])[0, 5]) <= 1e-4
 
 
@@ -215,17 +234,12 @@ def test_tokens_see_neither_later_tokens_nor_other_documents(model):
 
 
 def test_wrong_calls_are_refused(model):
-    cache = KVCache(model.config, num_slots=2, max_length=8)
     with pytest.raises(ValueError, match="either `lengths` or `context`"):
         model(random_ids(5))
     with pytest.raises(ValueError, match="5 tokens were given"):
         model(random_ids(5), lengths=[2, 2])
-    with pytest.raises(ValueError, match="9 tokens does not fit"):
-        PrefillAttention([9], cache, [0])
-    with pytest.raises(ValueError, match="9 tokens does not fit"):
-        DecodeAttention(cache, torch.tensor([8]))
-    with pytest.raises(ValueError, match="not within a cache of 2"):
-        PrefillAttention([3], cache, [2])
+    with pytest.raises(ValueError, match="must come before"):
+        PagedRun(model, [[0, 1], [2, 3]]).chunks({0: random_ids(3), 1: random_ids(4)}, {0: 2, 1: 0})
     with pytest.raises(ValueError, match="non-empty"):
         model(random_ids(0), lengths=[])
 

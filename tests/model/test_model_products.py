@@ -4,17 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from openqwq.model import products
+from openqwq.kernels.cpu import products
+from openqwq.kernels.cpu.library import library
 from openqwq.model.decoder import Linear
-from openqwq.model.native import product_kernels
 
-pytestmark = pytest.mark.skipif(product_kernels() is None, reason="needs a C compiler")
+pytestmark = pytest.mark.skipif(library() is None, reason="needs a C compiler")
 SHAPES = [(1, 1, 1), (14, 256, 32), (15, 257, 33), (225, 64, 31), (100, 600, 65), (450, 33, 7)]
 
 
 @pytest.fixture(autouse=True)
 def every_product_ours(monkeypatch):
-    monkeypatch.setattr(products, "_is_amd", lambda: True)
+    monkeypatch.setattr(products, "multiply_pays", lambda: True)
     monkeypatch.setattr(products, "MIN_ROWS", 1)
     monkeypatch.setattr(products, "MIN_SIZE", 1)
     monkeypatch.setattr(torch, "mm", None)
@@ -102,7 +102,7 @@ def test_a_frozen_weight_gets_no_gradient():
 
 def test_without_the_kernel_the_product_is_that_of_pytorch(monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setattr(products, "product_kernels", lambda: None)
+    monkeypatch.setattr(products, "library", lambda: None)
     a, b, bias, out = torch.randn(128, 128), torch.randn(128, 128), torch.randn(128), torch.randn(128, 128)
     assert torch.equal(products.multiply(a, b), a @ b)
     assert torch.equal(products.multiply(a, b, bias=bias), torch.addmm(bias, a, b))

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from openqwq.model import quantize
-from openqwq.model.quantize import pack_codes, pack_weight
+from openqwq.kernels import REFERENCE, library
+from openqwq.kernels.cpu.packed import MAX_ROWS
+from openqwq.model.packed_linear import pack_codes
+from openqwq.model.quantize import pack_weight
 
 KINDS = [("bf16", 64), ("int8", 64), ("int4", 32), ("int4", 64), ("int4", 128), ("int4", 256)]
 
@@ -34,16 +36,15 @@ def round_group(values, low, high):
 
 @pytest.mark.parametrize(("kind", "group_size"), KINDS)
 @pytest.mark.parametrize("native", [True, False])
-def test_a_layer_multiplies_by_its_rounded_weights(kind, group_size, native, monkeypatch):
-    if not native:
-        monkeypatch.setattr(quantize, "native_kernels", lambda: None)
+def test_a_layer_multiplies_by_its_rounded_weights(kind, group_size, native):
     torch.manual_seed(0)
-    weight, bias, x = torch.randn(21, 300), torch.randn(21), torch.randn(quantize.KERNEL_ROWS + 1, 300)
+    weight, bias, x = torch.randn(21, 300), torch.randn(21), torch.randn(MAX_ROWS + 1, 300)
     weight[3], weight[4] = 0, weight[4].abs() + 1
     layer = pack_weight(weight, kind, bias=bias, group_size=group_size)
+    layer.ops = layer.ops if native else REFERENCE
     expected = round_slowly(weight, kind, group_size)
     torch.testing.assert_close(layer.widened().double(), expected, rtol=0, atol=1e-6)
-    for num_rows in (1, 2, 3, 7, quantize.KERNEL_ROWS, len(x)):
+    for num_rows in (1, 2, 3, 7, MAX_ROWS, len(x)):
         torch.testing.assert_close(
             layer(x[:num_rows]).double(), x[:num_rows].double() @ expected.T + bias, rtol=0, atol=1e-4
         )
@@ -54,10 +55,10 @@ def test_a_layer_multiplies_by_its_rounded_weights(kind, group_size, native, mon
 @pytest.mark.parametrize(("kind", "group_size"), KINDS)
 def test_a_row_has_the_same_bits_whatever_other_rows_there_are(kind, group_size):
     torch.manual_seed(0)
-    if quantize.native_kernels() is None:
+    if library() is None:
         pytest.skip("needs a C compiler: a promise of the kernels")
     layer = pack_weight(torch.randn(50, 1400), kind, group_size=group_size)
-    x = torch.randn(quantize.KERNEL_ROWS, 1400)
+    x = torch.randn(MAX_ROWS, 1400)
     alone = torch.stack([layer(row) for row in x])
     for num_rows in range(2, len(x) + 1):
         assert torch.equal(layer(x[:num_rows]), alone[:num_rows])

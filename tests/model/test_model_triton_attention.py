@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from openqwq.kernels import REFERENCE
 from openqwq.model import KVCache, PagedAttention, PagedChunk, preset
 
 pytest.importorskip("triton", reason="the GPU's kernels need Triton, by whose interpreter they are tested on a CPU")
-from openqwq.model.triton_attention import TritonChunks, TritonRows, attend_rows, num_splits
+from openqwq.kernels.triton.attention import attend_rows, num_splits
+from openqwq.model.attention.gpu_parts import TritonChunks, TritonRows
 
 H, K, D, P, LAYER = 6, 2, 16, 16, 1
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -53,7 +55,7 @@ def test_each_row_is_mixed_over_its_own_blocks(dtype, storage, tolerance, splits
     tables = torch.tensor([[3, 7, 1, 22, 5, 9], [8, 0, 0, 0, 0, 0], [2, 4, 0, 0, 0, 0]], dtype=torch.int32)
     positions = torch.tensor([86, 0, -1])
     q = torch.randn(3, H, D).to(DEVICE, dtype)
-    out = attend_rows(cache, LAYER, q, tables.to(DEVICE), positions.to(DEVICE), splits=splits).double()
+    out = attend_rows(cache.layer(LAYER), q, tables.to(DEVICE), positions.to(DEVICE), splits=splits).double()
     for row in range(2):
         reference = expected(cache, tables[row].tolist(), q[row], int(positions[row]) + 1)
         torch.testing.assert_close(out[row], reference, atol=tolerance, rtol=tolerance)
@@ -80,7 +82,7 @@ def test_rows_store_their_keys_before_they_read():
     positions = torch.tensor([20, 3], device=DEVICE)
     q, k, v = (torch.randn(2, heads, D, device=DEVICE) for heads in (H, K, K))
     mixed = TritonRows(cache, tables, positions).mix(LAYER, q, k, v)
-    plain = PagedAttention(other, tables, positions, longest=21, native=False, triton=False).attend(LAYER, q, k, v)
+    plain = PagedAttention(other, tables, positions, longest=21, ops=REFERENCE).attend(LAYER, q, k, v)
     torch.testing.assert_close(mixed, plain, atol=1e-5, rtol=1e-5)
 
 

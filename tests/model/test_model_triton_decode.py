@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from openqwq.kernels import REFERENCE
 from openqwq.model import KVCache, PagedAttention, create_model, preset, quantize_weights
 
 pytest.importorskip("triton", reason="the GPU's kernels need Triton, by whose interpreter they are tested on a CPU")
-from openqwq.model import triton_attention
-from openqwq.model.fused.cuda import CudaDecoder
+from openqwq.kernels.triton import attention as triton_attention
+from openqwq.model.fused.cuda import CudaFusedDecoder
 from openqwq.model.fused.cuda_weights import fuse_weights, weight_places
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,7 +57,7 @@ def decode(call, tokens, tables):
 
 def plain(model, cache):
     def call(tokens, positions, tables, longest, scaled):
-        context = PagedAttention(cache, tables, positions, longest=longest, native=False, triton=False)
+        context = PagedAttention(cache, tables, positions, longest=longest, ops=REFERENCE)
         return model(tokens, context=context).float()
 
     return call
@@ -69,8 +70,8 @@ def test_decoder_gives_the_modules_logits(kind, tied):
     tables = torch.tensor([[1, 2], [4, 3], [5, 0]], dtype=torch.int32, device=DEVICE)
     tokens = torch.tensor([7, 3, 11], device=DEVICE)
     reference = decode(plain(model, other), tokens, tables)
-    decoder = CudaDecoder(model, own, max_rows=4)
-    assert decoder.look()
+    decoder = CudaFusedDecoder(model, own, max_rows=4)
+    assert decoder.bind_weights()
     torch.testing.assert_close(decode(decoder, tokens, tables), reference, atol=2e-4, rtol=2e-4)
     for mine, keys in zip(own.keys, other.keys, strict=True):
         torch.testing.assert_close(mine, keys, atol=1e-4, rtol=1e-4)
@@ -96,7 +97,7 @@ def test_fused_weights_are_views_that_follow_the_modules():
 def test_a_module_of_another_kind_is_left_to_the_plain_pass():
     model = make_model()
     model.model.layers[0].mlp.up_proj = torch.nn.Linear(64, 72, bias=False)
-    assert not CudaDecoder(model, make_cache(model), max_rows=1).look()
+    assert not CudaFusedDecoder(model, make_cache(model), max_rows=1).bind_weights()
 
 
 @pytest.mark.gpu
@@ -107,8 +108,8 @@ def test_a_replayed_graph_gives_the_bits_of_the_eager_step():
     tokens = torch.tensor([7, 3, 11], device=DEVICE)
     results = []
     for graphs in (True, False):
-        decoder = CudaDecoder(model, make_cache(model), max_rows=4, graphs=graphs)
-        assert decoder.look()
+        decoder = CudaFusedDecoder(model, make_cache(model), max_rows=4, graphs=graphs)
+        assert decoder.bind_weights()
         decoder._tilings = results[0][1] if results else {}
         results.append((decode(decoder, tokens, tables), decoder._tilings))
     assert torch.equal(results[0][0], results[1][0])

@@ -4,14 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from openqwq.kernels.reference import rotate
 from openqwq.model import KVCache, preset
 from openqwq.model.quantize import pack_weight
-from openqwq.model.rope import RotaryEmbedding, rotate
+from openqwq.model.rope import RotaryEmbedding
 
 pytest.importorskip("triton", reason="the GPU's kernels need Triton, by whose interpreter they are tested on a CPU")
-from openqwq.model.triton_layers import add_norm, gate, turn_and_store
-from openqwq.model.triton_linear import Tiling, Weights, multiply, widen
-from openqwq.model.triton_packed import multiply_packed, packed_weights
+from openqwq.kernels.triton.layers import add_norm, gate, turn_and_store
+from openqwq.kernels.triton.linear import Tiling, Weights, multiply, widen
+from openqwq.kernels.triton.packed import multiply_packed, packed_weights
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = (72, 320)  # outputs, inputs: neither fills its last tile
@@ -28,7 +29,13 @@ def layers(kind, group_size):
         return Weights("dense", SHAPE, weight.to(DEVICE)), weight
     layer = pack_weight(weight, kind, group_size=group_size)
     wide = layer.widened()
-    return packed_weights(layer.to(DEVICE)), wide
+    return gpu_weights(layer.to(DEVICE)), wide
+
+
+def gpu_weights(layer):
+    """The layer's own tensors, laid out for a GPU."""
+    layer.lay_for_gpu(True)
+    return packed_weights(layer.kind, SHAPE, layer.codes, layer.scales, layer.zeros)
 
 
 @pytest.mark.parametrize(("kind", "group_size"), [("dense", 0), ("bf16", 0), ("int8", 0), ("int4", 32), ("int4", 128)])
@@ -53,7 +60,7 @@ def test_a_packed_layer_multiplies_any_number_of_rows(rows):
     torch.manual_seed(0)
     layer = pack_weight(torch.randn(SHAPE), "int4", group_size=64)
     wide, x = layer.widened(), torch.randn(rows, SHAPE[1])
-    out = multiply_packed(layer.to(DEVICE), x.to(DEVICE)).cpu()
+    out = multiply_packed(x.to(DEVICE), gpu_weights(layer.to(DEVICE))).cpu()
     torch.testing.assert_close(out, x @ wide.T, atol=1e-4, rtol=1e-5)
     assert layer.for_gpu
     torch.testing.assert_close(layer.widened().cpu(), wide)  # laid back as it was
@@ -93,7 +100,7 @@ def test_queries_are_turned_and_keys_and_values_stored(storage):
     tables = torch.tensor([[4, 2], [5, 0], [0, 0]], dtype=torch.int32, device=DEVICE)
     rotary = RotaryEmbedding(config)(positions, torch.float32)
     q = torch.empty(3, heads, dim, device=DEVICE)
-    turn_and_store(parts, bias, rotary, q, own, 0, tables, positions)
+    turn_and_store(parts, bias, rotary, q, own.layer(0), tables, positions)
     whole = (parts.sum(0) + bias).unflatten(-1, (-1, dim))
     turned = rotate(whole[:, : heads + kv_heads], *rotary)
     torch.testing.assert_close(q, turned[:, :heads], atol=1e-5, rtol=1e-5)

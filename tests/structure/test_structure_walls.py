@@ -24,7 +24,8 @@ NEVER = {
 """Rooms that a room reaches neither directly nor through others."""
 
 ONLY = {
-    "model": {"config", "types", "errors", "log"},
+    "kernels": {"errors", "log"},
+    "model": {"kernels", "formats", "errors", "log"},
     "sandbox": {"types", "errors"},
     "config": {"types", "errors", "log"},
     "tokenizer": {"types", "errors", "log"},

@@ -8,15 +8,9 @@ import torch
 
 from openqwq.train.algorithm.importance import importance_weights
 from openqwq.train.algorithm.kl import kl_estimate, steer_entropy_weight
-from openqwq.train.algorithm.losses import (
-    chunked_logprobs,
-    cispo_loss,
-    gspo_loss,
-    sample_weights,
-    sequence_means,
-    value_loss,
-)
+from openqwq.train.algorithm.losses import cispo_loss, gspo_loss, sample_weights, sequence_means, value_loss
 from openqwq.train.algorithm.rewards import overlong_penalty
+from openqwq.train.optim.logprobs import chunked_logprobs
 
 BOUNDS = {"clip_low": 0.2, "clip_high": 0.28}
 

@@ -8,11 +8,12 @@ import torch
 
 from openqwq.config import CorrectionConfig
 from openqwq.inference import Engine, Speculation
-from openqwq.model import load_model, native_kernels, set_batch_invariant
+from openqwq.kernels import library
+from openqwq.model import load_model, set_batch_invariant
 from openqwq.rollout import make_rollout
 from openqwq.tokenizer import Tokenizer
-from openqwq.train.algorithm.losses import chunked_logprobs
 from openqwq.train.experience.rollout_file import Replay, RolloutFile
+from openqwq.train.optim.logprobs import chunked_logprobs
 from openqwq.train.optim.update import policy_logprobs
 from openqwq.train.packing import pack, rollout_sample
 from openqwq.types import Message, Problem, Prompt, SamplingParams
@@ -21,7 +22,7 @@ BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"
 PROBLEM = Problem(id="p", source="s", kind="math", messages=(Message("user", "1"),), verifier="same_digit")
 TEXTS = ("12 + 34 + 5", "What is 13 * 27?", "gcd of 24 and 36", "Write a function that adds two numbers")
 needs_base = pytest.mark.skipif(not BASE.is_dir(), reason="the base model is not in this checkout")
-needs_compiler = pytest.mark.skipif(native_kernels() is None, reason="needs a C compiler")
+needs_compiler = pytest.mark.skipif(library() is None, reason="needs a C compiler")
 CUTS = {
     "top-p": {"top_p": 0.8, "top_k": 0},
     "top-k": {"top_p": 1.0, "top_k": 7},

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from openqwq.train.algorithm.losses import chunked_logprobs
+from openqwq.train.optim.logprobs import chunked_logprobs
 from openqwq.train.packing import split_microbatches
 
 

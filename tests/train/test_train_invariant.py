@@ -10,14 +10,14 @@ import torch
 from openqwq.config import LoRAConfig, RLStage
 from openqwq.errors import UserError
 from openqwq.inference import Engine, Speculation
+from openqwq.kernels import library
+from openqwq.kernels.cpu.invariant import linear, rms_norm, rotate, swiglu, token_logprobs
 from openqwq.model import (
     create_model,
     load_model,
-    native_kernels,
     quantize_weights,
     set_batch_invariant,
 )
-from openqwq.model.invariant import linear, rms_norm, rotate, swiglu, token_logprobs
 from openqwq.rollout import make_rollout
 from openqwq.tokenizer import Tokenizer
 from openqwq.train.optim.update import policy_logprobs
@@ -25,7 +25,7 @@ from openqwq.train.packing import Sample, pack, rollout_sample
 from openqwq.train.rl import invariance
 from openqwq.types import Message, Problem, Prompt, SamplingParams
 
-pytestmark = pytest.mark.skipif(native_kernels() is None, reason="needs a C compiler")
+pytestmark = pytest.mark.skipif(library() is None, reason="needs a C compiler")
 BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"
 PROBLEM = Problem(id="p", source="s", kind="math", messages=(Message("user", "1"),), verifier="same_digit")
 TEXTS = ("12 + 34 + 5", "What is 13 * 27?", "gcd of 24 and 36", "Write a function that adds two numbers")
@@ -206,7 +206,7 @@ def test_what_cannot_be_invariant_is_refused_with_the_reason(world):
         set_batch_invariant(create_model(world.CONFIG, seed=0, dtype=torch.float64), True)
     model = world.model()
     quantize_weights(model)
-    with pytest.raises(UserError, match="packed"):
+    with pytest.raises(UserError, match="quantized"):
         Engine(model, world.HexTokenizer(), batch_invariant=True)
 
 
@@ -217,7 +217,7 @@ def test_a_stage_in_the_mode_logs_no_mismatch_at_all_and_leaves_the_mode(world, 
     rows = world.rows(tmp_path)
     assert sum(row["updates"] for row in rows) >= 2
     assert {row["mismatch_max"] for row in rows if row["updates"]} == {0.0}
-    assert not model.batch_invariant and not model.model.layers[0].mlp.down_proj.batch_invariant
+    assert not model.batch_invariant and not model.model.layers[0].mlp.down_proj.ops.invariant
 
 
 def test_log_probs_that_are_off_by_a_bit_end_a_run_in_the_mode(world, tmp_path):
@@ -234,7 +234,7 @@ def test_log_probs_that_are_off_by_a_bit_end_a_run_in_the_mode(world, tmp_path):
 
 
 def test_a_stage_says_what_keeps_it_from_the_mode_or_refuses(world, monkeypatch, caplog):
-    monkeypatch.setattr("openqwq.model.invariant.native_kernels", lambda: None)
+    monkeypatch.setattr("openqwq.kernels.ops.missing_reason", lambda: "there is no C compiler (cc, gcc or clang)")
     model = world.model()
     with pytest.raises(UserError, match="no C compiler"), invariance(model, RLStage(batch_invariant="on")):
         pass

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from openqwq.train.algorithm.losses import chunked_logprobs, clipped_policy_loss, preference_loss, sample_weights
+from openqwq.train.algorithm.losses import clipped_policy_loss, preference_loss, sample_weights
+from openqwq.train.optim.logprobs import chunked_logprobs
 
 
 def slow_logprobs(hidden, weight, targets, temperature):

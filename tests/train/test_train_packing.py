@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from openqwq.config import CorrectionConfig, KLConfig, RLStage
-from openqwq.model import native_kernels, set_batch_invariant
+from openqwq.kernels import library
+from openqwq.model import set_batch_invariant
 from openqwq.train import packing
 from openqwq.train.algorithm.losses import sample_weights
 from openqwq.train.algorithm.objective import policy_objective
@@ -165,7 +166,7 @@ def test_a_shared_prompt_computed_once_gives_the_same_log_probs_and_gradient(wor
         completion_sample(prompts[k % 3], [rng.randrange(16) for _ in range(rng.randrange(1, 20))]) for k in range(12)
     ]
     model = world.model()
-    if invariant and native_kernels() is None:
+    if invariant and library() is None:
         pytest.skip("needs a C compiler")
     set_batch_invariant(model, invariant)
     results = []

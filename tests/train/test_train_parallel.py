@@ -10,7 +10,7 @@ import torch
 
 from openqwq.config import CorrectionConfig, CurriculumConfig, EntropyConfig, KLConfig, RewardModelStage, ValueConfig
 from openqwq.errors import UserError
-from openqwq.model import native_kernels
+from openqwq.kernels import library
 from openqwq.train import distributed as parallel
 from openqwq.train.algorithm.losses import sample_weights
 from openqwq.train.algorithm.objective import policy_objective
@@ -129,7 +129,7 @@ EVERYTHING = {
 }
 
 
-@pytest.mark.skipif(native_kernels() is None, reason="rollouts are equal to the last bit by kernels in C")
+@pytest.mark.skipif(library() is None, reason="rollouts are equal to the last bit by kernels in C")
 @pytest.mark.parametrize("fields", EVERYTHING.values(), ids=EVERYTHING)
 def test_a_stage_on_two_ranks_ends_like_one_on_one(world, tmp_path, fields):
     stage = world.stage(batch_invariant="on", prompts_per_step=3, checkpoint_every=2, **fields)

@@ -7,7 +7,7 @@ import torch
 
 from openqwq.config import CorrectionConfig, LoRAConfig, check_algorithm
 from openqwq.errors import UserError
-from openqwq.inference import Engine, RoundedEngine
+from openqwq.inference import Engine, QuantizedEngine
 from openqwq.model import quantize_weights, weight_checksum
 from openqwq.pipeline.stages import make_policy
 from openqwq.train.learner import Learner
@@ -44,7 +44,7 @@ def test_without_rounding_the_policy_is_the_engine_itself(world):
 
 def test_a_rounded_engine_follows_the_trained_weights_and_names_them(world):
     model = world.model()
-    engine = RoundedEngine(model, world.HexTokenizer(), kind="int8", max_num_seqs=8)
+    engine = QuantizedEngine(model, world.HexTokenizer(), kind="int8", max_num_seqs=8)
     params = SamplingParams(n=4, temperature=1.0, top_p=1.0, top_k=0, max_tokens=6, seed=1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openqwq.kernels import Ops
+
 from .sampler import SamplingTable, sample
 
 MAX_ROWS = 16  # with more of them starting the operators is a small part of a step
@@ -33,10 +35,10 @@ class SampleGraphs:
         self._table = table
         self._captured: dict[tuple, _Captured] = {}
 
-    def __call__(self, logits: Tensor, *, invariant: bool = False) -> tuple[Tensor, Tensor]:
+    def __call__(self, logits: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
         """Token ids [R] and log-probs [R] from logits [R, V], which are overwritten; valid until the next call."""
         if logits.device.type != "cuda" or len(logits) > MAX_ROWS:
-            return sample(logits, self._table, invariant=invariant)
+            return sample(logits, self._table, ops=ops)
         settings = [getattr(self._table, name) for name in SETTINGS]
         key = (logits.data_ptr(), logits.shape, logits.stride(), *settings)
         own = self._captured.get(key)
@@ -44,15 +46,15 @@ class SampleGraphs:
             if len(self._captured) >= MAX_GRAPHS:
                 self._captured.clear()
             self._captured[key] = _Captured()
-            return sample(logits, self._table)
+            return sample(logits, self._table, ops=ops)
         if own.graph is None:
-            self._capture(own, logits)
+            self._capture(own, logits, ops)
         assert own.graph is not None and own.tokens is not None and own.logprobs is not None
         own.graph.replay()
         return own.tokens, own.logprobs
 
-    def _capture(self, own: _Captured, logits: Tensor) -> None:
+    def _capture(self, own: _Captured, logits: Tensor, ops: Ops) -> None:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            own.tokens, own.logprobs = sample(logits, self._table)
+            own.tokens, own.logprobs = sample(logits, self._table, ops=ops)
         own.graph = graph

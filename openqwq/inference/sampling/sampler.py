@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openqwq.model.invariant import token_logprobs
+from openqwq.kernels import REFERENCE, Ops
+from openqwq.kernels.cpu.sampling import COLUMNS
 from openqwq.types import SamplingParams
 
 from ..sequence import Sequence
@@ -32,9 +33,6 @@ FEW_ROWS = 8
 # Noise of its own for what a draft model guesses and for which guesses stay: any constants.
 GUESS_STREAM = 0x2545F4914F6CDD1D
 ACCEPT_STREAM = 0x5851F42D4C957F2D
-
-# In the order of `settings` in model/sample.c.
-COLUMNS = ("keys", "top_k", "positions", "greedy", "temperature", "late_temperature", "top_p", "min_p")
 
 
 class SamplingTable:
@@ -163,21 +161,21 @@ def sample(
     offsets: Tensor | None = None,
     guesses: Guesses | None = None,
     *,
-    invariant: bool = False,
+    ops: Ops = REFERENCE,
 ) -> tuple[Tensor, Tensor]:
     """Token ids [R] and their log-probs [R] from logits [R, V] in fp32, which are overwritten: see `kept_ids`.
 
     rows, offsets: the row [R] that each line of logits belongs to, and how many tokens after the row's next one it
                    decides; None: one line for each of the first rows.
     guesses:       with what another distribution has drawn for some lines: see `accept_or_replace`.
-    invariant:     log-probs by the kernel that the trainer's come from in the batch-invariant mode.
+    ops:           the model's; batch-invariant ones compute the log-probs as they do for the trainer.
     Log-probs are those of the distribution that was drawn from. A greedy row has no such
     distribution: it takes the largest logit and reports the model's own log-prob (temperature 1).
     Rows whose logits are not finite come back with a log-prob of NaN.
     """
     own = slice(len(logits)) if rows is None else rows
     positions = table.positions[own] if offsets is None else table.positions[own] + offsets
-    weights, best = weigh(logits, table, own, keep=invariant)
+    weights, best = weigh(logits, table, own, keep=ops.invariant)
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
     tokens = _invert(cumulative, draw_uniform(table.keys[own], positions))
@@ -185,8 +183,8 @@ def sample(
         accept_or_replace(tokens, weights / total, table.keys[own], positions, guesses)
     if best is not None:
         tokens = torch.where(table.greedy[own][:, None], best, tokens)
-    if invariant:
-        return tokens.squeeze(-1), token_logprobs(logits, tokens.squeeze(-1))[0]
+    if ops.invariant:
+        return tokens.squeeze(-1), ops.token_logprobs(logits, tokens.squeeze(-1))[0]
     logprobs = (weights.gather(-1, tokens) / total).log()
     return tokens.squeeze(-1), logprobs.squeeze(-1)
 
@@ -194,7 +192,7 @@ def sample(
 def kept_ids(drawn: Tensor, *, invariant: bool) -> list[tuple[int, ...]]:
     """The ids that could be drawn at some lines [R, V] of the logits that `sample` has overwritten; () if all could.
 
-    invariant: as `sample` was told; the lines are then cut logits, weights otherwise.
+    invariant: whether `sample` had batch-invariant operations; the lines are then cut logits, weights otherwise.
     """
     mask = drawn > float("-inf") if invariant else drawn > 0
     counts = mask.sum(-1).tolist()

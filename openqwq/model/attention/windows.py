@@ -2,8 +2,8 @@
 
 Windows are counted in blocks, as the cache is. With S blocks of sinks and a window of W blocks, the token at position i
 sees the one at j <= i if j // P < S or i // P - j // P < W. So what a row sees is a block table: its own, with what it
-cannot see left out. Every kernel that reads block tables runs it as it is. Keys bear their positions since they were
-turned, and nothing else depends on where a token stands.
+cannot see left out. Every kernel that reads block tables runs it as it is. Keys are rotated by
+their positions, and nothing else depends on where a token stands.
 
 Layers with the same window are cut into bands of equally many layers. A band has tables of its own; a page of the cache
 holds one block of one band. So any band may use any page, and a page that a band's window has left is free at once.
@@ -26,7 +26,9 @@ from torch import Tensor
 from openqwq.errors import UserError
 
 from ..kv_cache import KVCache, widen
-from .paged import PagedAttention, PagedChunk, _chunk_parts, _Part
+from .context import PagedChunk, Part
+from .paged import PagedAttention
+from .parts import chunk_parts
 
 NOBODYS_PAGE = 0  # what is written there is never read
 QUERIES_AT_ONCE = 512  # of a chunk: each such run reads only what the window of its tokens reaches
@@ -159,20 +161,20 @@ class _BandAttention(PagedAttention):
         self._band = band
         super().__init__(*args, **options)
 
-    def _chunk_parts(self, cache: KVCache, chunks: Sequence[PagedChunk], on_gpu: bool) -> list[_Part]:
+    def _chunk_parts(self, cache: KVCache, chunks: Sequence[PagedChunk]) -> list[Part]:
         if not any(self._hides(cache, chunk) for chunk in chunks):
-            return _chunk_parts(cache, chunks, on_gpu)
-        parts: list[_Part] = []
+            return chunk_parts(self._ops, cache, chunks)
+        parts: list[Part] = []
         for chunk in chunks:
             hides = self._hides(cache, chunk)
-            parts += [_WindowedChunk(cache, chunk, self._band)] if hides else _chunk_parts(cache, [chunk], on_gpu)
+            parts += [_WindowedChunk(cache, chunk, self._band)] if hides else chunk_parts(self._ops, cache, [chunk])
         return parts
 
     def _hides(self, cache: KVCache, chunk: PagedChunk) -> bool:
         return self._band.hides_from((chunk.start + chunk.length - 1) // cache.max_length)
 
 
-class _WindowedChunk(_Part):
+class _WindowedChunk(Part):
     """A chunk of which some tokens do not see all before them: what its first token sees, and its own keys."""
 
     def __init__(self, cache: KVCache, chunk: PagedChunk, band: Band):

@@ -3,7 +3,7 @@
 Decoding a small model through PyTorch's operators spends most of its time between them. Buffers are made once; the
 weights are read where they are, so a step of an optimiser in place needs nothing.
 
-Public: DecodeKernel, MAX_ROWS.
+Public: CpuFusedDecoder, MAX_ROWS.
 """
 
 from __future__ import annotations
@@ -15,19 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..decoder import Linear, Qwen2ForCausalLM
+from openqwq.kernels.cpu.large_pages import use_large_pages
+from openqwq.kernels.cpu.library import MAX_BLOCK, MAX_GROUP, MAX_HEAD_DIM, kernels, library
+from openqwq.kernels.layouts import BLOCK, KINDS
+
+from ..decoder import Decoder, Linear
 from ..kv_cache import KVCache
-from ..native import (
-    MAX_BLOCK,
-    MAX_GROUP,
-    MAX_HEAD_DIM,
-    decode_kernels,
-    invariant_kernels,
-    native_kernels,
-    product_kernels,
-)
-from ..pages import use_large_pages
-from ..quantize import BLOCK, KINDS, PackedLinear
+from ..packed_linear import PackedLinear
 
 MAX_ROWS = 1024  # tokens of a call: its buffers grow with them
 ANGLE_STEP = 1024  # positions whose angles are computed at a time
@@ -69,20 +63,18 @@ class _Decoder(ctypes.Structure):
     )
 
 
-class DecodeKernel:
+class CpuFusedDecoder:
     """One model over one cache.
 
-    Make it by `of`, and call `look` whenever modules of the model may have been exchanged.
+    Make it by `of`, and call `bind_weights` whenever modules of the model may have been exchanged.
     """
 
     max_rows = MAX_ROWS
     takes_chunks = True
 
-    def __init__(self, model: Qwen2ForCausalLM, cache: KVCache, *, both_settings: bool):
-        kernels = decode_kernels()
-        assert kernels is not None
+    def __init__(self, model: Decoder, cache: KVCache, *, both_settings: bool):
         config = model.config
-        self._model, self._cache, self._call, self._both = model, cache, kernels.decode_rows, both_settings
+        self._model, self._cache, self._call, self._both = model, cache, kernels().decode_rows, both_settings
         q_size, kv_size = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
         self._row_floats = 2 * (config.hidden_size + kv_size + max(config.intermediate_size, q_size)) + q_size
         self._angles = self._scratch = self._logits = torch.empty(0)
@@ -102,20 +94,20 @@ class DecodeKernel:
         self._make_room(8, 8)
 
     @classmethod
-    def of(cls, model: Qwen2ForCausalLM, cache: KVCache, *, both_settings: bool = False) -> DecodeKernel | None:
-        """None where it cannot be: other devices, dtypes and caches, unusual shapes, no C compiler.
+    def of(cls, model: Decoder, cache: KVCache, *, both_settings: bool = False) -> CpuFusedDecoder | None:
+        """None for other devices, dtypes and caches, for unusual shapes and without the C library.
 
         both_settings: tokens come with YaRN and without.
         """
         config = model.config
         fits = cache.max_length <= MAX_BLOCK and config.head_dim <= MAX_HEAD_DIM and cache.group_size <= MAX_GROUP
         plain = model.device.type == "cpu" and model.dtype == torch.float32 and not cache.rounds
-        if not (fits and plain) or decode_kernels() is None or native_kernels() is None:
+        if not (fits and plain) or library() is None:
             return None
         return cls(model, cache, both_settings=both_settings)
 
-    def look(self) -> bool:
-        """Find the weights; False where some layers are neither plain nor packed, so that it must not be used."""
+    def bind_weights(self) -> bool:
+        """Re-read the weight pointers; False if some layer is neither plain nor quantized."""
         model = self._model.model
         layers: Any = model.layers
         head: Any = model.embed_tokens if self._model.lm_head is None else self._model.lm_head
@@ -124,7 +116,7 @@ class DecodeKernel:
         linears = [model.embed_tokens, head, *(linear for each in own for linear in each)]
         modules = (*linears, *norms, model.norm)
         pointers: list[Any] = [_pointer(tensor) for module in modules for tensor in _tensors(module)]
-        pointers.append(self._model.batch_invariant)
+        pointers.append(self._model.ops.invariant)
         if pointers != self._pointers:
             self._pointers = []
             if not all(map(_is_readable, linears)):
@@ -147,7 +139,7 @@ class DecodeKernel:
         self._decoder.layers = ctypes.addressof(self._layers)
         self._decoder.embedding, self._decoder.norm = _pointer(model.embed_tokens.weight), _pointer(model.norm.weight)
         self._decoder.head = _matrix(head)
-        for name, function in _exact_functions(self._model.batch_invariant).items():
+        for name, function in _exact_functions(self._model.ops.invariant).items():
             setattr(self._decoder, name, function)
         self._decoder.num_positions = 0  # the mode's angles are other ones in their last bits
 
@@ -185,7 +177,7 @@ class DecodeKernel:
         return self._logits[:num_logits]
 
     def _make_room(self, num_rows: int, num_logits: int) -> None:
-        """Buffers for so many tokens; larger ones take the place of those that are too small."""
+        """Buffers for this many tokens; larger ones take the place of those that are too small."""
         if len(self._scratch) < num_rows * self._row_floats:
             self._scratch = torch.empty(_round_up(num_rows) * self._row_floats)
             self._decoder.scratch = self._scratch.data_ptr()
@@ -197,8 +189,8 @@ class DecodeKernel:
         """Cosines and signed sines of more positions, without YaRN and with it where tokens of both kinds come."""
         positions = torch.arange(-(-longest // ANGLE_STEP) * ANGLE_STEP)
         rotary = self._model.model.rotary
-        if self._model.batch_invariant:
-            self._angles = torch.cat(rotary.from_tables(positions, torch.float32), 1)[None]
+        if self._model.ops.invariant:
+            self._angles = torch.cat(rotary(positions, torch.float32, from_tables=True), 1)[None]
             self._decoder.angles, self._decoder.num_positions = self._angles.data_ptr(), len(positions)
             return
         settings: list[Tensor | None] = [None]
@@ -210,26 +202,25 @@ class DecodeKernel:
 
 
 def _functions() -> dict[str, int | None]:
-    """What decode.c calls in the other library."""
-    native = native_kernels()
-    assert native is not None
-    functions = {"store": native.store_row, "attend": native.attend_some, "panels": native.linear_panels}
-    return {name: ctypes.cast(function, ctypes.c_void_p).value for name, function in functions.items()}
+    """What decode.c calls."""
+    functions = {"store": "store_row", "attend": "attend_some", "panels": "linear_panels"}
+    return {
+        name: ctypes.cast(getattr(kernels(), function), ctypes.c_void_p).value for name, function in functions.items()
+    }
 
 
 def _exact_functions(invariant: bool) -> dict[str, int | None]:
     """What decode.c computes with in the batch-invariant mode; nothing outside it."""
     sources = {
-        "exact_times": (product_kernels, "multiply_some"),
-        "exact_norm": (invariant_kernels, "norm_row"),
-        "exact_gate": (invariant_kernels, "swiglu_row"),
-        "exact_turn": (invariant_kernels, "turn_row"),
+        "exact_times": "multiply_some",
+        "exact_norm": "norm_row",
+        "exact_gate": "swiglu_row",
+        "exact_turn": "turn_row",
     }
     if not invariant:
         return dict.fromkeys(sources)
     return {
-        name: ctypes.cast(getattr(kernels(), function), ctypes.c_void_p).value
-        for name, (kernels, function) in sources.items()
+        name: ctypes.cast(getattr(kernels(), function), ctypes.c_void_p).value for name, function in sources.items()
     }
 
 

@@ -6,7 +6,7 @@ buffers that are made once; a batch is filled up with rows at position -1, which
 that read the same input are one product: their weights are laid end to end, and the modules keep views of them, so
 that optimiser steps in place and `load_state_dict` need nothing.
 
-Public: CudaDecoder, BUCKETS.
+Public: CudaFusedDecoder, BUCKETS.
 Letters: M rows, C hidden size, I intermediate size, H heads, K kv heads, D head dim, V vocabulary.
 """
 
@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openqwq.kernels.triton.attention import SplitBuffers, attend_rows, interpreted, num_splits
+from openqwq.kernels.triton.layers import add_norm, gate, turn_and_store
+from openqwq.kernels.triton.linear import Tiling, Weights, default_tiling, multiply
+from openqwq.kernels.triton.tuning import MOST_SPLIT_ROWS, choose_tiling, output_of
 from openqwq.log import logger
 
-from ..decoder import Qwen2ForCausalLM
+from ..decoder import Decoder
 from ..kv_cache import KVCache
-from ..triton_attention import SplitBuffers, attend_rows, interpreted, num_splits
-from ..triton_layers import add_norm, gate, turn_and_store
-from ..triton_linear import Tiling, Weights, default_tiling, multiply
-from ..triton_tuning import MOST_SPLIT_ROWS, choose_tiling, output_of
 from .cuda_weights import LayerWeights, fuse_weights, head_weights, weight_places
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
@@ -62,10 +62,10 @@ class _Buffers:
     splits: dict[int, SplitBuffers] = field(default_factory=dict)
 
 
-class CudaDecoder:
+class CudaFusedDecoder:
     """One model over one cache.
 
-    Make it by `of`, and call `look` whenever modules of the model may have been exchanged.
+    Make it by `of`, and call `bind_weights` whenever modules of the model may have been exchanged.
     graphs: False runs every step kernel by kernel: the same numbers, more slowly.
     """
 
@@ -73,7 +73,7 @@ class CudaDecoder:
 
     def __init__(
         self,
-        model: Qwen2ForCausalLM,
+        model: Decoder,
         cache: KVCache,
         *,
         both_settings: bool = False,
@@ -92,15 +92,15 @@ class CudaDecoder:
 
     @classmethod
     def of(
-        cls, model: Qwen2ForCausalLM, cache: KVCache, *, both_settings: bool = False, max_rows: int = BUCKETS[-1]
-    ) -> CudaDecoder | None:
-        """None where it cannot be: other devices."""
+        cls, model: Decoder, cache: KVCache, *, both_settings: bool = False, max_rows: int = BUCKETS[-1]
+    ) -> CudaFusedDecoder | None:
+        """None on other devices."""
         if model.device.type != "cuda":
             return None
         return cls(model, cache, both_settings=both_settings, max_rows=max_rows)
 
-    def look(self) -> bool:
-        """Find the weights; False where some layers are not plain or packed ones: then it must not be used."""
+    def bind_weights(self) -> bool:
+        """Re-read the weight pointers; False if some layer is neither plain nor quantized."""
         if self._head is not None and weight_places(self._model) == self._places:
             return True
         self._head = None
@@ -244,9 +244,10 @@ class CudaDecoder:
         assert buffers is not None
         tables, positions = buffers.tables[:rows], buffers.positions[:rows]
         q, mixed = buffers.q[:rows], buffers.mixed[:rows]
-        turn_and_store(parts, layer.bias, rotary, q, self._cache, number, tables, positions)
+        store = self._cache.layer(number)
+        turn_and_store(parts, layer.bias, rotary, q, store, tables, positions)
         own = buffers.splits[rows]
-        attend_rows(self._cache, number, q, tables, positions, splits=step.splits, out=mixed, buffers=own)
+        attend_rows(store, q, tables, positions, splits=step.splits, out=mixed, buffers=own)
         return self._product(step, "output", layer.output, mixed)
 
     def _product(self, step: _Step, name: str, weights: Weights, x: Tensor) -> Tensor:

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..decoder import Linear, Qwen2ForCausalLM
-from ..quantize import PANEL, PackedLinear
-from ..triton_linear import Weights
-from ..triton_packed import packed_weights
+from openqwq.kernels.layouts import PANEL
+from openqwq.kernels.triton.linear import Weights
+from openqwq.kernels.triton.packed import packed_weights
+
+from ..decoder import Decoder, Linear
+from ..packed_linear import PackedLinear
 
 RELEASE_EVERY = 8  # layers: the allocator's freed pieces would otherwise add up to a second copy of the weights
 
@@ -33,7 +35,7 @@ class LayerWeights:
     down: Weights
 
 
-def weight_places(model: Qwen2ForCausalLM) -> list[tuple[int, int]]:
+def weight_places(model: Decoder) -> list[tuple[int, int]]:
     """Which modules the decoder has and where their weights lie: other places mean other weights."""
     places, modules = [], [model.model.embed_tokens, model.model.norm]
     modules += [] if model.lm_head is None else [model.lm_head]
@@ -48,7 +50,7 @@ def weight_places(model: Qwen2ForCausalLM) -> list[tuple[int, int]]:
     return places
 
 
-def fuse_weights(model: Qwen2ForCausalLM) -> list[LayerWeights] | None:
+def fuse_weights(model: Decoder) -> list[LayerWeights] | None:
     """Every layer's weights; None where some module is neither a plain nor a packed linear layer.
 
     Modules whose weights are not yet end to end get views of a tensor in which they are.
@@ -75,7 +77,7 @@ def fuse_weights(model: Qwen2ForCausalLM) -> list[LayerWeights] | None:
     return layers
 
 
-def head_weights(model: Qwen2ForCausalLM) -> Weights | None:
+def head_weights(model: Decoder) -> Weights | None:
     """The head's weights, the embedding's where it is tied; None where it is an unknown module."""
     if model.lm_head is None:
         weight = model.model.embed_tokens.weight
@@ -89,7 +91,7 @@ def _is_known(module: nn.Module) -> bool:
 
 def _weights(module: nn.Module) -> Weights:
     if isinstance(module, PackedLinear):
-        return packed_weights(module)
+        return _packed(module)
     weight: Any = module.weight
     return Weights("dense", (weight.shape[0], weight.shape[1]), weight)
 
@@ -115,7 +117,14 @@ def _end_to_end(modules: Sequence[Any]) -> Weights | None:
         _joined(modules, "zeros") if first.kind == "int4" else first.zeros,
     )
     whole.for_gpu = first.for_gpu
-    return packed_weights(whole)
+    return _packed(whole)
+
+
+def _packed(layer: PackedLinear) -> Weights:
+    """The layer's own tensors; codes are laid out for a GPU, in place, the first time."""
+    layer.lay_for_gpu(True)
+    shape = (layer.out_features, layer.in_features)
+    return packed_weights(layer.kind, shape, layer.codes, layer.scales, layer.zeros)
 
 
 def _joined(modules: Sequence[Any], name: str) -> Tensor:

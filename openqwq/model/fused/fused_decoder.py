@@ -1,22 +1,21 @@
-"""The decoder for rows of one token each that suits the device: C on a CPU, Triton in CUDA graphs on a GPU.
+"""The whole decoder in one call, for rows of one token each: C on a CPU, Triton in CUDA graphs on a GPU.
 
-Public: RowDecoder, row_decoder.
+Public: FusedDecoder, fused_decoder.
 """
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Protocol
 
 from torch import Tensor
 
-from ..decoder import Qwen2ForCausalLM
+from ..decoder import Decoder
 from ..kv_cache import KVCache
-from .cpu import DecodeKernel
+from .cpu import CpuFusedDecoder
 
 
-class RowDecoder(Protocol):
-    """The whole decoder for at most `max_rows` tokens, each of a sequence in the cache (see `DecodeKernel`).
+class FusedDecoder(Protocol):
+    """The whole decoder for at most `max_rows` tokens, each of a sequence in the cache (see `CpuFusedDecoder`).
 
     takes_chunks: whether tokens of one call may follow each other in one sequence, so that chunks are rows, too.
     """
@@ -24,8 +23,8 @@ class RowDecoder(Protocol):
     max_rows: int
     takes_chunks: bool
 
-    def look(self) -> bool:
-        """Find the weights; False where the decoder must not be used with the model as it is now."""
+    def bind_weights(self) -> bool:
+        """Re-read the weight pointers; False if some layer is unsupported."""
 
     def __call__(
         self,
@@ -42,15 +41,15 @@ class RowDecoder(Protocol):
         """
 
 
-def row_decoder(
-    model: Qwen2ForCausalLM, cache: KVCache, *, both_settings: bool = False, max_rows: int
-) -> RowDecoder | None:
-    """None where there is none for the model's device, dtype, cache or shape.
+def fused_decoder(model: Decoder, cache: KVCache, *, both_settings: bool = False, max_rows: int) -> FusedDecoder | None:
+    """The pass that goes with the model's operations; None where none takes its dtype, cache or shape.
 
     both_settings: tokens come with YaRN and without. max_rows: that a GPU's batches will have, about.
     """
-    if model.device.type == "cuda" and find_spec("triton"):
-        from .cuda import CudaDecoder  # Triton compiles for the GPU that is there
+    if model.ops.fused == "triton":
+        from .cuda import CudaFusedDecoder  # Triton compiles for the GPU that is there
 
-        return CudaDecoder.of(model, cache, both_settings=both_settings, max_rows=max_rows)
-    return DecodeKernel.of(model, cache, both_settings=both_settings)
+        return CudaFusedDecoder.of(model, cache, both_settings=both_settings, max_rows=max_rows)
+    if model.ops.fused == "cpu":
+        return CpuFusedDecoder.of(model, cache, both_settings=both_settings)
+    return None

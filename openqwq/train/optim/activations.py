@@ -10,11 +10,11 @@ from typing import Literal
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from openqwq.model import Qwen2ForCausalLM
+from openqwq.model import Decoder
 
 
 @contextmanager
-def recomputed_activations(model: Qwen2ForCausalLM, what: Literal["none", "mlp", "layer"]) -> Iterator[None]:
+def recomputed_activations(model: Decoder, what: Literal["none", "mlp", "layer"]) -> Iterator[None]:
     """Within this block, backward passes compute activations anew instead of keeping them; same gradient.
 
     "mlp" keeps all but what is inside the MLPs, the widest part; "layer" only what goes from layer to layer.

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from openqwq.errors import UserError
-from openqwq.model import Qwen2ForCausalLM
+from openqwq.model import Decoder
 
-from ..algorithm.losses import chunked_logprobs
 from ..distributed import gather_tokens, sum_gradients, total
 from ..packing import PackedBatch
+from .logprobs import chunked_logprobs
 from .optimizer import Optimizers, clip_gradients, set_learning_rate
 
 Objective = Callable[[Tensor, PackedBatch], tuple[Tensor, dict[str, Tensor]]]
@@ -54,7 +54,7 @@ class Component:
 
 
 def policy_logprobs(
-    model: Qwen2ForCausalLM, batch: PackedBatch, *, temperature: float = 1.0, entropy_gradient: bool = False
+    model: Decoder, batch: PackedBatch, *, temperature: float = 1.0, entropy_gradient: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Log-probs of the batch's trained tokens, with gradient, and entropies: two [M] tensors.
 
@@ -74,7 +74,7 @@ def policy_logprobs(
         batch.targets,
         temperature=temperature,
         entropy_gradient=entropy_gradient,
-        invariant=model.batch_invariant,
+        ops=model.ops,
         kept=batch.kept,
     )
 
@@ -85,7 +85,7 @@ def next_token_objective(logprobs: Tensor, batch: PackedBatch) -> tuple[Tensor, 
 
 
 def update(
-    model: Qwen2ForCausalLM,
+    model: Decoder,
     optimizer: Optimizers,
     batches: Sequence[PackedBatch],
     objective: Objective,
@@ -119,7 +119,7 @@ def update(
 
 
 def accumulate(
-    model: Qwen2ForCausalLM,
+    model: Decoder,
     batches: Sequence[PackedBatch],
     objective: Objective,
     *,

@@ -6,25 +6,20 @@ program mixes one split for all query heads of a kv head, and a second kernel jo
 (arXiv:2307.08691). Keys and values are read where they lie, block by block, through the tables; of an int8 cache the
 scales are applied to scores and weights. Softmax and sums are in float32.
 
-Public: TritonRows, TritonChunks, attend_rows, attend_chunks, num_splits, interpreted.
+Public: attend_rows, attend_chunks, num_splits, interpreted.
 Letters: R rows, N tokens, C chunks, W blocks a table, P tokens a block, H heads, K kv heads, G = H / K, D head dim.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .kv_cache import KVCache
-
-if TYPE_CHECKING:
-    from .attention.paged import PagedChunk
+from ..layouts import CacheLayer
 
 LOG2E = math.log2(math.e)
 ROW_TILE, QUERY_TILE, KEY_TILE = 64, 128, 64
@@ -38,7 +33,7 @@ def interpreted() -> bool:
 
 
 def num_splits(programs: int) -> int:
-    """Splits of each of so many (row, kv head) pairs: a power of 2."""
+    """Splits of each of `programs` (row, kv head) pairs: a power of 2."""
     wanted = -(-PROGRAMS // max(programs, 1))
     return min(1 << max(wanted - 1, 0).bit_length(), MAX_SPLITS)
 
@@ -182,8 +177,7 @@ class SplitBuffers:
 
 
 def attend_rows(
-    cache: KVCache,
-    layer: int,
+    store: CacheLayer,
     q: Tensor,
     tables: Tensor,
     positions: Tensor,
@@ -197,18 +191,18 @@ def attend_rows(
     A row at position -1 sees nothing and comes back as zeros. tables: [R, W] int32.
     """
     rows, heads, dim = q.shape
-    keys, kv_heads = cache.keys[layer], cache.keys[layer].shape[1]
+    keys, kv_heads = store.keys, store.keys.shape[1]
     splits = splits or num_splits(rows * kv_heads)
     out = torch.empty(rows, heads * dim, dtype=q.dtype, device=q.device) if out is None else out
     if buffers is None:
         buffers = SplitBuffers(rows * heads * splits if splits > 1 else 1, dim, q.device)
-    scaled, wide = _reading(cache, q.dtype)
+    scaled, wide = _reading(store, q.dtype)
     pad = max(triton.next_power_of_2(dim), 16)
     group = max(triton.next_power_of_2(heads // kv_heads), 16)
     _rows_kernel[rows, kv_heads, splits](
-        q, keys, cache.values[layer], *_scales(cache, layer), tables, positions,
+        q, keys, store.values, *_scales(store), tables, positions,
         out, buffers.partial, buffers.peaks, buffers.totals, dim**-0.5 * LOG2E, tables.stride(0),
-        K=kv_heads, P=cache.max_length, G=heads // kv_heads, D=dim, SPLITS=splits, TILE=ROW_TILE,
+        K=kv_heads, P=keys.shape[2], G=heads // kv_heads, D=dim, SPLITS=splits, TILE=ROW_TILE,
         G_PAD=group, D_PAD=pad, SCALED=scaled, WIDE=wide, num_warps=4, num_stages=2 if wide else 3,
     )  # fmt: skip
     if splits > 1:
@@ -219,7 +213,7 @@ def attend_rows(
 
 
 def attend_chunks(
-    cache: KVCache, layer: int, q: Tensor, tables: Tensor, tiles: Tensor, chunks: Tensor, *, query_tile: int
+    store: CacheLayer, q: Tensor, tables: Tensor, tiles: Tensor, chunks: Tensor, *, query_tile: int
 ) -> Tensor:
     """q [N, H, D] of chunks end to end, each token mixed over its own sequence up to itself: [N, H*D].
 
@@ -227,13 +221,13 @@ def attend_chunks(
     (chunk, first token within it), each of `query_tile` tokens.
     """
     _, heads, dim = q.shape
-    keys, kv_heads = cache.keys[layer], cache.keys[layer].shape[1]
+    keys, kv_heads = store.keys, store.keys.shape[1]
     out = torch.empty(len(q), heads * dim, dtype=q.dtype, device=q.device)
-    scaled, wide = _reading(cache, q.dtype)
+    scaled, wide = _reading(store, q.dtype)
     _chunks_kernel[heads, len(tiles)](
-        q, keys, cache.values[layer], *_scales(cache, layer), tables, tiles, chunks, out,
+        q, keys, store.values, *_scales(store), tables, tiles, chunks, out,
         dim**-0.5 * LOG2E, tables.stride(0),
-        K=kv_heads, P=cache.max_length, G=heads // kv_heads, D=dim, QUERIES=query_tile,
+        K=kv_heads, P=keys.shape[2], G=heads // kv_heads, D=dim, QUERIES=query_tile,
         TILE=KEY_TILE // 2 if wide else KEY_TILE,
         D_PAD=max(triton.next_power_of_2(dim), 16), SCALED=scaled, WIDE=wide,
         num_warps=8 if query_tile > 64 else 4, num_stages=1 if wide else 3,
@@ -241,52 +235,12 @@ def attend_chunks(
     return out
 
 
-class TritonRows:
-    """The part of a pass that decodes: stores the rows' keys and values and mixes."""
-
-    def __init__(self, cache: KVCache, tables: Tensor, positions: Tensor):
-        self.num_tokens, self._cache = len(positions), cache
-        self._tables, self._positions = tables.contiguous(), positions.contiguous()
-        blocks = tables.gather(1, (positions // cache.max_length)[:, None])[:, 0]
-        self._places = cache.row_index(blocks, positions % cache.max_length)
-
-    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """[R, H*D] from q [R, H, D] and the rows' own k and v [R, K, D]."""
-        self._cache.write(layer, self._places, k, v)
-        return attend_rows(self._cache, layer, q.contiguous(), self._tables, self._positions)
-
-
-class TritonChunks:
-    """The part of a pass that computes chunks, whose keys and values are in the cache already."""
-
-    def __init__(self, cache: KVCache, chunks: Sequence[PagedChunk]):
-        self.num_tokens, self._cache = sum(chunk.length for chunk in chunks), cache
-        device, dtype = cache.keys[0].device, cache.dtype
-        self._query_tile = 64 if dtype == torch.float32 else QUERY_TILE
-        offsets = [0]
-        for chunk in chunks:
-            offsets.append(offsets[-1] + chunk.length)
-        shapes = [[chunk.start, chunk.length, offset] for chunk, offset in zip(chunks, offsets, strict=False)]
-        tiles = [(number, i) for number, c in enumerate(chunks) for i in range(0, c.length, self._query_tile)]
-        tiles.sort(key=lambda tile: -(chunks[tile[0]].start + tile[1]))  # the longest first: no tail of few programs
-        width = max(len(chunk.blocks) for chunk in chunks)
-        tables = [[*chunk.blocks, *[0] * (width - len(chunk.blocks))] for chunk in chunks]
-        self._tables, self._tiles, self._chunks = (
-            torch.tensor(x, dtype=torch.int32, device=device) for x in (tables, tiles, shapes)
-        )
-
-    def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """[n, H*D] from q [n, H, D]; k and v are not looked at."""
-        shapes = self._tables, self._tiles, self._chunks
-        return attend_chunks(self._cache, layer, q.contiguous(), *shapes, query_tile=self._query_tile)
-
-
-def _reading(cache: KVCache, dtype: torch.dtype) -> tuple[bool, bool]:
+def _reading(store: CacheLayer, dtype: torch.dtype) -> tuple[bool, bool]:
     """Whether there are scales, and whether products are of float32 operands."""
-    return cache.storage_dtype == torch.int8, dtype == torch.float32 or interpreted()
+    return store.key_scales is not None, dtype == torch.float32 or interpreted()
 
 
-def _scales(cache: KVCache, layer: int) -> tuple[Tensor, Tensor]:
-    """Scales of keys and values; where there are none, something to point at."""
-    keys, values = cache.key_scales[layer], cache.value_scales[layer]
-    return (cache.keys[layer], cache.values[layer]) if keys is None or values is None else (keys, values)
+def _scales(store: CacheLayer) -> tuple[Tensor, Tensor]:
+    """Scales of keys and values; without any, something to point at."""
+    keys, values = store.key_scales, store.value_scales
+    return (store.keys, store.values) if keys is None or values is None else (keys, values)

@@ -1,24 +1,43 @@
-"""`sample` for a CPU as one call of C (model/sample.c), which also moves the rows on.
+"""Sampling a token for each row on a CPU as one call of C (sample.c), which also advances the rows.
 
-The tokens are those of `sampling.sample` up to rounding at the edge between two of them, and depend on their own row
-alone. What it is not made for is left to `sample`: guesses, cuts in the batch-invariant mode, and cuts that rank more
-than MAX_TOP_K tokens.
+The tokens are those of the engine's `sample` up to rounding at the edge between two of them, and depend on their own
+row alone. Not supported, and left to `sample`: a draft model's guesses, cuts where log-probs are batch-invariant, and
+cuts that rank more than MAX_TOP_K tokens.
+
+Public: SamplingKernel, SamplingSettings, COLUMNS.
 """
 
 from __future__ import annotations
 
 import ctypes
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from openqwq.model.invariant import token_logprobs
-from openqwq.model.native import sampling_kernels
-
-from .sampling.sampler import COLUMNS, SamplingTable
+from .invariant import token_logprobs
+from .library import kernels, library
 
 MAX_TOP_K = 1024  # sample.c's
 MAX_VOCAB = 256 * 4096
+
+
+# In the order of `settings` in sample.c.
+COLUMNS = ("keys", "top_k", "positions", "greedy", "temperature", "late_temperature", "top_p", "min_p")
+
+
+class SamplingSettings(Protocol):
+    """The settings of every slot: COLUMNS as tensors [S], and what the rows in use ask for."""
+
+    keys: Tensor
+    temperature: Tensor
+    vocab_size: int
+    any_temperature: bool
+    any_top_k: bool
+    any_top_p: bool
+    any_min_p: bool
+    any_late_temperature: bool
+    max_ranked: int
 
 
 class _Settings(ctypes.Structure):
@@ -30,18 +49,16 @@ class _Settings(ctypes.Structure):
 class SamplingKernel:
     """Samples for the rows of one table; make it by `of`."""
 
-    def __init__(self, table: SamplingTable):
-        kernels = sampling_kernels()
-        assert kernels is not None
-        self._table, self._call = table, kernels.sample_rows
+    def __init__(self, table: SamplingSettings):
+        self._table, self._call = table, kernels().sample_rows
         self._settings = _Settings(*(getattr(table, name).data_ptr() for name in COLUMNS))
         self._logprobs = torch.empty(len(table.keys))
 
     @classmethod
-    def of(cls, table: SamplingTable) -> SamplingKernel | None:
-        """None on other devices and without a C compiler."""
+    def of(cls, table: SamplingSettings) -> SamplingKernel | None:
+        """None on other devices, for larger vocabularies and without the C library."""
         on_cpu = table.keys.device.type == "cpu" and table.vocab_size <= MAX_VOCAB
-        return cls(table) if on_cpu and sampling_kernels() is not None else None
+        return cls(table) if on_cpu and library() is not None else None
 
     def fits(self, invariant: bool) -> bool:
         """Whether it can do what the rows in focus ask for; in the batch-invariant mode it cuts nothing."""

@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_attention import _product, interpreted
+from .attention import _product, interpreted
 
 Layout = Literal["dense", "panels", "words"]
 ONE = 0x3F800000  # the bits of 1.0

@@ -9,12 +9,11 @@ Letters: M rows, S splits, C hidden size, I intermediate size, H heads, K kv hea
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .kv_cache import TINY, KVCache
+from ..layouts import TINY, CacheLayer
 
 HALF_WAY = tl.constexpr(12582912.0)  # 1.5 * 2^23: added and taken away again, a float32 is rounded to the nearest
 SMALLEST = tl.constexpr(TINY)
@@ -47,7 +46,7 @@ def _projected(parts, bias, row, rows, size, at, live, SPLITS: tl.constexpr):
 
 @triton.jit
 def _keep(store, scales, place, x, i, live, D: tl.constexpr, SCALED: tl.constexpr):
-    """Store one head's numbers of one token, rounded as kv_cache.py does."""
+    """Store one head's numbers of one token, rounded as the cache does."""
     if SCALED:
         scale = tl.maximum(tl.max(tl.abs(x), 0), SMALLEST) * (1.0 / 127.0)
         y = x * (1.0 / scale)
@@ -113,8 +112,7 @@ def turn_and_store(
     bias: Tensor,
     rotary: tuple[Tensor, Tensor],
     q: Tensor,
-    cache: KVCache,
-    layer: int,
+    store: CacheLayer,
     tables: Tensor,
     positions: Tensor,
 ) -> None:
@@ -123,13 +121,12 @@ def turn_and_store(
     rotary: cos and signed sin, [M, 1, D] in float32. A row at position -1 stores nothing.
     """
     rows, heads, dim = q.shape
-    keys, values = cache.keys[layer], cache.values[layer]
-    scales = cache.key_scales[layer], cache.value_scales[layer]
+    keys, values, *scales = store
     _turn_and_store_kernel[rows, heads + 2 * keys.shape[1]](
         parts, bias, *rotary, q, keys, values, *(keys if own is None else own for own in scales), tables, positions,
         rows, tables.stride(0),
-        H=heads, K=keys.shape[1], P=cache.max_length, D=dim, D_PAD=triton.next_power_of_2(dim), SPLITS=len(parts),
-        SCALED=cache.storage_dtype == torch.int8, num_warps=1,
+        H=heads, K=keys.shape[1], P=keys.shape[2], D=dim, D_PAD=triton.next_power_of_2(dim), SPLITS=len(parts),
+        SCALED=scales[0] is not None, num_warps=1,
     )  # fmt: skip
 
 

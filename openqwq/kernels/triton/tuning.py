@@ -17,7 +17,7 @@ from torch import Tensor
 
 from openqwq.log import logger
 
-from .triton_linear import Tiling, Weights, default_tiling, multiply
+from .linear import Tiling, Weights, default_tiling, multiply
 
 LEAST_THREADS, MOST_THREADS = 1 << 14, 1 << 19  # of one product, for an H100's or H200's 132 multiprocessors
 SPLITS = (1, 2, 4, 8)

@@ -1,0 +1,1 @@
+"""Kernels for a CPU: Python over one C library."""

@@ -1,0 +1,1 @@
+"""Kernels for a GPU, in Triton. Imported only where Triton is installed."""
