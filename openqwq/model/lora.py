@@ -61,7 +61,7 @@ def add_lora(model: Decoder, *, rank: int, alpha: float, targets: Sequence[str],
     model.requires_grad_(False)
     found = set()
     for parent, name, layer in list(_children(model)):
-        if isinstance(layer, nn.Linear) and name in targets:
+        if isinstance(layer, Linear) and name in targets:
             setattr(parent, name, LoRALinear(layer, rank=rank, alpha=alpha, generator=generator))
             found.add(name)
     if missing := [target for target in targets if target not in found]:
