@@ -15,7 +15,7 @@ from typing import Any, get_args
 import torch
 
 from openqwq.errors import UserError
-from openqwq.model import HUB_NAMES, PRESETS, Quantization, Qwen2Config, load_model, resolve_folder
+from openqwq.model import HUB_NAMES, PRESETS, DecoderConfig, Quantization, load_model, resolve_folder
 from openqwq.tokenizer import Tokenizer, folder_end_ids
 from openqwq.types import Message, SamplingParams
 
@@ -187,7 +187,7 @@ def _load_speculation(
     return Speculation(num_tokens=config.num_tokens, model=model, rejection=config.rejection)
 
 
-def _end_tokens(tokenizer: Tokenizer | None, folder: Path | None, config: Qwen2Config) -> tuple[int, ...]:
+def _end_tokens(tokenizer: Tokenizer | None, folder: Path | None, config: DecoderConfig) -> tuple[int, ...]:
     """The tokenizer's end tokens and the model folder's, which may be another folder; a preset's without one."""
     named = config.eos_token_id
     own = [] if named is None else [named] if isinstance(named, int) else list(named)
