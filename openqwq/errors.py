@@ -18,4 +18,4 @@ class UserError(Exception):
 
 
 class TargetMissed(Exception):
-    """The run finished, but missed a target that its own recipe sets: exit code 1."""
+    """The run finished, but missed a target that its own recipe sets, or a stage learned nothing: exit code 1."""

@@ -119,6 +119,17 @@ class RunStateStore:
             raise UserError(f"no checkpoint in {self.folder} can be read", hint="start the run anew in another folder")
         return None
 
+    def latest_stage(self) -> str:
+        """The stage of the newest state, read from its record alone; empty where there is none, or none to read."""
+        for serial in reversed(self._serials()):
+            try:
+                return str(
+                    json.loads((self.folder / f"{serial:08d}" / _STATE_FILE).read_text(encoding="utf-8"))["stage"]
+                )
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return ""
+
     def rewind_logs(self, state: RunState) -> None:
         """Cut the log files back to what they held when the state was saved; a shorter one is named."""
         for name in self.log_files:

@@ -2,7 +2,7 @@
 
 The run folder (default runs/NAME) holds the checkpoints, metrics.jsonl, samples.jsonl, results.json and
 report.html. An interrupted or killed run goes on with --resume where its last checkpoint stands.
-Exit code 1: the run finished, but missed a target that its recipe sets.
+Exit code 1: the run finished, but missed a target that its recipe sets, or a stage made no update in any step.
 
 Under `torchrun --nproc-per-node N -m openqwq train ...` N processes share each step's rollouts and gradient.
 

@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import openqwq
+from openqwq.checkpoint.run_state import RunStateStore
 from openqwq.config import Recipe, recipe_to_dict
 from openqwq.errors import UserError
 from openqwq.eval.families import ScoredCompletion, strict_scores, summarise
 from openqwq.eval.targets import TargetResult, check_targets
 from openqwq.log import logger, read_jsonl, write_text_atomic
+
+from .extend import changed_stages, check_change
 
 LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors", "reasoning-gym", "math-verify")
 
@@ -40,13 +43,21 @@ class RunFolder:
         self.recipe = recipe
         self.checkpoints = path / "checkpoints"
         self.final = path / "final"
-        self._gate_file = path / "gates.json"
+        self._gate_file, self._idle_file = path / "gates.json", path / "idle.json"
         self._lock = _lock(path) if is_writer else None
 
     def close(self) -> None:
         """Let others write into the folder."""
         if self._lock is not None:
             os.close(self._lock)
+
+    def take_up(self, resolved: Mapping[str, Any], notes: Mapping[str, str]) -> None:
+        """Go on with a changed recipe: what was made at the end of a stage whose length changes is made again."""
+        for stage in changed_stages(notes):
+            self.evaluation_file(stage).unlink(missing_ok=True)
+        write_text_atomic(self.path / "recipe.json", json.dumps(resolved, indent=2, ensure_ascii=False) + "\n")
+        for note in notes.values():
+            logger.info("changed: %s", note)
 
     def evaluation_file(self, stage: str) -> Path:
         return self.path / "eval" / f"{stage}.jsonl"
@@ -69,6 +80,15 @@ class RunFolder:
     def read_gates(self) -> dict[str, dict[str, Any]]:
         """Stage -> what its closed gate says; empty when every gate stayed open."""
         return json.loads(self._gate_file.read_text()) if self._gate_file.exists() else {}
+
+    def write_idle(self, stage: str, why: str) -> None:
+        """Note why a stage made no update in any step; an empty reason takes an earlier note back."""
+        notes = {**self.read_idle(), stage: why}
+        write_text_atomic(self._idle_file, json.dumps({name: text for name, text in notes.items() if text}))
+
+    def read_idle(self) -> dict[str, str]:
+        """Stage -> why it made no update in any step."""
+        return json.loads(self._idle_file.read_text()) if self._idle_file.exists() else {}
 
     @property
     def has_results(self) -> bool:
@@ -93,6 +113,7 @@ class RunFolder:
                 for name, rows in done.items()
             ],
             "gates": self.read_gates(),
+            "idle": self.read_idle(),
             "seconds": {name: round(s, 3) for name, s in seconds.items()},
             "versions": {**versions(), "threads": threads},
             "targets": [target.to_dict() for target in targets],
@@ -143,8 +164,12 @@ def open_run_folder(path: str | Path, recipe: Recipe, *, resume: bool) -> RunFol
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file, and a run needs a folder", hint="choose another `--out`")
     if saved.exists():
-        _check_same_run(path, json.loads(saved.read_text(encoding="utf-8")), resolved, resume)
-        return RunFolder(path, recipe)
+        before = json.loads(saved.read_text(encoding="utf-8"))
+        notes = _check_same_run(path, before, resolved, resume)
+        folder = RunFolder(path, recipe)
+        if notes:
+            folder.take_up(resolved, notes)
+        return folder
     if path.exists() and any(entry.name != ".lock" and not entry.name.endswith(".tmp") for entry in path.iterdir()):
         raise UserError(f"{path} is not empty and holds no run", hint="choose another `--out`, or empty it")
     if resume:
@@ -158,18 +183,6 @@ def open_run_folder(path: str | Path, recipe: Recipe, *, resume: bool) -> RunFol
     folder = RunFolder(path, recipe)
     write_text_atomic(saved, json.dumps(resolved, indent=2, ensure_ascii=False) + "\n")
     return folder
-
-
-def differing_keys(saved: Any, given: Any, prefix: str = "") -> list[str]:
-    """Dotted names of the values in which two resolved recipes differ."""
-    if isinstance(saved, Mapping) and isinstance(given, Mapping):
-        keys = list(dict.fromkeys([*saved, *given]))
-        return [
-            name
-            for key in keys
-            for name in differing_keys(saved.get(key), given.get(key), f"{prefix}.{key}" if prefix else str(key))
-        ]
-    return [] if saved == given else [prefix]
 
 
 def versions() -> dict[str, str]:
@@ -186,20 +199,16 @@ def versions() -> dict[str, str]:
     }
 
 
-def _check_same_run(path: Path, saved: dict[str, Any], given: dict[str, Any], resume: bool) -> None:
+def _check_same_run(path: Path, saved: dict[str, Any], given: dict[str, Any], resume: bool) -> dict[str, str]:
+    """What changes with the given recipe, in words. Raises UserError for a run that this one does not go on with."""
     if not resume:
         raise UserError(
             f"{path} already holds a run", hint="continue it with `--resume`, or choose another folder with `--out`"
         )
-    differing = differing_keys(saved, given)
-    if differing:
-        shown = ", ".join(f"`{key}`" for key in differing[:8]) + (" ..." if len(differing) > 8 else "")
-        raise UserError(
-            f"{path} was started with another recipe; it differs in {shown}",
-            hint="resume with the same recipe and `--set` values, or start anew with another `--out`",
-        )
+    notes = check_change(path, saved, given, current=RunStateStore(path).latest_stage())
     if list(saved.get("stage", {})) != list(given.get("stage", {})):
         raise UserError(f"{path} was started with its stages in another order", hint="resume with the same recipe")
+    return notes
 
 
 def _lock(path: Path) -> int:

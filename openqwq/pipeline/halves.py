@@ -12,7 +12,7 @@ from pathlib import Path
 
 from openqwq.checkpoint.run_state import RunStateStore
 from openqwq.config import Recipe, RLStage, recipe_to_dict
-from openqwq.errors import UserError
+from openqwq.errors import TargetMissed, UserError
 from openqwq.inference import Engine
 from openqwq.log import logger
 from openqwq.model import Decoder, load_model, weight_checksum
@@ -104,7 +104,7 @@ def train_on_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = "",
         )
     with closing(open_display()) as display:
         display.stage(name)
-        run_rl(
+        outcome = run_rl(
             config,
             model=model,
             policy=Engine(model, materials.tokenizer, seed=recipe.seed),
@@ -122,6 +122,8 @@ def train_on_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = "",
             replay=replay,
         )
     save_policy(model, folder / "final", materials)
+    if outcome.idle:
+        raise TargetMissed(f"stage `{name}`: {outcome.idle}")
     return folder / "final"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from openqwq.checkpoint.huggingface import save_model
@@ -45,17 +45,22 @@ GENERATION_DEFAULTS = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "to
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOutcome:
-    """A finished run: its folder, the results of every evaluated stage in order, and the targets."""
+    """A finished run: its folder, the results of every evaluated stage in order, and the targets.
+
+    idle: stage -> why it made no update in any step.
+    """
 
     folder: Path
     results: Mapping[str, Mapping[str, FamilyResult]]
     targets: list[TargetResult]
+    idle: Mapping[str, str] = field(default_factory=dict)
 
     def raise_if_missed(self) -> None:
-        """Raises TargetMissed naming every target that the run missed."""
-        missed = [t for t in self.targets if not t.met]
+        """Raises TargetMissed naming every stage that learned nothing, and every target that the run missed."""
+        missed = [f"stage `{name}`: {why}" for name, why in self.idle.items()]
+        missed += [f"{t.what}: {t.change}, goal {t.goal}" for t in self.targets if not t.met]
         if missed:
-            raise TargetMissed("; ".join(f"{t.what}: {t.change}, goal {t.goal}" for t in missed))
+            raise TargetMissed("; ".join(missed))
 
 
 def run(recipe: Recipe, out: str | Path, *, resume: bool = False) -> RunOutcome:
@@ -133,7 +138,8 @@ class Pipeline:
             from_first(lambda own=outcome, stage=name: self._finish_stage(stage, stages, own))  # type: ignore[misc]
             self.clock.tick(write=True)
         targets = from_first(lambda: self._finish(stages.model))
-        return RunOutcome(folder=self.folder.path, results=self.results, targets=targets)
+        idle = self.folder.read_idle()
+        return RunOutcome(folder=self.folder.path, results=self.results, targets=targets, idle=idle)
 
     def _check(self) -> None:
         """Raise UserError now for what a later stage would stumble over after hours."""
@@ -145,6 +151,8 @@ class Pipeline:
         """What a stage leaves behind: its checkpoint and its evaluation."""
         if outcome and outcome.gate_fell:
             self.folder.write_gate(name, outcome.steps, outcome.gate_fell)
+        if outcome:
+            self.folder.write_idle(name, outcome.idle)
         self._save_stage(name, stages)
         if name in self.recipe.evaluated_stages:
             self._evaluate(name, stages)

@@ -38,11 +38,15 @@ _ENTROPY_WEIGHT = "entropy_weight"
 
 @dataclass(slots=True, kw_only=True)
 class Learned:
-    """What a step's updates did. updates: of the policy, one for each mini-batch; values: the value model's."""
+    """What a step's updates did. updates: of the policy, one for each mini-batch; values: the value model's.
+
+    idle: why nothing was updated; empty where something was.
+    """
 
     updates: list[UpdateResult] = field(default_factory=list)
     values: list[dict[str, float]] = field(default_factory=list)
     entropy_weight: float = 0.0
+    idle: str = ""
 
 
 class Learner:
@@ -75,6 +79,7 @@ class Learner:
                     learned.updates.append(self._update(batches, step, number, learned.entropy_weight, ready))
         if not learned.updates:
             why = "only the value model learns" if only_values and learned.values else missing_signal(experience)
+            learned.idle = "" if learned.values else why
             logger.info("step %d of `%s`: %s, no update", step, run.ctx.name, why)
         self._steer_entropy(learned)
         return learned

@@ -44,6 +44,7 @@ from .stage import StageContext, StageRun
 from .timeline import Timeline
 
 _PROBLEMS = "problems"
+_UPDATES = "updates_by_reason"
 
 
 class TrainedPolicy(SteppedPolicy, Protocol):
@@ -61,9 +62,13 @@ class TrainedPolicy(SteppedPolicy, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RLOutcome:
-    """How a stage ended. gate_fell: what fell, empty when nothing did; gate_scores: the last look's, by kind."""
+    """How a stage ended. gate_fell: what fell, empty when nothing did; gate_scores: the last look's, by kind.
+
+    idle: why no step made an update; empty when some did, or when the gate closed before there was any step.
+    """
 
     steps: int
+    idle: str
     gate_fell: str
     gate_scores: Mapping[str, float]
 
@@ -132,6 +137,7 @@ def run_rl(
                         with timeline.phase("sync"):
                             publish(policy, model, freshness, policy.version + len(learned.updates))
                         run.values["policy_version"] = policy.version
+                        note_idle(run.values, learned)
                         row = _metrics_row(run, experience, learned, gate, step) | fresh
                         row |= record_curriculum(pool, experience, run.step)
                         if isinstance(problems, Remembers):
@@ -143,6 +149,7 @@ def run_rl(
             policy.load_weights(model, version=policy.version)
     return RLOutcome(
         steps=run.step,
+        idle=describe_idle(run.values, run.step),
         gate_fell=run.values.get("gate_fell", ""),
         gate_scores=run.values.get("gate_scores", {}),
     )
@@ -162,6 +169,22 @@ def check_agreement(learned: Learned, step: int) -> None:
             f"step {step}: log-probs of sampler and trainer are up to {largest:.1e} apart, but in the batch-invariant "
             "mode they are the same numbers: one of the two is wrong"
         )
+
+
+def note_idle(values: dict[str, Any], learned: Learned) -> None:
+    """Count a step as one that made an update, or under the reason why it made none; saved with the run."""
+    counts = values.setdefault(_UPDATES, {})
+    counts[learned.idle] = counts.get(learned.idle, 0) + 1
+
+
+def describe_idle(values: Mapping[str, Any], steps: int) -> str:
+    """ "0 of 3 steps made an update: no group has signal"; empty when one did, or no step was counted."""
+    counts = values.get(_UPDATES, {})
+    if not counts or "" in counts:
+        return ""
+    reasons = sorted(counts, key=lambda reason: -counts[reason])
+    told = reasons[0] if len(reasons) == 1 else ", ".join(f"{reason} ({counts[reason]} steps)" for reason in reasons)
+    return f"0 of {steps} steps made an update: {told}"
 
 
 def _trainer_checksum(policy: TrainedPolicy, model: Decoder) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,8 @@ from openqwq.config import ModelConfig, PretrainStage, Recipe, SourceConfig
 from openqwq.errors import UserError
 from openqwq.eval.families import FamilyResult
 from openqwq.eval.intervals import UNKNOWN, Interval
-from openqwq.pipeline.folder import StageClock, differing_keys, json_value, open_run_folder
+from openqwq.pipeline.extend import check_change, differing_keys
+from openqwq.pipeline.folder import StageClock, json_value, open_run_folder
 from openqwq.pipeline.machine import physical_cores
 from openqwq.pipeline.progress import BarDisplay, Countdown, describe_step, results_table
 
@@ -134,3 +136,71 @@ def test_a_bar_fits_into_a_terminal_of_80_columns(monkeypatch, capsys):
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
     assert re.search(r"rl_math_code \S+ +2/150 reward 0.50  accuracy 0.50  length 31  10:05 left", shown)
     assert "…" not in shown
+
+
+PLAN = {
+    "seed": 0,
+    "stage": {
+        "cold": {"kind": "sft", "epochs": 1.0},
+        "rl": {"kind": "rl", "steps": 5, "checkpoint_every": 0, "top_p": 1.0},
+    },
+    "eval": {"families": ["a"], "problems_per_family": 8, "temperature": 0.6},
+    "target": [],
+}
+
+
+def changed_plan(key, value):
+    plan = json.loads(json.dumps(PLAN))
+    *tables, name = key.split(".")
+    place = plan
+    for table in tables:
+        place = place[table]
+    place[name] = value
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("stage.rl.steps", 8, "5 -> 8; the learning rate's schedule is stretched"),
+        ("stage.rl.checkpoint_every", 2, "0 -> 2"),
+        ("stage.rl.trackers", ["wandb"], "None -> ['wandb']"),
+        ("eval.temperature", 1.0, "stay as they were made"),
+        ("target", [{"what": "x"}], "target"),
+    ],
+)
+def test_a_resumed_run_may_go_on_longer_and_be_saved_and_judged_otherwise(key, value, said):
+    notes = check_change("runs/x", PLAN, changed_plan(key, value), current="rl")
+    assert list(notes) == [key] and said in notes[key]
+
+
+@pytest.mark.parametrize(
+    "key", ["seed", "stage.rl.top_p", "stage.rl.kind", "eval.problems_per_family", "eval.families"]
+)
+def test_a_resumed_run_changes_nothing_that_finished_steps_depend_on(key):
+    with pytest.raises(UserError, match=f"it differs in `{key}`"):
+        check_change("runs/x", PLAN, changed_plan(key, 7), current="rl")
+
+
+@pytest.mark.parametrize(("current", "refused"), [("rl", True), ("cold", False), ("", False)])
+def test_a_stage_is_not_extended_once_a_later_one_has_begun(current, refused):
+    given = changed_plan("stage.cold.epochs", 2.0)
+    if refused:
+        with pytest.raises(UserError, match="has gone on to stage `rl` since"):
+            check_change("runs/x", PLAN, given, current=current)
+    else:
+        assert "1.0 -> 2.0" in check_change("runs/x", PLAN, given, current=current)["stage.cold.epochs"]
+
+
+def test_an_extended_stage_is_evaluated_anew(tmp_path):
+    short = recipe()
+    open_run_folder(tmp_path / "run", short, resume=False).close()
+    [name] = short.stage
+    longer = replace(short, stage={name: replace(short.stage[name], tokens=3_000_000)})
+    folder = open_run_folder(tmp_path / "run", short, resume=True)
+    folder.evaluation_file(name).parent.mkdir()
+    folder.evaluation_file(name).write_text("")
+    folder.close()
+    open_run_folder(tmp_path / "run", longer, resume=True).close()
+    assert not folder.evaluation_file(name).exists()
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["stage"][name]["tokens"] == 3_000_000

@@ -1,5 +1,6 @@
 """What one stage leaves to the next: evaluations see the weights of their own stage."""
 
+import json
 import os
 import resource
 import sys
@@ -145,3 +146,47 @@ def test_a_recipe_gives_a_model_qwqs_template(tmp_path):
         assert materials.opens_thinking is opens
         kept = Tokenizer.load(materials.tokenizer_files[0].parent)
         assert (kept.chat_template == tokenizer.chat_template) is opens
+
+
+IDLE = f"""
+name = "idle"
+{SUMS}
+[stage.rl]
+kind = "rl"
+mix = {{ chain_sum = 1.0 }}
+steps = 2
+prompts_per_step = 2
+samples_per_prompt = 2
+max_refills = 0
+max_completion_tokens = 1
+learning_rate = 1e-5
+"""
+
+
+@pytest.mark.skipif(not BASE.is_dir(), reason="the base model is not in this checkout")
+def test_a_run_whose_stage_made_no_update_fails_and_says_why_and_can_be_extended(tmp_path, capsys):
+    (tmp_path / "idle.toml").write_text(IDLE)
+    command = ["train", str(tmp_path / "idle.toml"), "--out", str(tmp_path / "run")]
+    assert main(command) == 1
+    assert "stage `rl`: 0 of 2 steps made an update: no group has signal" in capsys.readouterr().err
+    assert main([*command, "--resume", "--set", "stage.rl.steps=3"]) == 1
+    rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["idle"] == {
+        "rl": "0 of 3 steps made an update: no group has signal"
+    }
+    longer = ["stage.rl.steps=5", 'stage.rl.reward="random"']
+    assert main([*command, "--resume", *(part for change in longer for part in ("--set", change))]) == 2
+    assert "`stage.rl.reward`" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not BASE.is_dir(), reason="the base model is not in this checkout")
+def test_an_extended_stage_goes_on_from_its_last_step(tmp_path):
+    (tmp_path / "r.toml").write_text(IDLE.replace("learning_rate", 'reward = "random"\nlearning_rate'))
+    command = ["train", str(tmp_path / "r.toml"), "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    first = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert main([*command, "--resume", "--set", "stage.rl.steps=4"]) == 0
+    rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert rows[:2] == first and [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert rows[2]["learning_rate"] == pytest.approx((1 - 2 / 3) * 1e-5)
