@@ -48,6 +48,7 @@ def measure_steps(shape: str, checkpointing: str) -> Iterator[dict[str, float]]:
     from openqwq.log import read_jsonl
     from openqwq.model import create_model, preset
     from openqwq.train.rl import run_rl
+    from openqwq.train.rl_run import RLParts
     from openqwq.train.stage import StageContext
     from openqwq.types import Verdict
     from openqwq.verifiers import Verifier
@@ -90,12 +91,14 @@ def measure_steps(shape: str, checkpointing: str) -> Iterator[dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         run_rl(
             stage,
-            model=model,
-            policy=engine,
-            tokenizer=IdTokenizer(),
-            mixture=Prompts(model.config.vocab_size),
-            verifiers={"even": Even()},
-            ctx=StageContext(name="rl", seed=0, checkpoints=NoCheckpoints(folder), progress=note),
+            RLParts(
+                model=model,
+                policy=engine,
+                tokenizer=IdTokenizer(),
+                mixture=Prompts(model.config.vocab_size),
+                verifiers={"even": Even()},
+            ),
+            StageContext(name="rl", seed=0, checkpoints=NoCheckpoints(folder), progress=note),
         )
         rows = read_jsonl(Path(folder) / "metrics.jsonl")
     for number in range(1, len(rows)):

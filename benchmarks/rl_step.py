@@ -183,6 +183,7 @@ def measure_ours(model_folder: str, work: dict, steps: int, threads: int, option
     from openqwq.model import load_model
     from openqwq.pipeline.machine import keep_freed_memory
     from openqwq.train.rl import run_rl
+    from openqwq.train.rl_run import RLParts
     from openqwq.train.stage import StageContext
     from openqwq.types import Message, Problem, Verdict
     from openqwq.verifiers import Verifier
@@ -223,12 +224,14 @@ def measure_ours(model_folder: str, work: dict, steps: int, threads: int, option
     with tempfile.TemporaryDirectory() as folder:
         run_rl(
             stage,
-            model=model,
-            policy=Engine(model, tokenizer, max_num_seqs=256),
-            tokenizer=tokenizer,
-            mixture=Prompts(),
-            verifiers={"digits": Digits()},
-            ctx=StageContext(
+            RLParts(
+                model=model,
+                policy=Engine(model, tokenizer, max_num_seqs=256),
+                tokenizer=tokenizer,
+                mixture=Prompts(),
+                verifiers={"digits": Digits()},
+            ),
+            StageContext(
                 name="rl",
                 seed=0,
                 checkpoints=RunStateStore(folder),

@@ -16,19 +16,17 @@ from openqwq.errors import TargetMissed, UserError
 from openqwq.inference import Engine
 from openqwq.log import logger
 from openqwq.model import Decoder, load_model, weight_checksum
-from openqwq.train.algorithm.rewards import check_rewards
-from openqwq.train.experience.collector import Collector, Remembers
 from openqwq.train.experience.rollout_file import Replay, RolloutFile, check_new
 from openqwq.train.reward_model import RewardModel
-from openqwq.train.rl import build_pool, invariance, run_rl
+from openqwq.train.rl import run_rl
 from openqwq.train.rl_metrics import experience_metrics
-from openqwq.train.stage import StageContext
+from openqwq.train.rl_run import RolloutRun
 
 from .machine import choose_device, keep_freed_memory, set_threads
 from .materials import Materials
-from .progress import open_display
+from .progress import Display, open_display
 from .run import save_policy
-from .stages import AnswerScorer, base_model, make_policy
+from .stages import StageRunner, base_model
 
 
 def write_stage_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = "", resume: bool = False) -> int:
@@ -40,43 +38,19 @@ def write_stage_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = 
     check_new(file, resume=resume)  # before the weights are loaded, which may take long
     set_threads(recipe.threads)
     name, config = _rl_stage(recipe, stage)
-    materials = _materials(recipe, out)
-    model = _policy_before(name, materials, out)
-    scorer = None
-    if config.reward_model:
-        folder = out / "checkpoints" / config.reward_model
-        if not folder.is_dir():
-            raise UserError(
-                f"stage `{name}` is paid by the reward model `{config.reward_model}`, which is not in {out}",
-                hint="give the folder of a run that made it with `--out`, or set `reward_model_weight` to 0",
-            )
-        scorer = AnswerScorer(RewardModel.load(folder), materials.tokenizer)
-    check_rewards(config, scorer)
-    ctx = StageContext(name=name, seed=recipe.seed, checkpoints=RunStateStore(out))
-    mixture = materials.mixture(name, config)
-    problems = build_pool(config, mixture, ctx) or mixture
-    policy = make_policy(config, model, Engine(model, materials.tokenizer, seed=recipe.seed))
-    made_by = {"recipe": recipe_to_dict(recipe), "stage": name, "policy": weight_checksum(model)}
-    rollouts = RolloutFile(file, made_by, resume=resume)
-    if isinstance(problems, Remembers) and rollouts.problems is not None:
-        problems.load_state(rollouts.problems)
-    collector = Collector(
-        config,
-        ctx,
-        policy=policy,
-        tokenizer=materials.tokenizer,
-        mixture=problems,
-        verifiers=materials.judge.strict,
-        reward_scorer=scorer,
-    )
-    with closing(open_display()) as display, invariance(model, config):
+    with closing(open_display()) as display:
+        runner = _runner(recipe, name, out, RunStateStore(out), display)
+        if config.reward_model:
+            runner.reward_models[config.reward_model] = _reward_model(config.reward_model, name, out)
+        made_by = {"recipe": recipe_to_dict(recipe), "stage": name, "policy": weight_checksum(runner.model)}
+        rollouts = RolloutFile(file, made_by, resume=resume)
         display.stage(name)
-        while rollouts.steps < config.steps:
-            policy.load_weights(model, version=0)  # as in training: no step finds what an earlier one left in the cache
-            experience = collector.collect(rollouts.steps)
-            rollouts.append(experience, problems.state() if isinstance(problems, Remembers) else None)
-            row = {"stage": name, **experience_metrics(experience, config.mix)}
-            display.step(row, rollouts.steps, config.steps)
+        with RolloutRun(config, runner.rl_parts(name, config), runner.context(name), rollouts.problems) as run:
+            while rollouts.steps < config.steps:
+                experience = run.collect(rollouts.steps)
+                rollouts.append(experience, run.state())
+                row = {"stage": name, **experience_metrics(experience, config.mix)}
+                display.step(row, rollouts.steps, config.steps)
     return rollouts.rollouts
 
 
@@ -92,10 +66,8 @@ def train_on_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = "",
     config = replace(config, steps=min(config.steps, replay.steps), reward_model_weight=0.0)
     if config.correction.mode == "none" and config.steps > 1:
         logger.warning("the rollouts of later steps are not of the trained weights, and `correction.mode` is none")
-    materials = _materials(recipe, out)
-    model = _policy_before(name, materials, out)
     folder = out / "replay"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     store = RunStateStore(folder)
     state = store.load_latest()
     if state is not None and not resume:
@@ -103,28 +75,34 @@ def train_on_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = "",
             f"{folder} holds a replay already", hint="continue it with `--resume`, or choose another `--out`"
         )
     with closing(open_display()) as display:
+        runner = _runner(recipe, name, out, store, display)
         display.stage(name)
-        outcome = run_rl(
-            config,
-            model=model,
-            policy=Engine(model, materials.tokenizer, seed=recipe.seed),
-            tokenizer=materials.tokenizer,
-            mixture=materials.mixture(name, config),
-            verifiers={},
-            ctx=StageContext(
-                name=name,
-                seed=recipe.seed,
-                checkpoints=store,
-                base_model=base_model(recipe, name, out),
-                progress=display.step,
-                resume=state,
-            ),
-            replay=replay,
-        )
-    save_policy(model, folder / "final", materials)
+        ctx = replace(runner.context(name, resume=state), describe_model=None)
+        outcome = run_rl(config, runner.rl_parts(name, config, replay), ctx)
+    save_policy(runner.model, folder / "final", runner.materials)
     if outcome.idle:
         raise TargetMissed(f"stage `{name}`: {outcome.idle}")
     return folder / "final"
+
+
+def _runner(recipe: Recipe, name: str, out: Path, store: RunStateStore, display: Display) -> StageRunner:
+    """A runner over the policy that the stage starts from."""
+    out.mkdir(parents=True, exist_ok=True)
+    materials = Materials(recipe, out)
+    model = _policy_before(name, materials, out)
+    engine = Engine(model, materials.tokenizer, seed=recipe.seed)
+    base = base_model(recipe, name, out)
+    return StageRunner(recipe, materials, store, model, engine, display.step, base_model=base)
+
+
+def _reward_model(wanted: str, stage: str, out: Path) -> RewardModel:
+    folder = out / "checkpoints" / wanted
+    if not folder.is_dir():
+        raise UserError(
+            f"stage `{stage}` is paid by the reward model `{wanted}`, which is not in {out}",
+            hint="give the folder of a run that made it with `--out`, or set `reward_model_weight` to 0",
+        )
+    return RewardModel.load(folder)
 
 
 def _rl_stage(recipe: Recipe, wanted: str) -> tuple[str, RLStage]:
@@ -134,11 +112,6 @@ def _rl_stage(recipe: Recipe, wanted: str) -> tuple[str, RLStage]:
         raise UserError(f"recipe {recipe.name} has {what}", hint=f"it has {', '.join(stages) or 'none'}")
     name = wanted or next(iter(stages))
     return name, replace(stages[name], gate=replace(stages[name].gate, kinds=()))
-
-
-def _materials(recipe: Recipe, out: Path) -> Materials:
-    out.mkdir(parents=True, exist_ok=True)
-    return Materials(recipe, out)
 
 
 def _policy_before(name: str, materials: Materials, out: Path) -> Decoder:

@@ -25,7 +25,7 @@ from openqwq.log import append_jsonl
 from openqwq.model import Decoder, load_model
 from openqwq.train.distributed import after_first, from_first, is_first, ranks, wait_for_all
 from openqwq.train.reward_model import RewardModel
-from openqwq.train.rl import RLOutcome
+from openqwq.train.rl_run import RLOutcome
 from openqwq.train.trackers import check_trackers
 
 from .folder import RunFolder, StageClock, open_run_folder

@@ -16,9 +16,11 @@ from openqwq.inference import Engine, QuantizedEngine
 from openqwq.model import Decoder
 from openqwq.tokenizer import Tokenizer, render_training_turn
 from openqwq.train.distributed import after_first
+from openqwq.train.experience.collector import Collects
 from openqwq.train.pretrain import run_pretrain
 from openqwq.train.reward_model import RewardModel, run_reward_model
-from openqwq.train.rl import RLOutcome, run_rl
+from openqwq.train.rl import run_rl
+from openqwq.train.rl_run import RLOutcome, RLParts
 from openqwq.train.sft import run_sft
 from openqwq.train.stage import Progress, StageContext
 from openqwq.types import Problem
@@ -31,6 +33,7 @@ class StageRunner:
 
     engine:        samples from that very model.
     reward_models: those that the reward-model stages so far have made, by stage name.
+    base_model:    what adapters name as their base; empty: what the stage starts from.
     """
 
     def __init__(
@@ -41,26 +44,21 @@ class StageRunner:
         model: Decoder,
         engine: Engine,
         progress: Progress,
+        *,
+        base_model: str = "",
     ):
         self.recipe, self.materials, self.store = recipe, materials, store
         self.model, self.engine, self.progress = model, engine, progress
         self.reward_models: dict[str, RewardModel] = {}
+        self.base_model = base_model
 
     def run(self, name: str, *, resume: RunState | None) -> RLOutcome | None:
         """The stage of that name, from its beginning or from a saved state; how an RL stage ended."""
         stage = self.recipe.stage[name]
-        ctx = StageContext(
-            name=name,
-            seed=self.recipe.seed,
-            checkpoints=self.store,
-            resume=resume,
-            describe_model=None if isinstance(stage, RewardModelStage) else self._describe_model,
-            base_model=base_model(self.recipe, name, self.store.run_folder),
-            progress=self.progress,
-        )
+        ctx = self.context(name, resume=resume)
         match stage:
             case RLStage():
-                outcome = self._run_rl(stage, ctx)
+                outcome = run_rl(stage, self.rl_parts(name, stage), ctx)
                 self._refresh_engine()
                 return outcome
             case PretrainStage():
@@ -76,6 +74,19 @@ class StageRunner:
         self._refresh_engine()
         return None
 
+    def context(self, name: str, *, resume: RunState | None = None) -> StageContext:
+        """Where the stage of that name runs: its seed, checkpoints and log."""
+        is_policy = not isinstance(self.recipe.stage[name], RewardModelStage)
+        return StageContext(
+            name=name,
+            seed=self.recipe.seed,
+            checkpoints=self.store,
+            resume=resume,
+            describe_model=self._describe_model if is_policy else None,
+            base_model=self.base_model or base_model(self.recipe, name, self.store.run_folder),
+            progress=self.progress,
+        )
+
     def _refresh_engine(self) -> None:
         """Forget what the engine has cached of prompts: the model's weights are others now."""
         self.engine.load_weights(self.model, version=self.engine.version)
@@ -90,22 +101,20 @@ class StageRunner:
             ctx=ctx,
         )
 
-    def _run_rl(self, stage: RLStage, ctx: StageContext) -> RLOutcome:
-        scorer = (
-            AnswerScorer(self.reward_models[stage.reward_model], self.materials.tokenizer)
-            if stage.reward_model
-            else None
-        )
-        return run_rl(
-            stage,
+    def rl_parts(self, name: str, stage: RLStage, replay: Collects | None = None) -> RLParts:
+        """What an RL stage works with. replay: where its rollouts come from instead of the policy."""
+        paid = stage.reward_model and replay is None
+        scorer = AnswerScorer(self.reward_models[stage.reward_model], self.materials.tokenizer) if paid else None
+        gate = partial(self._gate_scores, self.materials.gate_families(stage)) if stage.gate.kinds else None
+        return RLParts(
             model=self.model,
-            policy=make_policy(stage, self.model, self.engine),
+            policy=self.engine if replay else make_policy(stage, self.model, self.engine),
             tokenizer=self.materials.tokenizer,
-            mixture=self.materials.mixture(ctx.name, stage),
-            verifiers=self.materials.judge.strict,
-            ctx=ctx,
+            mixture=self.materials.mixture(name, stage),
+            verifiers={} if replay else self.materials.judge.strict,
             reward_scorer=scorer,
-            gate_evaluate=partial(self._gate_scores, self.materials.gate_families(stage)) if stage.gate.kinds else None,
+            gate_evaluate=gate,
+            replay=replay,
         )
 
     def _gate_scores(self, families: Mapping[str, Sequence[Problem]]) -> Mapping[str, float]:

@@ -12,6 +12,7 @@ from openqwq.log import read_jsonl
 from openqwq.model import create_model, preset
 from openqwq.train.experience.collector import Collector
 from openqwq.train.rl import run_rl
+from openqwq.train.rl_run import RLParts
 from openqwq.train.stage import StageContext
 from openqwq.types import Message, Problem, Verdict
 from openqwq.verifiers import Verifier
@@ -101,7 +102,8 @@ def train_rl(folder, stage, *, model=None, engine=None, verifier=None, ctx=None,
     """The model that `stage` trained in `folder`, and the stage's outcome."""
     model = model or create_model(CONFIG, seed=0)
     engine, ctx = engine or make_engine(model), ctx or make_context(folder, "rl")
-    outcome = run_rl(stage, model=model, policy=engine, ctx=ctx, **world_of(verifier) | options)
+    parts = RLParts(model=model, policy=engine, **world_of(verifier) | options)
+    outcome = run_rl(stage, parts, ctx)
     return model, outcome
 
 

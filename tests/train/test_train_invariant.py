@@ -22,7 +22,7 @@ from openqwq.rollout import make_rollout
 from openqwq.tokenizer import Tokenizer
 from openqwq.train.optim.update import policy_logprobs
 from openqwq.train.packing import Sample, pack, rollout_sample
-from openqwq.train.rl import invariance
+from openqwq.train.policy import invariance
 from openqwq.types import Message, Problem, Prompt, SamplingParams
 
 pytestmark = pytest.mark.skipif(library() is None, reason="needs a C compiler")

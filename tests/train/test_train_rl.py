@@ -10,7 +10,7 @@ from openqwq.inference import Engine
 from openqwq.model.lora import add_lora
 from openqwq.train.algorithm.rewards import coin_rewards, verdict_rewards
 from openqwq.train.experience.collector import Experience, judge, with_advantages
-from openqwq.train.rl import record_curriculum
+from openqwq.train.rl_run import record_curriculum
 from openqwq.types import Completion, Message, Problem, Rollout, Verdict
 
 
