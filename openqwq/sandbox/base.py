@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from .spec import JudgeResult, Limits, Mode, RunResult, Submission
+from .spec import Comparison, JudgeResult, Limits, Mode, RunResult, Submission
 
 Self = TypeVar("Self", bound="BaseSandbox")
 
@@ -58,6 +58,8 @@ class BaseSandbox(ABC):
         limits: Limits | None = None,
         *,
         restart: bool = False,
+        compare: Comparison = "typed",
+        tolerance: float = 0.0,
         language: str = "python",
         files: Mapping[str, bytes] | None = None,
     ) -> JudgeResult:
@@ -69,6 +71,8 @@ class BaseSandbox(ABC):
             tests=tests,
             limits=limits or Limits(),
             restart=restart,
+            compare=compare,
+            tolerance=tolerance,
             language=language,
             files=files or {},
         )

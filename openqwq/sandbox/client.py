@@ -24,12 +24,15 @@ from .http.remote import RemoteSandbox
 from .jail.jail import Jail, JailError, Job, Outcome
 from .jail.options import JAILS, JailKind
 from .jail.probe import find_options
-from .judge import UNREADABLE, UnreadableTests, judge, read_outcome, run
+from .judge import UNREADABLE, UnreadableTests, judge, run
 from .languages import Toolchain, describe_languages, find_toolchains
+from .outcomes import LOST, read_outcome
 from .spec import LANGUAGES, MAX_CODE_CHARACTERS, TOKEN, JudgeResult, Limits, RunResult, Submission, check_files
 
 JOBS_PER_JAIL = 2000  # bounds whatever a kernel may keep of a job beyond its namespaces
 ATTEMPTS = 2  # a jail that died once is chance, twice is a fault to report
+
+KILLED = "killed by a signal 9, twice, where a sound program ends well"
 
 Slot = Literal["main", "tests", "native"]
 """What a worker's jail is for: programs in Python, the tests beside them, other languages."""
@@ -121,7 +124,10 @@ class Sandbox(BaseSandbox):
         def fail(reason: str) -> RunResult:
             return read_outcome(Outcome(end="lost"), submission.limits, reason)
 
-        return _attempt(work, lambda result: result.status, fail)
+        result = _attempt(work, lambda result: result.status, fail)
+        if result.reason == LOST and self._is_sound(self._toolchain(submission), ticket):
+            return replace(result, status="killed", reason=KILLED)
+        return result
 
     def _judge(self, submission: Submission, ticket: Ticket) -> JudgeResult:
         if len(submission.code) > MAX_CODE_CHARACTERS:
@@ -138,9 +144,18 @@ class Sandbox(BaseSandbox):
             return JudgeResult(verdict="infra_error", reason=reason)
 
         try:
-            return _attempt(work, lambda result: result.verdict, fail)
+            result = _attempt(work, lambda result: result.verdict, fail)
         except UnreadableTests as error:
             return fail(f"{UNREADABLE}{error}")
+        lost = any(LOST in test.reason for test in result.tests)
+        return _blame(result) if lost and self._is_sound(self._toolchain(submission), ticket) else result
+
+    def _is_sound(self, toolchain: Toolchain | None, ticket: Ticket) -> bool:
+        """Whether a sound program ends well where one was killed in every attempt: then it has brought that about."""
+        try:
+            return not self._find_fault(toolchain, ticket, "killed", KILLED)
+        except JailError:
+            return False
 
     def _find_fault(self, toolchain: Toolchain | None, ticket: Ticket, verdict: str, reason: str) -> str:
         """What is wrong with the jail or the machine under a program that ended in a doubtful way; "" if nothing is."""
@@ -229,6 +244,19 @@ class Sandbox(BaseSandbox):
         jail.kill()
         with self._lock, contextlib.suppress(ValueError):
             self._jails.remove(jail)
+
+
+def _blame(result: JudgeResult) -> JudgeResult:
+    """The result with the program at fault for its end."""
+    tests = tuple(
+        replace(test, verdict="killed", reason=test.reason.replace(LOST, KILLED)) if LOST in test.reason else test
+        for test in result.tests
+    )
+    return (
+        replace(result, verdict="killed", reason=KILLED, tests=tests)
+        if result.reason == LOST
+        else replace(result, tests=tests)
+    )
 
 
 def _attempt(work: Callable[[], Result], status: Callable[[Result], str], fail: Callable[[str], Result]) -> Result:

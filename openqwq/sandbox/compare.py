@@ -2,10 +2,13 @@
 
 The expected value leads: hash lookups happen only in containers that we built, so a result crafted with
 colliding hashes costs no more than an honest one.
+
+Public: matches, matches_json.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any
@@ -15,7 +18,9 @@ from .inside.codec import MAPPING_TAGS, MAX_DEPTH, CodecError, encode
 REL_TOL = 1e-6  # results of different but right orders of float operations agree far better than this
 ABS_TOL = 1e-9
 MAX_KEY_ITEMS = 1000  # of a frozenset among keys, which is built from the result: quadratic at worst
+MAX_INTEGER_KEY = 10**1000  # Python writes longer ones only where a limit of its own is lifted
 
+_LISTS = frozenset("lt")
 _TAGS: dict[type, frozenset[str]] = {
     list: frozenset("l"),
     tuple: frozenset("t"),
@@ -54,6 +59,52 @@ def matches(expected: Any, result: Any, depth: int = 0) -> bool:
     if kind in (set, frozenset):
         return _members_match(dict.fromkeys(expected), [[item, None] for item in body], depth)
     return _members_match(expected, body, depth)
+
+
+def matches_json(expected: Any, result: Any, depth: int = 0) -> bool:
+    """Whether `result` is the expected value as far as JSON, in which the tests are written, can say it.
+
+    A tuple is a list, a float without a fraction an integer (3.0 for 3), a key that is no text (1, -2.5, True, None)
+    the text that JSON makes of it; a bool is still no integer. What JSON cannot say is compared as by `matches`.
+    """
+    if depth > MAX_DEPTH:
+        return False
+    kind = type(expected)
+    if kind is int and type(result) is float:
+        return result == expected
+    if kind in (list, tuple):
+        body = _body(_LISTS, result)
+        if body is None or len(body) != len(expected):
+            return False
+        return all(matches_json(e, r, depth + 1) for e, r in zip(expected, body, strict=True))
+    if kind is dict:
+        return _objects_match(expected, _body(MAPPING_TAGS, result), depth)
+    return matches(expected, result, depth)
+
+
+def _objects_match(expected: dict, pairs: list | None, depth: int) -> bool:
+    if pairs is None or len(pairs) != len(expected):
+        return False
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        if not (isinstance(pair, list) and len(pair) == 2):
+            return False
+        key = _key_as_text(pair[0])
+        if key is None or key in found:
+            return _members_match(expected, pairs, depth)
+        found[key] = pair[1]
+    texts = {_key_as_text(key): value for key, value in expected.items()}
+    return found.keys() == texts.keys() and all(matches_json(texts[k], found[k], depth + 1) for k in found)
+
+
+def _key_as_text(key: Any) -> str | None:
+    """The text that JSON makes of a key; None for what it has no text for."""
+    if type(key) is str:
+        return key
+    whole = _as_int(key)
+    if whole is not None:
+        return str(whole) if abs(whole) < MAX_INTEGER_KEY else None
+    return json.dumps(key) if key is None or type(key) in (bool, float) else None
 
 
 def _as_int(result: Any) -> int | None:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from typing import Any
 
-from .compare import matches
+from .compare import matches, matches_json
 from .inside.codec import CodecError, encode
-from .jail.jail import CPU_SHARE, Job, Outcome
+from .jail.jail import Job, Outcome
 from .languages import COMPILE_LIMITS, Toolchain
+from .outcomes import read_outcome, status_of
+from .outputs import has_decimals, same_output
 from .programs import CompileError, Execute, prepare
-from .spec import JudgeResult, JudgeVerdict, Limits, RunResult, RunStatus, Submission, TestResult
+from .spec import Comparison, JudgeResult, JudgeVerdict, Limits, RunResult, RunStatus, Submission, TestResult
 
 ExecutePair = Callable[[Job, Job, Limits], tuple[Outcome, Outcome]]
 """Runs a program and its tests in two jails at once; raises JailError."""
 
 UNREADABLE = "unreadable tests: "  # how the reason begins where the tests are at fault
-_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
-_EXCEPTION = re.compile(rb"([A-Z]\w{0,60})(?::|$)", re.ASCII)
+FRAME_BYTES, FRAME_GROWTH = 1 << 16, 16
+"""A result is not read where it is longer than that, and by this factor longer than what is expected."""
+MAX_OUTPUT_BYTES = 64 << 20  # of a program, however much its tests expect
 MAX_COMPILER_WORDS = 2000  # characters of a compiler's complaint that go into a reason
 UNSAFE_NAMES = {"eval", "exec", "compile", "__import__", "pickle", "marshal", "importlib", "runpy"}
 """What could run a text that the candidate returned, inside of the tests' own process."""
@@ -30,52 +31,6 @@ UNSAFE_NAMES = {"eval", "exec", "compile", "__import__", "pickle", "marshal", "i
 
 class UnreadableTests(ValueError):
     """The tests themselves cannot be judged by: never the candidate's fault."""
-
-
-def read_outcome(outcome: Outcome, limits: Limits, fault: str = "") -> RunResult:
-    """The result of a program that ran as a script; `fault` says what was wrong with its jail."""
-    status, reason = _status(outcome, limits)
-    return RunResult(
-        status=status,
-        stdout=outcome.out[: limits.output_bytes].decode("utf-8", "replace"),
-        stderr=outcome.err[: limits.output_bytes].decode("utf-8", "replace"),
-        exit_code=outcome.exit_code,
-        wall_s=outcome.wall_s,
-        cpu_s=outcome.cpu_s,
-        memory_mib=outcome.memory_mib,
-        reason=fault or reason,
-    )
-
-
-def _status(outcome: Outcome, limits: Limits) -> tuple[RunStatus, str]:
-    if outcome.end == "lost":
-        return "infra_error", "the machine killed the program, or its jail"
-    if outcome.end == "starved":
-        return "infra_error", "the machine was too busy to give the program a processor"
-    if outcome.end == "timeout":
-        return "timeout", f"no end within {limits.wall_s:g} s"
-    if outcome.end == "output_limit":
-        return "output_limit", f"more than {limits.output_bytes} bytes of output"
-    if outcome.end == "cancelled":
-        return "killed", "nobody waited for it any more"
-    if outcome.exit_code == 0:
-        return "ok", ""
-    if outcome.out_of_memory or b"MemoryError" in outcome.err[-200:]:
-        return "memory", f"more than {limits.memory_mib} MiB of memory"
-    if outcome.exit_code == -9:
-        if outcome.cpu_s >= CPU_SHARE * limits.cpu_s:
-            return "timeout", f"more than {limits.cpu_s:g} s of processor time"
-        return "killed", "killed by a signal 9 that was not ours"
-    if outcome.exit_code is not None and outcome.exit_code < 0:
-        return "runtime_error", f"ended by signal {-outcome.exit_code}"
-    return "runtime_error", f"exit code {outcome.exit_code}{_exception_name(outcome)}"
-
-
-def _exception_name(outcome: Outcome) -> str:
-    """`: ` and the name of the exception that ended a Python program, as its last words have it."""
-    last_line = bytes(outcome.err).rstrip().rpartition(b"\n")[2]
-    found = _EXCEPTION.match(last_line) if outcome.exit_code == 1 else None
-    return f": {found[1].decode()}" if found else ""
 
 
 def run(
@@ -91,7 +46,7 @@ def run(
 
 def _compile_reason(outcome: Outcome) -> str:
     words = outcome.err.decode("utf-8", "replace").strip()[:MAX_COMPILER_WORDS]
-    return f"does not compile: {words or _status(outcome, COMPILE_LIMITS)[1]}"
+    return f"does not compile: {words or status_of(outcome, COMPILE_LIMITS)[1]}"
 
 
 def judge(
@@ -118,21 +73,43 @@ def judge(
 
 
 def _judge_function(submission: Submission, execute: Execute) -> list[TestResult]:
-    calls = [_encode_call(test) for test in submission.tests]
-    expected = [test["expected"] for test in submission.tests]
+    calls, wanted = zip(*(_read_call(test, submission.compare) for test in submission.tests), strict=True)
+    limits = _room_for(submission.limits, sum(value.size for value in wanted))
     results: list[TestResult] = []
     while len(results) < len(calls):
         done = len(results)
         work = {"kind": "calls", "code": submission.code, "entry_point": submission.entry_point, "calls": calls[done:]}
         job = Job(payload=work, frames=1 + len(calls) - done)
-        outcome = execute(job, submission.limits)
-        answered, death = _judge_frames(outcome, expected[done:], submission.limits)
+        outcome = execute(job, limits)
+        answered, death = _judge_frames(outcome, wanted[done:], limits)
         results += answered
         if death is not None:
             results.append(death)
             if not (submission.restart and answered):
                 return _pad(results, len(calls))
     return results
+
+
+class _Wanted:
+    """What a call may come to: one of some values, of which the longest takes so many characters."""
+
+    def __init__(self, compare: Comparison, values: Sequence[Any]):
+        self._matches = matches_json if compare == "json" else matches
+        self._values = values
+        self.size = max(len(json.dumps(encode(value))) for value in values)
+
+    def is_met(self, result: Any) -> bool:
+        """Whether a result is one of the values."""
+        return any(self._matches(value, result) for value in self._values)
+
+    def can_be_in(self, frame: bytes) -> bool:
+        """False for a frame that is too long for any right value, and not worth reading."""
+        return len(frame) <= FRAME_BYTES + FRAME_GROWTH * self.size
+
+
+def _room_for(limits: Limits, size: int) -> Limits:
+    """The limits; with as much output as a right answer of this size may need."""
+    return replace(limits, output_bytes=max(limits.output_bytes, min(2 * size, MAX_OUTPUT_BYTES)))
 
 
 def _pad(results: list[TestResult], count: int) -> list[TestResult]:
@@ -142,17 +119,17 @@ def _pad(results: list[TestResult], count: int) -> list[TestResult]:
     return results + [unreached] * (count - len(results))
 
 
-def _encode_call(test: Any) -> Any:
+def _read_call(test: Any, compare: Comparison) -> tuple[Any, _Wanted]:
+    """The arguments of a call as they travel, and what it may come to."""
     try:
-        arguments = encode(list(test["args"]))
-        encode(test["expected"])
-    except (KeyError, TypeError, CodecError) as error:
+        wanted = _Wanted(compare, [test["expected"], *test.get("alternatives", ())])
+        return encode(list(test["args"])), wanted
+    except (KeyError, TypeError, AttributeError, CodecError) as error:
         raise UnreadableTests(f"not a test of a function: {error!r}") from None
-    return arguments
 
 
 def _judge_frames(
-    outcome: Outcome, expected: Sequence[Any], limits: Limits
+    outcome: Outcome, wanted: Sequence[_Wanted], limits: Limits
 ) -> tuple[list[TestResult], TestResult | None]:
     """The tests that the program answered, and, when it did not answer them all, how it ended."""
     *lines, rest = bytes(outcome.out).split(b"\n")
@@ -161,23 +138,23 @@ def _judge_frames(
         return [], TestResult(verdict=_error_verdict(content), reason=_error_text(content), wall_s=outcome.wall_s)
     times = outcome.frame_times
     answered = [
-        _judge_frame(line, wanted, end - begin)
-        for line, wanted, begin, end in zip(lines[1:], expected, times, times[1:], strict=False)
+        _judge_frame(line, value, end - begin)
+        for line, value, begin, end in zip(lines[1:], wanted, times, times[1:], strict=False)
     ]
-    if len(answered) < len(expected):
-        status, reason = _status(outcome, limits)
+    if len(answered) < len(wanted):
+        status, reason = status_of(outcome, limits)
         if status == "ok":
             status, reason = "runtime_error", "the program ended before it answered"
         return answered, TestResult(verdict=_as_verdict(status), reason=reason, wall_s=outcome.wall_s)
-    if len(lines) > 1 + len(expected) or rest or outcome.end != "exit":
+    if len(lines) > 1 + len(wanted) or rest or outcome.end != "exit":
         return [], TestResult(verdict="wrong_answer", reason="something else than the results came out of the program")
     return answered, None
 
 
-def _judge_frame(frame: bytes, expected: Any, wall_s: float) -> TestResult:
-    content = _parse(frame)
-    if isinstance(content, list) and len(content) == 2 and content[0] == "value":
-        if matches(expected, content[1]):
+def _judge_frame(frame: bytes, wanted: _Wanted, wall_s: float) -> TestResult:
+    content = _parse(frame) if wanted.can_be_in(frame) else ["value", None, "another length"]
+    if isinstance(content, list) and content and content[0] == "value":
+        if len(content) == 2 and wanted.is_met(content[1]):
             return TestResult(verdict="passed", wall_s=wall_s)
         return TestResult(verdict="wrong_answer", wall_s=wall_s, reason="another value than expected")
     return TestResult(verdict=_error_verdict(content), wall_s=wall_s, reason=_error_text(content))
@@ -191,16 +168,18 @@ def _parse(frame: bytes) -> Any:
 
 
 def _error_verdict(content: Any) -> JudgeVerdict:
-    if isinstance(content, list) and len(content) == 3 and content[0] == "error":
-        if content[1] == "MemoryError":
+    match content:
+        case ["error", "MemoryError", str()]:
             return "memory"
-        return "wrong_answer" if content[1] == "CodecError" else "runtime_error"
+        case ["error", str(name), str()] if name != "CodecError":
+            return "runtime_error"
     return "wrong_answer"
 
 
 def _error_text(content: Any) -> str:
-    if isinstance(content, list) and len(content) == 3 and content[0] == "error":
-        return f"{content[1]}: {content[2]}"[:400]
+    match content:
+        case ["error", str(name), str(text)]:
+            return f"{name}: {text}"[:400]
     return "unreadable result"
 
 
@@ -223,7 +202,7 @@ def _judge_asserts(submission: Submission, execute_pair: ExecutePair) -> list[Te
             return _pad([*results, _judge_end(candidate, submission.limits)], count)
         results.append(result)
     if len(results) < count:
-        status, reason = _status(tester, submission.limits)
+        status, reason = status_of(tester, submission.limits)
         charged = status in ("timeout", "memory", "output_limit")  # by what the program returned
         verdict: JudgeVerdict = _as_verdict(status) if charged else "infra_error"
         return _pad([*results, TestResult(verdict=verdict, reason=reason)], count)
@@ -238,12 +217,33 @@ def _check_assert(test: Any) -> None:
         tree = ast.parse(test)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UnreadableTests(f"an assert test does not parse: {error}") from None
+    plain = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and _plain_import(node)}
     for node in ast.walk(tree):
-        names = {alias.name.partition(".")[0] for alias in node.names} if isinstance(node, ast.Import) else set()
-        names |= {node.id} if isinstance(node, ast.Name) else set()
-        names |= {(node.module or "").partition(".")[0]} if isinstance(node, ast.ImportFrom) else set()
-        if names & UNSAFE_NAMES:
-            raise UnreadableTests(f"an assert test must not use `{min(names & UNSAFE_NAMES)}`")
+        used = _names_used(node) & UNSAFE_NAMES if id(node) not in plain else set()
+        if used:
+            raise UnreadableTests(f"an assert test must not use `{min(used)}`")
+
+
+def _names_used(node: ast.AST) -> set[str]:
+    """The names and top-level modules that one part of a test text names."""
+    match node:
+        case ast.Import(names=aliases):
+            return {alias.name.partition(".")[0] for alias in aliases}
+        case ast.ImportFrom(module=module):
+            return {(module or "").partition(".")[0]}
+        case ast.Name(id=name):
+            return {name}
+        case ast.Call() if module := _plain_import(node):
+            return {module.partition(".")[0]}
+    return set()
+
+
+def _plain_import(call: ast.Call) -> str:
+    """The module of a call `__import__("module")`, which is as good as an import statement; "" for other calls."""
+    match call:
+        case ast.Call(func=ast.Name(id="__import__"), args=[ast.Constant(value=str(module)), *_]):
+            return module
+    return ""
 
 
 def _judge_assert(content: Any, wall_s: float) -> TestResult | None:
@@ -267,7 +267,7 @@ def _judge_end(candidate: Outcome, limits: Limits) -> TestResult:
         return TestResult(verdict=_error_verdict(_parse(line)), reason=_error_text(_parse(line)))
     if candidate.end == "cancelled":  # because its tests had ended, for which it may have died a moment before
         candidate = replace(candidate, end="exit")
-    status, reason = _status(candidate, limits)
+    status, reason = status_of(candidate, limits)
     if status in ("ok", "killed"):
         status, reason = "runtime_error", "the program stopped answering"
     return TestResult(verdict=_as_verdict(status), reason=reason)
@@ -278,54 +278,30 @@ def _judge_stdio(submission: Submission, execute: Execute, toolchain: Toolchain 
     for test in tests:
         if not (isinstance(test, dict) and isinstance(test.get("stdin"), str) and isinstance(test.get("stdout"), str)):
             raise UnreadableTests("a stdio test needs the texts `stdin` and `stdout`")
+    decimals = any(has_decimals(test["stdout"]) for test in tests)
     results: list[TestResult] = []
     try:
         with prepare(submission.code, toolchain, submission.files, limits, execute) as program:
             for test in tests:
-                result = _judge_output(read_outcome(execute(program.job(test["stdin"]), limits), limits), test)
+                room = _room_for(limits, len(test["stdout"].encode("utf-8", "replace")))
+                ended = read_outcome(execute(program.job(test["stdin"]), room), room)
+                result = _judge_output(ended, test["stdout"], submission.tolerance, decimals)
                 results.append(result)
                 if result.verdict == "infra_error" or (result.verdict == "timeout" and not submission.restart):
                     break
     except CompileError as error:
-        status, _ = _status(error.outcome, COMPILE_LIMITS)
+        status, _ = status_of(error.outcome, COMPILE_LIMITS)
         verdict: JudgeVerdict = "runtime_error" if status == "ok" else _as_verdict(status)
         results.append(TestResult(verdict=verdict, reason=_compile_reason(error.outcome)))
     return _pad(results, len(tests))
 
 
-def _judge_output(result: RunResult, test: Mapping[str, str]) -> TestResult:
+def _judge_output(result: RunResult, expected: str, tolerance: float, decimals: bool) -> TestResult:
     if result.status != "ok":
         return TestResult(verdict=_as_verdict(result.status), wall_s=result.wall_s, reason=result.reason)
-    if not same_output(result.stdout, test["stdout"]):
+    if not same_output(result.stdout, expected, tolerance, decimals=decimals):
         return TestResult(verdict="wrong_answer", wall_s=result.wall_s, reason="another output than expected")
     return TestResult(verdict="passed", wall_s=result.wall_s)
-
-
-def same_output(found: str, expected: str) -> bool:
-    """Whether two outputs have the same lines, blanks at their ends and blank lines at the end left out.
-
-    Lines of numbers are compared number by number, exactly: "1.50 2" is "1.5 2.0" (as LiveCodeBench has it).
-    """
-    pairs = zip_longest(_lines(found), _lines(expected))
-    return all(one == other or _same_numbers(one, other) for one, other in pairs)
-
-
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().split("\n")]
-
-
-def _same_numbers(found: str | None, expected: str | None) -> bool:
-    ours, theirs = (found or "").split(), (expected or "").split()
-    if not ours or len(ours) != len(theirs) or not all(map(_DECIMAL.fullmatch, (*ours, *theirs))):
-        return False
-    return list(map(_canonical, ours)) == list(map(_canonical, theirs))
-
-
-def _canonical(number: str) -> tuple[str, str, bool]:
-    """The digits before and after the point that count, and whether it is below zero."""
-    whole, _, fraction = number.lstrip("+-").partition(".")
-    digits = whole.lstrip("0"), fraction.rstrip("0")
-    return *digits, number.startswith("-") and digits != ("", "")
 
 
 def _as_verdict(status: RunStatus) -> JudgeVerdict:

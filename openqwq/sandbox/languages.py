@@ -118,8 +118,8 @@ def _programs(*names: str) -> Iterator[str]:
 def main_class(code: str) -> str:
     """The class of a Java program whose `main` is started: the last one that is opened before it."""
     start = re.search(r"\bvoid\s+main\s*\(", code)
-    names = re.findall(r"\b(?:class|record|interface|enum)\s+(\w+)", code[: start.start()] if start else code)
-    public = re.search(r"\bpublic\s+(?:\w+\s+)*?class\s+(\w+)", code)
+    names = re.findall(r"\b(?:class|record|interface|enum)\s+(\w{1,100})\b", code[: start.start()] if start else code)
+    public = re.search(r"\bpublic\s+(?:\w+\s+)*?class\s+(\w{1,100})\b", code)
     return public[1] if public else names[-1] if names else "Main"
 
 

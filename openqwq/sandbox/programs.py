@@ -71,7 +71,7 @@ def prepare(
             "half_mib": max(16, limits.memory_mib // 2),
             "main": main_class(code),
         }
-        source = {toolchain.source.format(**words): code.encode("utf-8", "surrogateescape")}
+        source = {toolchain.source.format(**words): code.encode("utf-8", "surrogatepass")}
         archives.append(_keep(stack, archive.pack({**files, **source})))
         environment = ENVIRONMENT | toolchain.environment
         if toolchain.compile:

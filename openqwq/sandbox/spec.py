@@ -11,9 +11,11 @@ JudgeVerdict = Literal[
     "passed", "wrong_answer", "runtime_error", "timeout", "memory", "output_limit", "killed", "infra_error"
 ]
 Mode = Literal["function", "stdio", "asserts"]
+Comparison = Literal["typed", "json"]
 
 LANGUAGES = ("python", "cpp", "javascript", "java", "rust", "go")
 MODES = ("function", "stdio", "asserts")
+COMPARISONS = ("typed", "json")
 MAX_CODE_CHARACTERS = 1 << 20
 TOKEN = "OPENQWQ_SANDBOX_TOKEN"
 """The environment variable that holds a service's token."""
@@ -27,12 +29,12 @@ class Limits:
     """Seconds for loading, and again for each test."""
     cpu_s: float = 20.0
     """Processor seconds of one process over all its tests, rounded up to whole seconds."""
-    memory_mib: int = 256
+    memory_mib: int = 512
     """Memory of the whole process tree with cgroups, else address space of each process."""
     processes: int = 32
     """Processes and threads at one time."""
-    output_bytes: int = 1 << 20
-    """stdout and stderr together, or all results of a function."""
+    output_bytes: int = 16 << 20
+    """stdout and stderr together, or all results of a function; twice what a test expects is always allowed."""
     tmp_mib: int = 16
     """Size of the private /tmp, the only place that can be written to."""
 
@@ -79,11 +81,14 @@ class Submission:
     """A program and the tests it must pass.
 
     language: one of LANGUAGES; any for "stdio", Python for the other modes.
-    mode "function": tests `{"args": [...], "expected": value}`; the entry point (`f`, or the method of a class that
+    mode "function": tests `{"args": [...], "expected": value, "alternatives": [value, ...]}`, of which the last may be
+                     left out; the entry point (`f`, or the method of a class that
                      is made without arguments, `Solution.f`) is called with each.
     mode "stdio":    tests `{"stdin": text, "stdout": text}`; the program runs once for each.
     mode "asserts":  tests are Python texts that call the entry point, e.g. "assert f(1) == 2"; they run in a
                      process of their own, and only calls and plain results pass between the two.
+    compare:         of values in mode "function": "typed" type for type, "json" as far as JSON can tell them apart.
+    tolerance:       of numbers with decimals in mode "stdio", absolute and relative; 0: equal numbers only.
     files:           what lies beside the program (relative path: content).
     restart:         after a test that ends the program, go on with the next in a new process (not "asserts").
     """
@@ -94,6 +99,8 @@ class Submission:
     tests: Sequence[Any] = field(default_factory=tuple)
     limits: Limits = field(default_factory=Limits)
     restart: bool = False
+    compare: Comparison = "typed"
+    tolerance: float = 0.0
     language: str = "python"
     files: Mapping[str, bytes] = field(default_factory=dict)
 

@@ -117,6 +117,80 @@ def test_a_result_that_is_no_plain_data_can_only_be_asked_whether_it_is_true(war
     assert verdicts(warm_sandbox, liar, ["assert f('a')", "assert not f('a')"]) == ["runtime_error"] * 2
 
 
+SWALLOWING = [
+    "assert sum(1 for got in map(f, [1, 2]) if got != 5) == 0",
+    "assert all(got == 5 for got in map(f, [1, 2]))",
+    "assert list(zip(map(f, [1]), [5])) == [] or True",
+    "assert next(map(f, [1]), 5) == 5",
+    "import contextlib\nwith contextlib.suppress(BaseException): assert f(1) == 5",
+    "import unittest\nwith unittest.TestCase().assertRaises(BaseException): f(1)",
+    "try:\n    f(1)\nexcept RuntimeError:\n    pass",
+    "try:\n    f(1)\nexcept ValueError:\n    pass",
+    "try:\n    f(1)\nexcept:\n    pass",
+    "def values():\n    yield f(1)\ntry:\n    list(values())\nexcept RuntimeError:\n    pass",
+    "for _ in iter(lambda: f(1), 5):\n    break",
+]
+STEERING = {
+    "StopIteration": "raise StopIteration",
+    "StopAsyncIteration": "raise StopAsyncIteration",
+    "GeneratorExit": "raise GeneratorExit",
+    "SystemExit": "raise SystemExit(0)",
+    "KeyboardInterrupt": "raise KeyboardInterrupt",
+    "exhausted": "return next(iter([]))",
+    "recursive": "a = []\n    a.append(a)\n    return a",
+    "huge": "return [0] * 5_000_000",
+}
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_exceptions_that_steer_a_test_fail_it_whatever_it_catches(warm_sandbox, name):
+    code = f"def f(x):\n    {STEERING[name]}"
+    limits = Limits(wall_s=60, cpu_s=20, memory_mib=512)
+    found = verdicts(warm_sandbox, code, [*SWALLOWING, "assert 1 + 1 == 2"], limits)
+    failed = "wrong_answer" if name in ("recursive", "huge") else "runtime_error"
+    assert found == [failed] * len(SWALLOWING) + ["passed"]  # the next test has nothing to do with it
+
+
+def test_exceptions_that_tell_of_errors_can_be_awaited(warm_sandbox):
+    tests = ["try:\n    f(1)\nexcept KeyError as error:\n    assert 'x' in str(error)\nelse:\n    assert False"]
+    tests += ["import unittest\nwith unittest.TestCase().assertRaises(LookupError): f(1)"]
+    assert verdicts(warm_sandbox, "def f(x):\n    raise KeyError('x')", tests) == ["passed"] * 2
+    assert verdicts(warm_sandbox, "def f(x):\n    return 'x'", tests) == ["wrong_answer"] * 2
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "f(x)", "f([x])", "f(1, key=(x,))", "x == 1", "x != 1", "x + 1", "x < 1", "len(x)", "list(x)", "x[0]", "x.name",
+        "x()", "hash(x)", "{x: 1}", "1 in x", "int(x)", "str(x)", "f'{x}'",
+        "hasattr(x, 'name')", "next(x)", "-x", "[x] == [1]",
+        "x.__enter__()", "abs(x)", "1 + x", "x % 2", "isinstance(x, x)",
+    ],
+)  # fmt: skip
+def test_a_result_that_is_no_plain_data_fails_every_other_use_whatever_catches_it(warm_sandbox, use):
+    code = "class Liar:\n    def __eq__(self, other): return True\n    name = 1\ndef f(*a, **k):\n    return Liar()"
+    tests = [f"x = f(1)\ntry:\n    {use}\nexcept BaseException:\n    pass", f"x = f(1)\nassert {use}"]
+    assert set(verdicts(warm_sandbox, code, tests)) == {"wrong_answer"}
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert __import__('math').isclose(f(1), 2)", "assert __import__('os.path').sep == '/'",
+        "m = __import__('collections')\nassert m.Counter('a')['a'] == 1",
+    ],
+)  # fmt: skip
+def test_tests_may_import_by_a_call_with_a_plain_name(warm_sandbox, test):
+    assert verdicts(warm_sandbox, "def f(x):\n    return 2 * x", [test]) == ["passed"]
+
+
+@pytest.mark.parametrize(
+    "test", ["__import__(f(1))", "__import__('pickle').loads(f(1))", "i = __import__\ni(f(1))", "__import__(*[f(1)])"]
+)
+def test_tests_that_import_what_they_are_told_are_refused(warm_sandbox, test):
+    assert verdicts(warm_sandbox, "def f(x):\n    return 'os'", [test]) == "infra_error"
+
+
 @pytest.mark.parametrize("test", ["assert eval(f(1)) == 1", "import pickle\nassert pickle.loads(f(1))", "exec(f(1))"])
 def test_tests_that_would_run_what_the_program_returns_are_refused(warm_sandbox, test):
     result = warm_sandbox.judge("def f(x):\n    return '1'", "asserts", "f", [test], LIMITS)

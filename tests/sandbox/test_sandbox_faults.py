@@ -102,6 +102,57 @@ def test_a_program_that_kills_itself_is_at_fault(sandbox):
     )
 
 
+OWN_ENDS = {
+    "processor time": "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 1))\nwhile True: pass",
+    "soft processor time": "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 20))\nwhile True: pass",
+    "memory": "import resource\nresource.setrlimit(resource.RLIMIT_AS, (1 << 26, 1 << 26))\nb'x' * (1 << 28)",
+    "exec without room": "import os, resource\nresource.setrlimit(resource.RLIMIT_AS, (4096, 4096))\n"
+    "os.execv('/usr/bin/python3', ['python3', '-c', '1'])",
+    "stop": "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\nsignal.pause()",
+    "stop all": "import os, signal\nif os.fork() == 0:\n    os.kill(0, signal.SIGSTOP)\nos.wait()\nsignal.pause()",
+    "stopped child": "import os, signal\npid = os.fork()\nif pid == 0: os.kill(os.getpid(), signal.SIGSTOP)\n"
+    "os.waitpid(pid, 0)",
+    "every signal": "import os, signal\nfor n in range(1, 32): os.kill(os.getpid(), n)\nos.abort()",
+    "kill all": "import os\nos.kill(-1, 9)\nos.kill(0, 9)\nos.abort()",
+    "parent": "import os\nos.kill(os.getppid(), 9)\nos.abort()",
+    "closed": "import os\nos.closerange(0, 256)\nos.abort()",
+    "fault": "import ctypes\nctypes.string_at(0)",
+    "nested report": "import os\nos.write(100, b'[\"error\", \"x\", ' + b'[' * 900 + b']' * 900 + b']\\n')\n"
+    "os._exit(0)",
+}
+
+
+@pytest.mark.parametrize("name", OWN_ENDS)
+@pytest.mark.parametrize("mode", ["function", "asserts", "stdio"])
+def test_how_a_program_ends_itself_is_never_the_machines_fault(warm_sandbox, name, mode):
+    limits = Limits(wall_s=3, cpu_s=20)
+    body = OWN_ENDS[name].replace("\n", "\n    ")
+    code = f"def f():\n    {body}\n" + ("f()" if mode == "stdio" else "")
+    test = {
+        "function": {"args": [], "expected": 1},
+        "asserts": "assert f() == 1",
+        "stdio": {"stdin": "", "stdout": "1"},
+    }
+    result = warm_sandbox.judge(code, mode, "f", [test[mode]], limits, restart=mode == "function")
+    assert result.verdict in ("timeout", "killed", "runtime_error", "memory", "wrong_answer"), result
+    assert all(test.verdict != "infra_error" for test in result.tests)
+
+
+def test_a_kill_after_a_wrong_answer_leaves_the_answer_wrong(warm_sandbox):
+    code = "import resource\ndef f(x):\n    if x:\n        resource.setrlimit(resource.RLIMIT_CPU, (1, 1))\n"
+    code += "        while True: pass\n    return 5"
+    tests = [{"args": [x], "expected": x} for x in (0, 1)]
+    result = warm_sandbox.judge(code, entry_point="f", tests=tests, limits=Limits(wall_s=9, cpu_s=20))
+    assert [test.verdict for test in result.tests] == ["wrong_answer", "killed"]
+
+
+def test_programs_that_no_encoding_holds_do_not_compile(warm_sandbox):
+    if "cpp" not in warm_sandbox.capabilities()["languages"]:
+        pytest.skip("needs a toolchain for cpp")
+    result = warm_sandbox.run("int main() { return \ud800; }", limits=LIMITS, language="cpp")
+    assert result.status == "runtime_error"
+
+
 def test_groups_that_may_not_be_made_are_done_without(monkeypatch):
     monkeypatch.setattr(cgroup.os, "access", lambda *_: False)  # as for a user who is not root
     with pytest.raises(OSError, match="no writable memory controller"):

@@ -17,7 +17,7 @@ import pytest
 from openqwq.errors import UserError
 from openqwq.sandbox import Limits, Sandbox, Submission, client
 from openqwq.sandbox.jail.probe import find_options
-from openqwq.sandbox.judge import same_output
+from openqwq.sandbox.outputs import same_output
 
 LIMITS = Limits(wall_s=60, cpu_s=20)
 
@@ -166,7 +166,7 @@ def test_script_tests_compare_lines_but_for_blank_ends(warm_sandbox):
         ("5", "5\n\n", True), ("a  \nb", "a\nb", True), ("", "\n", True), ("1.50 2\n", "1.5 2.0", True),
         ("007", "7", True), ("-0.0", "0", True), ("+3", "3", True), (" 1  2", "1 2", True), (".5", "0.50", True),
         ("5", "6", False), ("a\nb", "a\n\nb", False), ("", "0", False), ("1 2", "12", False), ("1\n2", "1 2", False),
-        ("1", "1\n1", False), ("0.3333", "0.33333", False), ("-1", "1", False), ("1e3", "1000", False),
+        ("1", "1\n1", False), ("0.3333", "0.33333", False), ("-1", "1", False), ("1e3", "1000", True),
         ("a 1.0", "a 1", False),
         (" a", "a", False), ("1_0", "10", False), ("nan", "NaN", False), ("٣", "3", False), ("100", "10", False),
     ],

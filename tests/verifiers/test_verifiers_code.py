@@ -47,7 +47,7 @@ def test_right_program_is_correct(verifier):
     ("code", "reason"),
     [
         ("def f(xs):\n    return sum(xs) + (not xs)", "wrong_answer"),
-        ("def f(xs):\n    return float(sum(xs))", "wrong_answer"),
+        ("def f(xs):\n    return float(sum(xs)) + 0.5", "wrong_answer"),
         ("def f(xs):\n    return xs[0] + sum(xs[1:])", "runtime_error"),
         ("def f(xs) return 0", "runtime_error: SyntaxError"),
         ("f = 3", "runtime_error"),

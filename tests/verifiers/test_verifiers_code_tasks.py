@@ -89,6 +89,57 @@ def test_right_program_passes_and_wrong_one_fails(verifier, answer, right, wrong
     assert (first.status, second.status) == ("correct", "wrong"), (first.reason, second.reason)
 
 
+ADD = {"fn_name": "add", "inputs": [[1, 2], [3, 4]]}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "result", "status"),
+    [
+        ([[3], [7]], "a + b", "correct"), ([[3], [7]], "[a + b]", "correct"), ([3, 7], "a + b", "correct"),
+        ([[3], [7]], "a - b", "wrong"), ([3, 7], "[a + b]", "wrong"), ([[3, 3], [7, 7]], "a + b", "wrong"),
+        ([[3, 3], [7, 7]], "(a + b,) * 2", "correct"), ([[None], [None]], "None", "correct"),
+        ([["3"], ["7"]], "str(a + b)", "correct"), ([[3], 7], "a + b", "wrong"), ([[[]], [[]]], "[]", "correct"),
+    ],
+)  # fmt: skip
+def test_outputs_of_apps_may_each_stand_in_a_list(verifier, outputs, result, status):
+    (verdict,) = judge(verifier, ADD | {"outputs": outputs}, f"def add(a, b):\n    return {result}")
+    assert verdict.status == status, verdict
+
+
+def test_values_of_a_function_are_compared_as_json_can_say_them(verifier):
+    answer = {"mode": "function", "entry_point": "f", "tests": [{"args": [3], "expected": {"1": [1, 3]}}]}
+    verdicts = judge(verifier, answer, *(f"def f(n):\n    return {v}" for v in ("{1: (1, 3.0)}", "{1: (1, True)}")))
+    assert [v.status for v in verdicts] == ["correct", "wrong"]
+
+
+def test_a_text_in_place_of_the_arguments_is_the_only_one(verifier):
+    answer = {"mode": "function", "entry_point": "f", "tests": [{"args": "abc", "expected": 3}]}
+    assert [v.status for v in judge(verifier, answer, "def f(s):\n    return len(s)")] == ["correct"]
+
+
+def test_long_integers_of_a_task_are_read(verifier):
+    rows = [{"input": "9" * 5000, "output": "1" + "0" * 5000, "testtype": "functional"}]
+    answer = {"public_test_cases": json.dumps(rows), "private_test_cases": "[]", "metadata": METADATA}
+    programs = [f"class Solution:\n    def twice(self, n): return n + {k}" for k in (1, 2)]
+    assert [v.status for v in judge(verifier, answer, *programs)] == ["correct", "wrong"]
+
+
+def test_tolerance_is_the_tasks_or_the_options(verifier):
+    task = {"mode": "stdio", "tests": [{"stdin": "", "stdout": "0.3333333333\n"}]}
+    programs = ["print(0.3333)", "print(0.33333333)", "print(1 / 3)"]
+    found = {t: [v.status for v in judge(verifier, task | t_of(t), *programs)] for t in (None, 0, 0.01)}
+    assert found[None] == ["wrong", "correct", "correct"]
+    assert found[0] == ["wrong"] * 3
+    assert found[0.01] == ["correct"] * 3
+    for wrong in (True, "0.1", -1, 2):
+        with pytest.raises(TaskError, match="tolerance"):
+            read_task(task | {"tolerance": wrong})
+
+
+def t_of(tolerance):
+    return {} if tolerance is None else {"tolerance": tolerance}
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -14,12 +14,15 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..inside.codec import CodecError, decode, encode
-from ..spec import LANGUAGES, MODES, JudgeResult, Limits, RunResult, Submission, TestResult, check_files
+from ..spec import COMPARISONS, LANGUAGES, MODES, JudgeResult, Limits, RunResult, Submission, TestResult, check_files
 
 MAX_TESTS = 2000
 MAX_LIMITS = Limits(wall_s=60, cpu_s=300, memory_mib=4096, processes=512, output_bytes=1 << 26, tmp_mib=1024)
 RUN_FIELDS = ("language", "code", "stdin", "files", "limits", "deadline_s")
-JUDGE_FIELDS = ("language", "code", "mode", "entry_point", "tests", "files", "limits", "restart", "deadline_s")
+JUDGE_FIELDS = (
+    *("language", "code", "mode", "entry_point", "tests", "files", "limits", "restart", "compare", "tolerance"),
+    "deadline_s",
+)
 
 
 class BadRequest(ValueError):
@@ -60,6 +63,10 @@ def read_judge(body: Any, max_limits: Limits = MAX_LIMITS) -> Request:
     restart = given.get("restart", False)
     if not isinstance(restart, bool):
         raise BadRequest("`restart` must be true or false")
+    tolerance = given.get("tolerance", 0)
+    if not _is_number(tolerance) or not 0 <= tolerance <= 1:
+        raise BadRequest("`tolerance` must be a number from 0 to 1")
+    compare: Any = _one_of(given, "compare", COMPARISONS)
     mode: Any = _one_of(given, "mode", MODES)
     submission = Submission(
         code=_text(given, "code"),
@@ -70,6 +77,8 @@ def read_judge(body: Any, max_limits: Limits = MAX_LIMITS) -> Request:
         files=_files(given.get("files", {})),
         limits=_limits(given.get("limits", {}), max_limits),
         restart=restart,
+        compare=compare,
+        tolerance=float(tolerance),
     )
     return _request(submission, given, "")
 
@@ -83,10 +92,7 @@ def write_judge(submission: Submission, deadline_s: float | None) -> dict[str, A
     """The body that `read_judge` reads. Raises CodecError, KeyError or TypeError for tests that are not plain data."""
     tests = list(submission.tests)
     if submission.mode == "function":
-        tests = [
-            {"typed": True, "args": [encode(value) for value in test["args"]], "expected": encode(test["expected"])}
-            for test in tests
-        ]
+        tests = [_typed(test) for test in tests]
     common = _write_common(submission, deadline_s)
     return {
         **common,
@@ -94,7 +100,14 @@ def write_judge(submission: Submission, deadline_s: float | None) -> dict[str, A
         "entry_point": submission.entry_point,
         "tests": tests,
         "restart": submission.restart,
+        "compare": submission.compare,
+        "tolerance": submission.tolerance,
     }
+
+
+def _typed(test: Any) -> dict[str, Any]:
+    written = {"typed": True, "args": [encode(value) for value in test["args"]], "expected": encode(test["expected"])}
+    return written | ({"alternatives": [encode(v) for v in test["alternatives"]]} if "alternatives" in test else {})
 
 
 def write_result(result: RunResult | JudgeResult) -> dict[str, Any]:
@@ -157,12 +170,13 @@ def _one_of(given: Mapping[str, Any], name: str, allowed: tuple[str, ...]) -> st
 
 def _test(test: Any) -> dict[str, Any]:
     """The test of a function; in `typed` ones each argument and the expected value are written by `codec.encode`."""
-    given = _object(test, "a test", ("args", "expected", "typed"))
+    given = _object(test, "a test", ("args", "expected", "alternatives", "typed"))
     values = {name: value for name, value in given.items() if name != "typed"}
     if not given.get("typed"):
         return values
     try:
-        return {"args": [decode(value) for value in values["args"]], "expected": decode(values["expected"])}
+        read = {"args": [decode(value) for value in values["args"]], "expected": decode(values["expected"])}
+        return read | ({"alternatives": list(map(decode, values["alternatives"]))} if "alternatives" in values else {})
     except (CodecError, KeyError, TypeError) as error:
         raise BadRequest(f"a typed test is unreadable: {error}") from None
 
@@ -182,7 +196,9 @@ def _files(value: Any) -> dict[str, bytes]:
 
 
 def _limits(value: Any, max_limits: Limits) -> Limits:
-    limits: dict[str, Any] = {}
+    limits: dict[str, Any] = {
+        limit.name: min(getattr(Limits(), limit.name), getattr(max_limits, limit.name)) for limit in fields(Limits)
+    }
     for name, number in _object(value, "`limits`", [limit.name for limit in fields(Limits)]).items():
         most, whole = getattr(max_limits, name), isinstance(getattr(Limits(), name), int)
         if not _is_number(number) or (whole and int(number) != number) or not 0 < number <= most:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_DEPTH = 60  # far below the recursion limit, far above any honest result
-MAX_NODES = 400_000  # values in one encoded result
+MAX_NODES = 4_000_000  # values in one encoded result
 PLAIN_INT_BITS = 63  # larger ints travel as hexadecimal: decimal text is quadratic and capped by Python
 
 _SEQUENCES: dict[type, str] = {list: "l", tuple: "t", set: "s", frozenset: "f", deque: "q"}
@@ -30,6 +30,14 @@ class CodecError(ValueError):
 
 class CodecSizeError(CodecError):
     """The value is too deep or too large."""
+
+
+class CodecTypeError(CodecError):
+    """The value, or one inside of it, is of a type that is not plain data."""
+
+    def __init__(self, kind: type):
+        super().__init__(f"a value of type {kind.__name__} is not plain data")
+        self.kind = kind
 
 
 def encode(value: Any) -> Any:
@@ -59,7 +67,7 @@ def _encode(value: Any, depth: int, left: list[int]) -> Any:
         return ["r", [hex(value.numerator), hex(value.denominator)]]
     if kind is _loaded("decimal", "Decimal"):
         return ["m", str(value)]
-    raise CodecError(f"a value of type {kind.__name__} is not plain data")
+    raise CodecTypeError(kind)
 
 
 def decode(data: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import io
 import json
 import linecache
 import os
@@ -15,7 +16,7 @@ import sys
 import traceback
 import types
 
-from .codec import CodecError, CodecSizeError, decode, encode
+from .codec import CodecError, CodecSizeError, CodecTypeError, decode, encode
 
 TYPE_CHECKING = False  # importing `typing` for it would be a tenth of a jail's start
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ STREAMS = (
     (1, "stdout", "w", "surrogateescape"),
     (2, "stderr", "w", "backslashreplace"),
 )
+STREAM_FILES = {
+    path: fd for fd, name, *_ in STREAMS for path in (f"/dev/{name}", f"/dev/fd/{fd}", f"/proc/self/fd/{fd}")
+}
+"""Names of the standard streams, which programs in Python open without a /proc."""
 MAX_REASON = 300  # characters of an exception's text that travel out
 
 
@@ -37,6 +42,7 @@ def run_program(job: dict[str, Any]) -> None:
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     sys.argv = [FILE_NAME]
+    _open_streams_by_name()
     try:
         _execute(job["code"], "__main__")
     except SystemExit:
@@ -47,6 +53,42 @@ def run_program(job: dict[str, Any]) -> None:
             trace = trace.tb_next
         traceback.print_exception(type(error), error, trace)
         sys.exit(1)
+
+
+def prepare_interpreter() -> None:
+    """Have what an ordinary interpreter has, though ours starts without `site`, and no limit on an integer's digits."""
+    for name in ("exit", "quit"):
+        setattr(builtins, name, _make_exit(name))
+    if hasattr(sys, "set_int_max_str_digits"):  # Python 3.10 has it from 3.10.7 on
+        sys.set_int_max_str_digits(0)
+
+
+def _make_exit(name: str) -> Any:
+    def leave(code: Any = None) -> None:
+        raise SystemExit(code)
+
+    leave.__name__ = leave.__qualname__ = name
+    return leave
+
+
+def _open_streams_by_name() -> None:
+    """Let `open` and `os.open` find the standard streams under their usual names."""
+    open_file, open_fd = io.open, os.open
+
+    def stream_of(file: Any) -> int | None:
+        path = os.fspath(file) if isinstance(file, os.PathLike) else file
+        return STREAM_FILES.get(path) if isinstance(path, str) else None
+
+    def open_any(file: Any, *args: Any, **kwargs: Any) -> Any:
+        fd = stream_of(file)
+        return open_file(file if fd is None else os.dup(fd), *args, **kwargs)
+
+    def open_any_fd(path: Any, *args: Any, **kwargs: Any) -> int:
+        fd = stream_of(path)
+        return open_fd(path, *args, **kwargs) if fd is None else os.dup(fd)
+
+    builtins.open = io.open = open_any  # type: ignore[assignment]
+    os.open = open_any_fd
 
 
 def run_command(job: dict[str, Any]) -> None:
@@ -108,20 +150,39 @@ class Fault(BaseException):
 class Opaque:
     """A result that is no plain data, for tests that only ask whether it is true, as of a `re.Match`.
 
-    Its truth is the candidate's word, which it could have returned as well; whatever else a test does with it fails.
+    Its truth is the candidate's word, which it could have returned as well. A test that does anything else with it
+    fails, whatever it catches.
     """
 
-    __hash__ = None  # type: ignore[assignment]
-
-    def __init__(self, truth: bool, kind: str):
-        self._truth = truth
-        self._kind = kind
+    def __init__(self, truth: bool, kind: str, proxy: Proxy):
+        self._opaque = truth, kind, proxy
 
     def __bool__(self) -> bool:
-        return self._truth
+        return self._opaque[0]
 
-    def __eq__(self, other: object) -> bool:
-        raise CodecError(f"a value of type {self._kind} is not plain data")
+    def __getattr__(self, name: str) -> Any:
+        raise self.misuse()
+
+    def misuse(self) -> Fault:
+        """What a test meets that asks for more, and what it fails by."""
+        _, kind, proxy = self._opaque
+        return proxy.spoil(["failed", CodecError.__name__, f"a value of type {kind} is not plain data"])
+
+
+def _misused(self: Opaque, *_: Any) -> Any:
+    raise self.misuse()
+
+
+# fmt: off
+for _name in (
+    "eq", "ne", "lt", "le", "gt", "ge", "hash", "len", "iter", "next", "getitem", "contains", "call", "int", "float",
+    "complex", "index", "round", "abs", "neg", "pos", "invert", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv",
+    "rtruediv", "floordiv", "rfloordiv", "mod", "rmod", "divmod", "rdivmod", "pow", "rpow", "matmul", "rmatmul", "and",
+    "rand", "or", "ror", "xor", "rxor", "lshift", "rlshift", "rshift", "rrshift", "enter", "exit", "reversed", "await",
+    "aiter", "anext", "setitem", "delitem", "bytes", "format", "str", "reduce_ex", "instancecheck",
+):
+    setattr(Opaque, f"__{_name}__", _misused)
+# fmt: on
 
 
 class Proxy:
@@ -129,23 +190,27 @@ class Proxy:
 
     Calls bear numbers that cannot be guessed, and an answer must bear its call's: nothing is answered in advance.
     raised: the exception that the function itself raised last.
-    fault:  what no test may pass over, even if it catches everything.
+    spoilt: what the running test may not pass over, even if it catches everything.
+    fault:  what no test from then on may.
     """
 
     def __init__(self, answers: BinaryIO, sink: int):
         self._answers = answers
         self._sink = sink
         self.raised: Exception | None = None
+        self.spoilt: list[Any] | None = None
         self.fault: list[Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         number = int.from_bytes(os.urandom(6), "big")
         try:
             call = [number, encode(list(args)), encode(kwargs)]
-        except CodecSizeError as error:  # what the function returned before may be what is large
-            raise self._fail(["failed", "CodecError", str(error)]) from None
-        except CodecError as error:
-            raise self._fail(["unreadable", str(error)]) from None
+        except CodecTypeError as error:
+            if error.kind is not Opaque:
+                raise self._fail(["unreadable", str(error)]) from None
+            raise self.spoil(["failed", CodecError.__name__, "a result that is not plain data was passed on"]) from None
+        except CodecError as error:  # what the function returned before may be what is large
+            raise self.spoil(["failed", CodecError.__name__, str(error)]) from None
         try:
             _send(self._sink, call)
             line = self._answers.readline()
@@ -160,11 +225,18 @@ class Proxy:
                 except CodecError:
                     raise self._fail(FORGED) from None
             case [int(found), "opaque", bool(truth), str(kind)] if found == number:
-                return Opaque(truth, kind)
+                return Opaque(truth, kind, self)
             case [int(found), "error", str(name), str(text)] if found == number:
+                if _steers(name):
+                    raise self.spoil(["error", name, text])
                 self.raised = _make_exception(name, text)
                 raise self.raised
         raise self._fail(FORGED)
+
+    def spoil(self, why: list[Any]) -> Fault:
+        """What to raise, so that the running test fails for this reason."""
+        self.spoilt = self.spoilt or why
+        return Fault()
 
     def _fail(self, fault: list[Any]) -> Fault:
         self.fault = self.fault or fault
@@ -178,9 +250,18 @@ def _parse(line: bytes) -> Any:
         return None
 
 
+def _steers(name: str) -> bool:
+    """Whether an exception of this name would end a loop, a generator or the tests, rather than tell of an error.
+
+    `map` and `next` take StopIteration for the end of the data, and a test that then checks nothing would pass.
+    """
+    kind = getattr(builtins, name, None)
+    if name == CodecError.__name__ or not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        return name == CodecError.__name__
+    return not issubclass(kind, Exception) or issubclass(kind, (StopIteration, StopAsyncIteration))
+
+
 def _make_exception(name: str, text: str) -> Exception:
-    if name == CodecError.__name__:
-        return CodecError(text)
     kind = getattr(builtins, name, None)
     if isinstance(kind, type) and issubclass(kind, Exception):
         with contextlib.suppress(TypeError):  # UnicodeDecodeError and its like take other arguments
@@ -189,7 +270,7 @@ def _make_exception(name: str, text: str) -> Exception:
 
 
 def _run_assert(text: str, namespace: dict[str, Any], function: Proxy) -> list[Any]:
-    function.raised = None
+    function.raised = function.spoilt = None
     result: list[Any] = ["passed"]
     try:
         program = compile(text, "test.py", "exec")
@@ -200,7 +281,7 @@ def _run_assert(text: str, namespace: dict[str, Any], function: Proxy) -> list[A
     except BaseException as error:
         outcome = "error" if error is function.raised else "failed"
         result = [outcome, type(error).__name__, _describe(error)]
-    return function.fault or result
+    return function.fault or function.spoilt or result
 
 
 def _load(job: dict[str, Any], channel: int) -> Any:
@@ -238,6 +319,7 @@ def _answer(function: Any, args: Any, kwargs: Any, *, opaque: bool = False) -> l
 
 def _execute(code: str, name: str) -> dict[str, Any]:
     module = types.ModuleType(name)
+    module.__dict__["__builtins__"] = builtins  # as a script has it
     sys.modules[name] = module
     linecache.cache[FILE_NAME] = (len(code), None, code.splitlines(keepends=True), FILE_NAME)
     exec(compile(code, FILE_NAME, "exec"), module.__dict__)

@@ -214,6 +214,7 @@ def main() -> None:
         importlib.import_module(name)
     for name in ("PYTHONPATH", "PYTHONHASHSEED"):
         os.environ.pop(name, None)
+    driver.prepare_interpreter()
     sys.path[:] = [entry for entry in sys.path if entry.startswith(sys.base_prefix)]
     gc.collect()
     gc.freeze()

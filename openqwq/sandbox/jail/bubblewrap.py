@@ -24,6 +24,7 @@ INSIDE = Path(__file__).resolve().parents[1] / "inside"
 ZYGOTE = "from openqwq.sandbox.inside.zygote import main; main()"  # `-m` would load runpy, a twentieth of the start
 FILTER = "/jail/filter"  # the system-call filter for every job
 DEVICES = ("null", "zero", "full", "random", "urandom")
+STREAMS = {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}  # links into /proc/self, where there is one
 COMPILE = """
 import os, py_compile, sys
 folder, *names = sys.argv[1:]
@@ -108,6 +109,8 @@ def jail_arguments(
     for device in DEVICES:
         args += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     args += ["--symlink", "/tmp", "/dev/shm"]
+    for name, place in STREAMS.items():
+        args += ["--symlink", f"/proc/self/{place}", f"/dev/{name}"]
     for bind in binds:
         args += ["--ro-bind", bind.outside, bind.inside]
     args += ["--proc", "/proc"] if nested or binds else ["--dir", "/proc"]

@@ -227,6 +227,7 @@ class Jail:
             if fd is not None:
                 poller.register(fd, select.POLLIN)
         report = None
+        num_lines = num_read = 0
         while report is None and self.alive:
             wait = deadline - time.monotonic()
             ready = [fd for fd, _ in poller.poll(max(0.0, wait) * 1000)] if wait > 0 else []
@@ -242,7 +243,9 @@ class Jail:
                 if fd in ready and not _drain(fd, buffer, limits.output_bytes):
                     poller.unregister(fd)
             now = time.monotonic()
-            complete = min(outcome.out.count(b"\n"), job.frames) if out in ready and job.frames else 0
+            if job.frames and len(outcome.out) > num_read:
+                num_lines, num_read = num_lines + outcome.out.count(b"\n", num_read), len(outcome.out)
+            complete = min(num_lines, job.frames)
             if complete > len(outcome.frame_times):
                 outcome.frame_times += [now - start] * (complete - len(outcome.frame_times))
                 deadline = now + limits.wall_s
@@ -344,6 +347,7 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
     """A pipe from the job: our end does not block and is closed with the stack, the other end is the caller's."""
     ours, inside = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(ours, False)
+    os.fchmod(inside, 0o622)  # the job, as another user, may open it again by its name /dev/stdout
     stack.callback(os.close, ours)
     return ours, inside
 

@@ -18,6 +18,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 from openqwq.sandbox.spec import LANGUAGES
@@ -28,6 +29,7 @@ from .python_source import add_prelude
 ANY = "any"
 """In place of a language: the one that the program's fence names."""
 
+LONG_DIGITS = 4000
 LIBRARY = """from typing import *
 from collections import *
 from itertools import *
@@ -51,6 +53,7 @@ class CodeTask:
     prelude:  put before the program; the tests may rely on it.
     method:   the entry point may be a method of `class Solution`.
     language: of programs on stdin, or ANY; empty where the task does not say.
+    tolerance: of numbers with decimals on stdout; None where the task does not say.
     """
 
     mode: str
@@ -59,6 +62,7 @@ class CodeTask:
     prelude: str = ""
     method: bool = False
     language: str = ""
+    tolerance: float | None = None
 
     @property
     def has_input(self) -> bool:
@@ -94,7 +98,7 @@ def read_task(answer: Any) -> CodeTask:
         raise TaskError(f"the problem's mode is {task.mode!r}, not function, stdio or asserts")
     if task.mode != "stdio" and not str(task.entry_point).isidentifier():
         raise TaskError("the problem names no entry point")
-    return replace(task, language=_read_language(answer, task.mode))
+    return replace(task, language=_read_language(answer, task.mode), tolerance=_read_tolerance(answer))
 
 
 def _read_language(answer: dict[str, Any], mode: str) -> str:
@@ -104,6 +108,15 @@ def _read_language(answer: dict[str, Any], mode: str) -> str:
     if mode != "stdio" and language not in ("", "python"):
         raise TaskError(f"tests in mode {mode!r} are for Python only, {language} has stdio")
     return language
+
+
+def _read_tolerance(answer: dict[str, Any]) -> float | None:
+    tolerance = answer.get("tolerance")
+    if tolerance is None:
+        return None
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance <= 1:
+        raise TaskError(f"the problem's tolerance is {tolerance!r}, not a number from 0 to 1")
+    return float(tolerance)
 
 
 def _read_ours(answer: dict[str, Any]) -> CodeTask:
@@ -203,6 +216,8 @@ def _read_apps(answer: dict[str, Any]) -> CodeTask:
     pairs = list(zip(inputs, outputs, strict=True))
     if name:
         tests = [{"args": _arguments(given), "expected": _value(wanted)} for given, wanted in pairs]
+        if all(isinstance(test["expected"], list) and len(test["expected"]) == 1 for test in tests):
+            tests = [test | {"alternatives": test["expected"]} for test in tests]  # APPS often wraps each output
         return CodeTask("function", tests, str(name), prelude=LIBRARY, method=True)
     return CodeTask("stdio", [{"stdin": _text(given), "stdout": _text(wanted)} for given, wanted in pairs])
 
@@ -211,9 +226,14 @@ def _as_json(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return json.loads(value, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise TaskError("its tests are a text, but no JSON") from error
+
+
+def _integer(digits: str) -> int:
+    """The integer; `int` alone refuses more than 4,300 digits."""
+    return int(digits) if len(digits) < LONG_DIGITS else int(Decimal(digits))
 
 
 def _arguments(given: Any) -> list[Any]:

@@ -28,6 +28,8 @@ from .tasks import ANY, TaskError, read_task
 
 MAX_CODE_CHARACTERS = 65_536
 """Longer "programs" are runaway text."""
+CONTEST_MEMORY_MIB = 1024
+"""Contests allow programs 256 to 1024 MiB."""
 CACHED_VERDICTS = 65_536
 """A small model writes the same program often; an entry takes about 1 kB."""
 
@@ -36,7 +38,9 @@ class CodeVerifier(Verifier):
     """Correct when every test passes.
 
     wall_s:     seconds for loading the program, and again for each test.
-    memory_mib: memory of the program and everything that it starts.
+    cpu_s:      processor seconds over all tests; 0: four times `wall_s`.
+    memory_mib, processes, output_bytes, tmp_mib: what a program may use, as `openqwq.sandbox.Limits` says.
+    tolerance:  error of a number with decimals in what a program prints, where the task names none.
     partial:    the score is the share of passed tests (a program that ends early goes on with the next test).
     language:   of programs on stdin whose task names none; "any": the one that the fence names.
     sandbox:    where programs run: a sandbox, "bubblewrap", "gvisor", or a service's address (its token is in the
@@ -51,7 +55,12 @@ class CodeVerifier(Verifier):
         *,
         format_free: bool = False,
         wall_s: float = 5.0,
-        memory_mib: int = 256,
+        cpu_s: float = 0.0,
+        memory_mib: int = CONTEST_MEMORY_MIB,
+        processes: int = Limits().processes,
+        output_bytes: int = Limits().output_bytes,
+        tmp_mib: int = Limits().tmp_mib,
+        tolerance: float = 1e-6,
         partial: bool = False,
         language: str = "python",
         sandbox: BaseSandbox | str = "",
@@ -59,7 +68,15 @@ class CodeVerifier(Verifier):
         super().__init__(format_free=format_free)
         if language not in (*LANGUAGES, ANY):
             raise UserError(f"option `language` of verifier `code` is {language!r}, not one of {_choices()}")
-        self.limits = Limits(wall_s=wall_s, cpu_s=4 * wall_s, memory_mib=memory_mib)
+        self.limits = Limits(
+            wall_s=wall_s,
+            cpu_s=cpu_s or 4 * wall_s,
+            memory_mib=memory_mib,
+            processes=processes,
+            output_bytes=output_bytes,
+            tmp_mib=tmp_mib,
+        )
+        self.tolerance = tolerance
         self.partial = partial
         self.language = language
         check_place(sandbox)
@@ -117,6 +134,8 @@ class CodeVerifier(Verifier):
             tests=task.tests,
             limits=self.limits,
             restart=self.partial,
+            compare="json",
+            tolerance=self.tolerance if task.tolerance is None else task.tolerance,
             language=program.language,
         )
 
