@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -33,6 +33,7 @@ from .responses import ResponsesBody
 from .schemas import Body, ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from .sse import ClientGone, EventStream, JsonResponse, until_gone
 from .state import Server
+from .surrogates import refuse_half_pairs
 
 # nginx's word for a client that left; nobody reads it, but it is counted
 CLIENT_GONE = 499
@@ -57,6 +58,7 @@ def create_app(server: Server) -> Any:
         redoc_url=None,
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
+        dependencies=[Depends(refuse_half_pairs)],
     )
     app.state.server = server
     _add_errors(app)
@@ -76,8 +78,9 @@ def create_app(server: Server) -> Any:
 def _add_errors(app: FastAPI) -> None:
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        param, code = getattr(error, "param", None), getattr(error, "code", None)
-        return JsonResponse(error_body(error.status_code, error.detail, param, code), error.status_code, error.headers)
+        param, code, details = (getattr(error, name, None) for name in ("param", "code", "details"))
+        body = error_body(error.status_code, error.detail, param, code, details)
+        return JsonResponse(body, error.status_code, error.headers)
 
     async def on_body(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

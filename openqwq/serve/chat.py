@@ -1,6 +1,6 @@
 """`/v1/chat/completions`: OpenAI's form, with thinking in `reasoning_content` and `reasoning`.
 
-Public: plan_chat, answer_chat, stream_chat.
+Public: plan_chat, answer_chat, stream_chat, left_out.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ from functools import partial
 from typing import Any
 
 import openqwq
+from openqwq.tokenizer import normalize_messages
 from openqwq.types import ToolCall
 
 from .engine import ServedModel
 from .errors import ApiError, error_body, unsupported, wrong
 from .generation import Gain, Plan, Run, how_ended
-from .prompts import chat_prompt, check_length
+from .prompts import chat_prompt, check_length, continued_prompt
 from .response_format import answer_form, choose_tools
 from .sampling import sampling_params, thinking_budget, warn_of_greedy
-from .schemas import ChatBody, Message, Tool
+from .schemas import ChatBody, Echoed, Message, Tool
 from .sse import event, to_json
 from .state import Server, new_id
 
 # Minus infinity is no JSON number; OpenAI writes this for it.
 LEAST_LOGPROB = -9999.0
+MAX_NAMED = 8  # fields in one warning
 FINGERPRINT = f"openqwq-{openqwq.__version__}"
 
 
@@ -34,7 +36,8 @@ def plan_chat(server: Server, body: ChatBody) -> Plan:
     _refuse_unsupported(body)
     tools = choose_tools(body.tools or [], body.tool_choice)
     budget = thinking_budget(body)
-    prompt_ids, opened = chat_prompt(
+    make_prompt = continued_prompt if _continues(body) else chat_prompt
+    prompt_ids, opened = make_prompt(
         model,
         body.messages,
         tools,
@@ -43,12 +46,14 @@ def plan_chat(server: Server, body: ChatBody) -> Plan:
         style=body.prompt_style,
     )
     room = check_length(model, prompt_ids, "messages")
-    warnings: list[str] = []
+    warnings = left_out("messages", body.messages)
     named = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     params = sampling_params(
         model, body, max_tokens=getattr(body, named), room=room, warnings=warnings, max_tokens_name=named
     )
     form, form_field = answer_form(body, tools)
+    if opened is None and form_field in ("response_format", "structured_outputs"):
+        raise wrong(form_field, "holds for whole answers, but the last turn of `messages` begins this one")
     params = params.replace(structured=form, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
     if opened:
         params = params.replace(thinking_budget=budget, min_thinking_tokens=body.min_thinking_tokens or 0)
@@ -74,12 +79,28 @@ def _history(
     model: ServedModel, body: ChatBody, tools: Sequence[Tool], text: str, calls: Sequence[ToolCall]
 ) -> list[int]:
     """Token ids of the conversation with an answer behind it, as a client sends it back."""
-    answer = Message(role="assistant", content=text, tool_calls=[call_object(call) for call in calls] or None)
-    told = [*body.messages, answer]
+    told = list(body.messages)
+    if _continues(body):
+        text = normalize_messages([told.pop().model_dump(include={"role", "content"})])[0]["content"] + text
+    told.append(Message(role="assistant", content=text, tool_calls=[call_object(call) for call in calls] or None))
     return chat_prompt(model, told, tools, variables=body.chat_template_kwargs, add_generation_prompt=False)[0]
 
 
+def left_out(where: str, turns: Sequence[Echoed]) -> list[str]:
+    """A warning that names what the history holds and nobody here reads; none where all is read."""
+    names = [f"`{where}[{i}].{name}`" for i, turn in enumerate(turns) for name in turn.unknown_fields()]
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return [f"not known here and left out: {', '.join(names[:MAX_NAMED])}{more}"] if names else []
+
+
+def _continues(body: ChatBody) -> bool:
+    """Whether the last turn is to be written on rather than answered: vLLM's word for it, then DeepSeek's."""
+    return bool(body.continue_final_message) or bool(body.messages[-1].prefix)
+
+
 def _refuse_unsupported(body: ChatBody) -> None:
+    if body.add_generation_prompt is not None and body.add_generation_prompt == _continues(body):
+        raise wrong("add_generation_prompt", "is true for a new turn, and false with `continue_final_message`")
     if body.store:
         raise unsupported("store", "this server keeps nothing")
     if body.top_logprobs and not body.logprobs:

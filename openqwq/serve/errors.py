@@ -18,6 +18,7 @@ class ApiError(HTTPException):
 
     param: the field that is wrong, as in `messages[1].content`; None where it is no field's fault.
     code:  a word that programs can tell errors apart by.
+    details: what Anthropic's clients read of an error beside its message.
     """
 
     def __init__(
@@ -28,15 +29,23 @@ class ApiError(HTTPException):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
     ):
         super().__init__(status, message, dict(headers) if headers else None)
-        self.message, self.param, self.code = message, param, code
+        self.message, self.param, self.code, self.details = message, param, code, details
 
 
-def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+def error_body(
+    status: int,
+    message: str,
+    param: str | None = None,
+    code: str | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """OpenAI's error object, which Anthropic's clients read too."""
     kind = KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"type": "error", "error": {"message": message, "type": kind, "param": param, "code": code}}
+    error = {"message": message, "type": kind, "param": param, "code": code}
+    return {"type": "error", "error": {**error, "details": dict(details)} if details else error}
 
 
 def unsupported(param: str, message: str) -> ApiError:

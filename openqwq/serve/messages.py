@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from openqwq.tokenizer import join_texts
 from openqwq.types import ToolCall
 
+from .chat import left_out
 from .errors import ApiError, error_body, wrong
 from .generation import End, Gain, Plan, Run
-from .schemas import Body, Effort, Function, Message, Stops, Tool
+from .schemas import Body, Echoed, Effort, Function, Message, Stops, Tool
 from .sse import event, to_json
 from .state import Server, new_id
 from .translate import plan_as_chat
@@ -25,13 +27,14 @@ NAMES |= {"response_format.type": "output_config.format.type"}
 NAMES |= {"response_format.json_schema.schema": "output_config.format.schema"}
 # Clients give thinking back as such only where it is signed; nothing is checked here, so any mark will do.
 SIGNATURE = "openqwq"
+READ_BLOCKS = ("text", "thinking", "tool_use", "tool_result")
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
-class Turn(Body):
-    """One turn: a text or blocks."""
+class Turn(Echoed):
+    """One turn: a text or blocks. Agents add to the system prompt by turns of their own, at any place."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: Any
 
 
@@ -43,8 +46,12 @@ class ToolSpec(Body):
     input_schema: dict[str, Any]
     type: Literal["custom"] | None = None
     strict: bool | None = None
+    # change nothing here: no cache of theirs, no search for tools, no code that calls them
     cache_control: Any = None
     eager_input_streaming: bool | None = None
+    input_examples: Any = None
+    defer_loading: Any = None
+    allowed_callers: Any = None
 
 
 class Thinking(Body):
@@ -94,11 +101,21 @@ class MessagesBody(CountBody):
     stream: bool | None = None
     metadata: dict[str, Any] | None = None
     service_tier: str | None = None
+    thread: Any = None
 
 
 def plan_messages(server: Server, body: CountBody) -> Plan:
     """The checked request. Raises ApiError naming the field that is wrong."""
+    if isinstance(body, MessagesBody) and body.thread:
+        raise ApiError(
+            400,
+            "`thread`: this server keeps no conversations; send all of it in `messages`",
+            param="thread",
+            code="unsupported_parameter",
+            details={"error_code": "thread_unsupported_request", "unsupported": ["thread"]},
+        )
     plan = plan_as_chat(server, lambda: _chat_fields(body), NAMES)
+    plan.warnings += left_out("messages", body.messages) + _left_out_blocks(body.messages)
     plan.request_id = new_id("msg")
     plan.shows_thinking = body.thinking is None or body.thinking.display != "omitted"
     return plan
@@ -107,6 +124,7 @@ def plan_messages(server: Server, body: CountBody) -> Plan:
 def _chat_fields(body: CountBody) -> dict[str, Any]:
     """The request as the fields of a chat completion."""
     values: dict[str, Any] = {"model": body.model, "messages": _system(body.system) + read_turns(body.messages)}
+    values["continue_final_message"] = body.messages[-1].role == "assistant"
     values["tools"] = [_tool(tool) for tool in body.tools or ()] or None
     if body.tool_choice is not None:
         named = {"type": "function", "function": {"name": body.tool_choice.name}}
@@ -153,7 +171,9 @@ def _read_turn(turn: Turn) -> Iterator[Message]:
     if isinstance(turn.content, str):
         yield Message(role=turn.role, content=turn.content)
         return
-    texts, thoughts, calls = [], [], []
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[dict[str, Any]] = []
     for block in turn.content:
         kind = block["type"]
         if kind == "text":
@@ -163,14 +183,15 @@ def _read_turn(turn: Turn) -> Iterator[Message]:
         elif kind == "tool_use":
             calls.append({"type": "function", "function": {"name": block["name"], "arguments": block["input"]}})
         elif kind == "tool_result":
-            yield Message(role="tool", tool_call_id=block["tool_use_id"], content=_text(block.get("content", "")))
-        elif kind != "redacted_thinking":
+            content, failed = _text(block.get("content") or ""), bool(block.get("is_error"))
+            yield Message(role="tool", tool_call_id=block["tool_use_id"], content=content, is_error=failed)
+        elif turn.role != "assistant":
             raise ValueError(f"blocks of type {kind!r} are not known here")
     if texts or calls or thoughts:
         yield Message(
             role=turn.role,
-            content="".join(texts),
-            reasoning_content="".join(thoughts) or None,
+            content=join_texts(texts),
+            reasoning_content=join_texts(thoughts) or None,
             tool_calls=calls or None,
         )
 
@@ -181,7 +202,17 @@ def _text(content: Any) -> str:
     for block in content:
         if block["type"] != "text":
             raise ValueError(f"blocks of type {block['type']!r} are not known here")
-    return "".join(block["text"] for block in content)
+    return join_texts(block["text"] for block in content)
+
+
+def _left_out_blocks(turns: list[Turn]) -> list[str]:
+    """A warning that names the blocks of assistants' turns that nobody here reads, e.g. of a server's own tools."""
+    blocks = (
+        block for turn in turns if turn.role == "assistant" and isinstance(turn.content, list) for block in turn.content
+    )
+    kinds = dict.fromkeys(str(block["type"]) for block in blocks)
+    unread = [f"`{kind}`" for kind in kinds if kind not in (*READ_BLOCKS, "redacted_thinking")]
+    return [f"blocks of earlier answers that are not known here were left out: {', '.join(unread)}"] if unread else []
 
 
 def _stop_reason(end: End) -> dict[str, Any]:

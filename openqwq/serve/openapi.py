@@ -40,6 +40,10 @@ ERROR = _object(
         code={**_or_null(TEXT), "description": "a word that programs can tell errors apart by"},
     ),
 )
+ERROR["properties"]["error"]["properties"]["details"] = {
+    "type": "object",
+    "description": "what Anthropic's client reads of a refusal",
+}
 USAGE = _object(
     prompt_tokens=COUNT,
     completion_tokens=COUNT,

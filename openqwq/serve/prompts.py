@@ -1,6 +1,6 @@
 """From a request's messages to the token ids that the model continues.
 
-Public: chat_prompt, text_prompt, check_length.
+Public: chat_prompt, continued_prompt, text_prompt, check_length.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openqwq.errors import UserError
-from openqwq.tokenizer import render_chat, template_variables, with_style
-from openqwq.tokenizer.special_tokens import THINK_END
+from openqwq.tokenizer import normalize_messages, render_chat, template_variables, with_style
+from openqwq.tokenizer.special_tokens import THINK_END, THINK_START
 
 from .engine import ServedModel
 from .errors import ApiError, unsupported, wrong
 from .schemas import Message, Tool
+
+# What the model reads before the output of a call that failed; templates know no such mark.
+FAILED = "The call failed."
 
 
 def chat_prompt(
@@ -56,6 +59,31 @@ def chat_prompt(
     return ids, opened
 
 
+def continued_prompt(
+    model: ServedModel, messages: Sequence[Message], tools: Sequence[Tool] = (), **options: Any
+) -> tuple[list[int], bool | None]:
+    """Token ids that end inside the last turn, an assistant's, and whether they end inside its thinking.
+
+    A turn of thinking alone stays open there; None: the answer has begun. An empty turn is a new one.
+    options: as for `chat_prompt`.
+    """
+    earlier = messages[:-1]
+    try:
+        [last] = normalize_messages([_plain(messages[-1])])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise wrong("messages", f"cannot be read: {error}") from error
+    if last["role"] != "assistant" or "tool_calls" in last:
+        raise wrong("messages", "ends with a turn that cannot be continued: only an assistant's without calls can")
+    thinking, text = last.get("reasoning_content", ""), last["content"]
+    if not thinking and not text:
+        return chat_prompt(model, earlier, tools, **options)
+    prompt_ids, opened = chat_prompt(model, earlier, tools, **{**options, "thinks": bool(thinking)})
+    if thinking:
+        thinking = thinking if opened else f"{THINK_START}\n{thinking}"
+        text = f"{thinking}\n{THINK_END}\n\n{text}" if text else thinking
+    return prompt_ids + text_prompt(model, text, "messages"), None if last["content"] else True
+
+
 def text_prompt(model: ServedModel, text: str, param: str) -> list[int]:
     """Token ids of a text as it stands."""
     try:
@@ -82,11 +110,21 @@ def check_length(model: ServedModel, prompt_ids: Sequence[int], param: str) -> i
 
 def _plain(message: Message) -> dict[str, Any]:
     """The message for the template: what does not bear on the text is left out."""
-    row = message.model_dump(include={"role", "content", "tool_calls", "name", "tool_call_id", "reasoning_content"})
-    row["reasoning_content"] = row["reasoning_content"] or message.reasoning
+    row = message.model_dump(include={"role", "content", "tool_calls", "name", "tool_call_id"})
+    thoughts = (thought for thought in (message.reasoning_content, message.reasoning) if isinstance(thought, str))
+    row["reasoning_content"] = next(filter(None, thoughts), None)
     if row["role"] == "developer":  # OpenAI's newer word
         row["role"] = "system"
+    if message.refusal and not row["content"]:
+        row["content"] = message.refusal
+    if message.is_error:
+        row["content"] = [{"type": "text", "text": FAILED}, *_parts(row["content"])]
     return {key: value for key, value in row.items() if value is not None or key == "content"}
+
+
+def _parts(content: Any) -> Any:
+    """A content as a list of parts."""
+    return [{"type": "text", "text": content or ""}] if content is None or isinstance(content, str) else content
 
 
 def _told(tool: Tool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from openqwq.tokenizer import join_texts
 from openqwq.types import ToolCall
 
 from .chat import call_object
@@ -25,7 +26,7 @@ NAMES = {"messages": "input", "max_completion_tokens": "max_output_tokens", "rea
 NAMES |= {"response_format": "text.format", "response_format.type": "text.format.type"}
 NAMES |= {"response_format.json_schema.schema": "text.format.schema"}
 CUTS = {"length": "max_output_tokens", "repetition": "repetition"}
-TEXT_PARTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
+TEXT_PARTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text", "refusal")
 
 
 class Reasoning(Body):
@@ -143,7 +144,7 @@ def _text(content: Any) -> str:
     for part in content:
         if part["type"] not in TEXT_PARTS:
             raise ValueError(f"parts of type {part['type']!r} are not known here")
-    return "".join(part["text"] for part in content)
+    return join_texts(part["refusal" if part["type"] == "refusal" else "text"] for part in content)
 
 
 class _Items:

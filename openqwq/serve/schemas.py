@@ -103,20 +103,34 @@ class Tool(Body):
     function: Function
 
 
-class Message(Body):
-    """One turn; what clients echo from earlier answers is accepted."""
+class Echoed(Body):
+    """A part of the history. Clients send back what other servers have put into it, so unknown fields are let in."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def unknown_fields(self) -> list[str]:
+        """Names of the fields that are not known here and hold something."""
+        return [name for name, value in (self.model_extra or {}).items() if value]
+
+
+class Message(Echoed):
+    """One turn.
+
+    reasoning_content, reasoning: other shapes than texts are left out, as templates do with earlier thinking.
+    is_error: of a tool's turn: the call failed.
+    prefix:   of the last turn, an assistant's: the model writes on where it ends.
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Any = None
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
     refusal: str | None = None
-    annotations: list[Any] | None = None
-    function_call: None = None
-    audio: None = None
+    is_error: bool | None = None
+    prefix: bool | None = None
 
 
 class ChatBody(Sampled):
@@ -149,6 +163,8 @@ class ChatBody(Sampled):
     structured_outputs: FormSpec | None = None
     include_reasoning: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
 
 
 class CompletionBody(Sampled):

@@ -38,4 +38,6 @@ def plan_as_chat(server: Server, values: Callable[[], dict[str, Any]], names: Ma
 def _renamed(error: ApiError, names: Mapping[str, str]) -> ApiError:
     name = names.get(error.param or "", error.param)
     message = error.message.replace(f"`{error.param}`", f"`{name}`")
-    return ApiError(error.status_code, message, param=name, code=error.code, headers=error.headers)
+    return ApiError(
+        error.status_code, message, param=name, code=error.code, headers=error.headers, details=error.details
+    )

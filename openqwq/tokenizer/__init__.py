@@ -1,6 +1,6 @@
 """Text and tokens: Qwen's tokenizer, the chat template, and reading completions back. Never imports torch."""
 
-from .chat import normalize_messages, render_chat
+from .chat import join_texts, normalize_messages, render_chat
 from .ends import folder_end_ids, template_end
 from .parse import ParsedCompletion, answer_start, opens_thinking, parse_completion, parse_tool_calls
 from .parse_stream import CallError, ThinkingStream, ToolCallStream
@@ -22,6 +22,7 @@ __all__ = [
     "ToolCallStream",
     "answer_start",
     "folder_end_ids",
+    "join_texts",
     "load_default_template",
     "normalize_messages",
     "opens_thinking",

@@ -2,13 +2,13 @@
 
 The bytes agree with those of `transformers`; templates.py renders them, within bounds.
 
-Public: render_chat, normalize_messages.
+Public: render_chat, normalize_messages, join_texts.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from openqwq.errors import UserError
@@ -18,6 +18,10 @@ from .special_tokens import END_OF_TURN, THINK_START
 from .templates import render_template
 
 ROLES = ("system", "user", "assistant", "tool")
+# Kinds of parts that a content may have, with the field that holds the text: chat completions', then other APIs'.
+TEXT_PARTS = {"text": "text", "refusal": "refusal", "input_text": "text", "output_text": "text"}
+# Parts of an assistant's turn that hold earlier thinking, which templates leave out.
+THINKING_PARTS = ("thinking", "redacted_thinking", "reasoning")
 
 
 def render_chat(
@@ -55,8 +59,8 @@ def render_chat(
 def normalize_messages(messages: Sequence[Message | Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Messages as templates expect them: plain dicts, text content, tool arguments as objects.
 
-    What OpenAI clients send is accepted: `content` null or a list of text parts, `arguments` as a JSON string,
-    and thinking under `reasoning_content` or `reasoning`.
+    What OpenAI clients send is accepted: `content` null or a list of text parts (each in lines of its own),
+    `arguments` as a JSON string, and thinking under `reasoning_content` or `reasoning`.
     Raises ValueError where a message has no such form, naming its position.
     """
     if not messages:
@@ -74,7 +78,7 @@ def _normalize_message(message: Message | Mapping[str, Any], position: int) -> d
     where = f"message {position}"
     if row.get("role") not in ROLES:
         raise ValueError(f"{where} has the role {row.get('role')!r}; allowed are {', '.join(ROLES)}")
-    row["content"] = _content_text(row.get("content"), where)
+    row["content"] = _content_text(row.get("content"), where, row["role"])
     reasoning = row.pop("reasoning", None)
     row["reasoning_content"] = row.get("reasoning_content") or reasoning or ""
     if not row["reasoning_content"]:
@@ -85,18 +89,34 @@ def _normalize_message(message: Message | Mapping[str, Any], position: int) -> d
     return row
 
 
-def _content_text(content: Any, where: str) -> str:
+def join_texts(texts: Iterable[str]) -> str:
+    """Texts that were sent apart as one, with a line end between two of them where neither brings one."""
+    parts: list[str] = []
+    for text in filter(None, texts):
+        if parts and not parts[-1].endswith("\n") and not text.startswith("\n"):
+            parts.append("\n")
+        parts.append(text)
+    return "".join(parts)
+
+
+def _content_text(content: Any, where: str, role: str) -> str:
     if content is None:
         return ""
     if isinstance(content, str):
         return content
-    if isinstance(content, Sequence) and all(map(_is_text_part, content)):
-        return "".join(part["text"] for part in content)
+    if isinstance(content, Sequence):
+        return join_texts(_part_text(part, where, role) for part in content)
     raise ValueError(f"{where} has content that is not text: {content!r:.80}")
 
 
-def _is_text_part(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+def _part_text(part: Any, where: str, role: str) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if role == "assistant" and kind in THINKING_PARTS:
+        return ""
+    text = part.get(TEXT_PARTS[kind]) if kind in TEXT_PARTS else None
+    if not isinstance(text, str):
+        raise ValueError(f"{where} has content that is not text: {part!r:.80}")
+    return text
 
 
 def _normalize_call(call: Any, where: str) -> dict[str, Any]:

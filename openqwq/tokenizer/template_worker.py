@@ -87,7 +87,8 @@ def _compile(template: str) -> jinja2.Template:
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
     # jinja2's own filter sorts keys and escapes `<`, which the model never saw in training
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # half a surrogate pair stays the escape it was
 
 
 def _raise_exception(message: str) -> None:

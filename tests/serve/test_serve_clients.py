@@ -76,6 +76,40 @@ def test_anthropics_client_sends_results_back_counts_and_is_told_what_is_wrong(c
         claude.messages.create(model="gone", max_tokens=5, messages=USER)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_anthropics_tool_loop_runs_with_its_defaults(claude, engine, monkeypatch, stream):
+    """It asks for a conversation that the server keeps, and sends all of it when it is told that there is none."""
+    left = in_turn(engine, monkeypatch, f"sum\n</think>\n\n{CALL}", "now I know\n</think>\n\nIt is 5.")
+    tool = anthropic.beta_tool(add)
+    loop = claude.beta.messages.tool_runner(model="fake", max_tokens=300, messages=USER, tools=[tool], stream=stream)
+    last = [turn.get_final_message() if stream else turn for turn in loop][-1]
+    assert last.content[-1].text == "It is 5." and left == []
+    assert "<tool_response>\n5\n</tool_response>" in engine.tokenizer.decode(engine.requests[-1][0])
+
+
+def test_an_answer_goes_back_with_the_fields_that_litellm_adds(live, engine):
+    """The body of its second request, as its 1.110 sends `response.choices[0].message` back."""
+    engine.text = "</think>It is 5."
+    called = {
+        "content": None,
+        "role": "assistant",
+        "tool_calls": [
+            {"function": {"arguments": '{"a":2,"b":3}', "name": "add"}, "id": "call-1", "type": "function", "index": 0}
+        ],
+        "function_call": None,
+        "reasoning_content": "hm",
+        "thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}],
+        "provider_specific_fields": {"reasoning": "hm", "refusal": None},
+        "refusal": None,
+    }
+    messages = [*USER, called, {"role": "tool", "tool_call_id": "call-1", "content": "5"}]
+    tools = [{"type": "function", "function": {"name": "add", "parameters": ADD["input_schema"]}}]
+    answer = live.web.post("/v1/chat/completions", json={"model": "fake", "messages": messages, "tools": tools})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["message"]["content"] == "It is 5."
+    assert '{"name": "add", "arguments": {"a": 2, "b": 3}}' in engine.tokenizer.decode(engine.requests[-1][0])
+
+
 @pytest.fixture(params=["chat completions", "responses", "messages"])
 def agent(request, live):
     """An agent of Pydantic AI with one tool, over one of the forms."""
@@ -89,9 +123,9 @@ def agent(request, live):
     return made
 
 
-def add(a: int, b: int) -> int:
+def add(a: int, b: int) -> str:
     """The sum."""
-    return a + b
+    return str(a + b)
 
 
 def in_turn(engine, monkeypatch, *texts):

@@ -39,7 +39,7 @@ def post(live, path, body, **headers):
         ({"messages": []}, "messages", "invalid_value"),
         ({"messages": None}, "messages", "invalid_value"),
         ({"messages": [{"role": "robot", "content": "a"}]}, "messages[0].role", "invalid_value"),
-        ({"messages": [{"role": "user", "content": "a", "mood": 1}]}, "messages[0].mood", "unknown_parameter"),
+        ({"messages": [{"role": "user", "content": "a", "tool_calls": 1}]}, "messages[0].tool_calls", "invalid_value"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "invalid_value"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages", "invalid_value"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"function": {}}]}]}, "messages", "invalid_value"),

@@ -76,7 +76,7 @@ def test_a_response_cut_off_is_incomplete_and_says_why(client, engine):
             {"max_tokens": 5, "messages": [{"role": "user", "content": [{"type": "image"}]}]},
             "messages[0].content",
         ),
-        ("messages", {"max_tokens": 5, "messages": [{"role": "system", "content": "a"}]}, "messages[0].role"),
+        ("messages", {"max_tokens": 5, "messages": [{"role": "tool", "content": "a"}]}, "messages[0].role"),
         ("messages", {"max_tokens": 5, "messages": [{"role": "user", "content": "a"}], "mood": 1}, "mood"),
     ],
 )

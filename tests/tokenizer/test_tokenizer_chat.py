@@ -78,7 +78,7 @@ def test_what_openai_clients_send_renders_like_our_own_messages():
         {"role": "tool", "tool_call_id": "1", "content": "7"},
     ]
     ours = [
-        Message("user", "ab"),
+        Message("user", "a\nb"),
         Message("assistant", tool_calls=(ToolCall("f", {"x": "\u00e9"}),)),
         Message("tool", "7"),
     ]

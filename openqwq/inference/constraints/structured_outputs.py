@@ -18,6 +18,7 @@ from openqwq.tokenizer.special_tokens import TOOL_CALL_END, TOOL_CALL_START
 from openqwq.types import StructuredOutputs
 
 from .bad_words import BadWords
+from .satisfiable import find_unsatisfiable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -219,7 +220,7 @@ class GrammarMaker:
         if start is None or end is None:
             raise UserError(f"this tokenizer has no {TOOL_CALL_START} token, but `structured.tools` needs it")
         opening = f"<[{start}]> " if wanted.require_tool else ""
-        calls = json.dumps({"anyOf": [_call_schema(tool) for tool in wanted.tools], "x-guidance": JSON_STYLE})
+        calls = json.dumps({"anyOf": [_call_schema(*one) for one in enumerate(wanted.tools)], "x-guidance": JSON_STYLE})
         return f'start: {opening}"\\n" call "\\n" <[{end}]>\ncall: %json {calls}\n'
 
 
@@ -238,15 +239,27 @@ def _read_schema(given: object) -> str:
             f"`structured.json` is {json.dumps(schema)}, but a JSON schema is an object",
             hint='as in {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}',
         )
+    check_satisfiable(schema, "structured.json")
     return json.dumps(schema)
 
 
-def _call_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
+def check_satisfiable(schema: Any, name: str) -> None:
+    """Raises UserError where nothing finite satisfies a schema, with the part of it that is at fault."""
+    place = find_unsatisfiable(schema)
+    if place is not None:
+        raise UserError(f"`{name}` can never be satisfied: `{place}` is false, empty, or needs itself without end")
+
+
+def _call_schema(position: int, tool: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(tool, Mapping) or not isinstance(tool.get("name"), str):
         raise UserError(f"a tool in `structured.tools` has no name: {tool}")
+    parameters = tool.get("parameters", {"type": "object"})
+    check_satisfiable(parameters, "structured.tools")
+    if isinstance(parameters, Mapping):
+        parameters = {"$id": f"urn:tool:{position}", **parameters}  # what its own references are relative to
     return {
         "type": "object",
-        "properties": {"name": {"const": tool["name"]}, "arguments": tool.get("parameters", {"type": "object"})},
+        "properties": {"name": {"const": tool["name"]}, "arguments": parameters},
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
