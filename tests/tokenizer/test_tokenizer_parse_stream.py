@@ -80,9 +80,12 @@ def reference(text, opened):
     while (start := text.find("<tool_call>", position)) >= 0:
         after = start + len("<tool_call>")
         try:
-            value, end = json.JSONDecoder(strict=False).raw_decode(text, skip_space(text, after))
+            decoder = json.JSONDecoder(strict=False, object_pairs_hook=without_repeats)
+            value, end = decoder.raw_decode(text, skip_space(text, after))
             end = skip_space(text, end)
-            assert end == len(text) or text.startswith(("</tool_call>", "<tool_call>"), end)
+            cut = any(tag.startswith(text[end:].rstrip()) for tag in ("</tool_call>", "<tool_call>"))
+            assert cut or text.startswith(("</tool_call>", "<tool_call>"), end)
+            assert set(value) <= {"name", "arguments"}
             arguments = value.get("arguments", {})
             assert isinstance(value["name"], str) and value["name"] and isinstance(arguments, dict)
         except (ValueError, AssertionError, AttributeError, KeyError):
@@ -91,10 +94,16 @@ def reference(text, opened):
             continue
         calls.append(ToolCall(value["name"], arguments))
         pieces.append(text[kept_from:start])
-        kept_from = position = end + len("</tool_call>") if text.startswith("</", end) else end
+        is_closed = text.startswith("</", end) or text[end:].rstrip() == "<"
+        kept_from = position = min(end + len("</tool_call>"), len(text)) if is_closed else end
     pieces.append(text[kept_from:])
     kept = [piece.strip("\n") for piece in pieces if piece.strip()]
     return thinking.strip("\n"), "\n".join(kept) if calls else text, calls, errors, bool(tag)
+
+
+def without_repeats(pairs):
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
 
 
 def skip_space(text, position):
