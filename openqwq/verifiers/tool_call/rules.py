@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..json_values import JSON_TYPES, has_json_type, one_typed, same_json
+from .json_values import JSON_TYPES, has_json_type, one_typed, same_json
 
 Call = tuple[str, dict[str, Any]]
 
