@@ -21,6 +21,7 @@ from openqwq.eval.families import FamilyResult, ScoredCompletion, summarise
 from openqwq.eval.report import write_report
 from openqwq.eval.targets import TargetResult
 from openqwq.inference import Engine
+from openqwq.kernels import log_choice
 from openqwq.log import append_jsonl
 from openqwq.model import Decoder, load_model
 from openqwq.train.distributed import after_first, from_first, is_first, ranks, wait_for_all
@@ -172,6 +173,7 @@ class Pipeline:
             model = load_model(self.folder.checkpoints / policies[-1], device=device)
         else:
             model = self.materials.new_model(device)
+        log_choice(model.ops.name, model.device.type, model.dtype)
         engine = Engine(model, self.materials.tokenizer, seed=self.recipe.seed)
         stages = StageRunner(self.recipe, self.materials, self.store, model, engine, self._progress)
         for name in done:

@@ -10,6 +10,7 @@ from typing import Any
 
 from openqwq.inference import LLM, AsyncEngine
 from openqwq.inference.recommended import recommended_sampling
+from openqwq.kernels import log_choice
 from openqwq.model import resolve_folder
 
 from .engine import ServedModel
@@ -31,6 +32,7 @@ def load_served_model(
     """
     folder = resolve_folder(source)
     llm = LLM(folder, max_model_len=max_model_len, max_num_seqs=max_num_seqs, seed=seed, **options)
+    log_choice(llm.engine.model.ops.name, llm.engine.model.device.type, llm.engine.model.dtype)
     return ServedModel(
         name=name,
         engine=AsyncEngine(llm.engine),

@@ -36,6 +36,28 @@ ONLY = {
 }
 """Rooms that import nothing of ours but these."""
 
+INNER = {
+    "sandbox.inside": {"sandbox.inside"},
+    "train.algorithm": {"train.algorithm", "train.packing", "train.stage", "config", "types", "errors"},
+    "inference.cache": {"inference.cache", "errors"},
+    "data.sources": {"data.sources", "data.keys", "verifiers", "config", "rows", "types", "errors", "log"},
+    "verifiers.workers": {"verifiers.workers", "verifiers.base", "sandbox", "types", "errors", "log"},
+}
+"""Folders within rooms, and all that they import of the package."""
+
+SIBLINGS = [
+    name
+    for name in ("code", "environment", "instructions", "math", "proof", "reasoning_gym", "tool_call")
+    if (PACKAGE / "verifiers" / name).is_dir()
+]
+"""Verifiers that are folders: none imports another."""
+
+CIRCLES: set[frozenset[str]] = {
+    frozenset({"openqwq.cli.doctor", "openqwq.cli._model_doctor"}),
+    frozenset({"openqwq.inference.draft_model", "openqwq.inference.runner"}),
+}
+"""Files that still import each other. Opening one means taking it from this list."""
+
 TORCH_FREE = ("config", "tokenizer", "sandbox", "verifiers", "rollout", "data", "types", "errors", "log", "json_client")
 CHILD_SIDE = {"openqwq.verifiers.workers.child"}
 """Modules that only run as a process of their own."""
@@ -135,6 +157,58 @@ def test_light_rooms_leave_torch_unloaded():
 def inside_the_jail() -> set[str]:
     """The sandbox's files that are copied into the jail and are no modules of ours there."""
     return {name for name in MODULES if name.startswith("openqwq.sandbox.inside.")}
+
+
+def module_of(imported: str) -> str:
+    """The module that an imported dotted name is in, or is; "" outside the package."""
+    while imported and imported not in MODULES:
+        imported = imported.rpartition(".")[0]
+    return imported
+
+
+def within(module: str, place: str) -> bool:
+    return f"{module}.".startswith(f"openqwq.{place}.")
+
+
+@pytest.mark.parametrize("place", list(INNER))
+def test_inner_folder_imports_only_what_it_may(place):
+    found = {
+        (name, module_of(imported))
+        for name in MODULES
+        if within(name, place)
+        for imported in imports_of(name)
+        if module_of(imported) not in ("", "openqwq")
+    }
+    assert not {pair for pair in found if not any(within(pair[1], allowed) for allowed in INNER[place])}
+
+
+@pytest.mark.parametrize("verifier", SIBLINGS)
+def test_verifiers_never_import_each_other(verifier):
+    others = [f"verifiers.{name}" for name in SIBLINGS if name != verifier]
+    mine = [name for name in MODULES if within(name, f"verifiers.{verifier}")]
+    assert not [(n, i) for n in mine for i in imports_of(n) if any(within(i, other) for other in others)]
+
+
+def test_files_import_each_other_without_circles():
+    """Deferred and type-only imports counted; a package's face counts as a file only where it is imported as such."""
+    graph = {name: set() for name in MODULES}
+    for name in MODULES:
+        for imported in imports_of(name):
+            module = module_of(imported)
+            if module not in ("", "openqwq", name) and MODULES[module].name != "__init__.py":
+                graph[name].add(module)
+    found = set()
+    for name in graph:
+        seen, waiting = set(), list(graph[name])
+        while waiting:
+            other = waiting.pop()
+            if other not in seen:
+                seen.add(other)
+                waiting += graph[other]
+        found |= {frozenset({name, other}) for other in seen if name in graph[other] and other in graph[name]}
+        if name in seen and not any(name in pair for pair in found):
+            found.add(frozenset({name}))
+    assert found == CIRCLES
 
 
 def test_no_module_has_a_name_that_says_nothing():
