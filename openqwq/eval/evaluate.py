@@ -26,7 +26,7 @@ PLAIN_STOP = ("\n\n",)
 class Encoder(Protocol):
     """The part of a tokenizer that evaluation needs."""
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode_plain(self, text: str) -> list[int]: ...
     def encode_chat(self, messages: Sequence[Message]) -> list[int]: ...
     def opens_thinking(self, prompt_ids: Sequence[int]) -> bool: ...
 
@@ -125,7 +125,9 @@ def _sample(
     problems = [problem for _, problem in items]
     if template == "chat":
         return sample_groups(policy, tokenizer, problems, samples_per_problem, params)
-    prompts = [Prompt(tuple(tokenizer.encode(plain_prompt(problem.prompt))), problem.messages) for problem in problems]
+    prompts = [
+        Prompt(tuple(tokenizer.encode_plain(plain_prompt(problem.prompt))), problem.messages) for problem in problems
+    ]
     own = [each.replace(n=samples_per_problem, stop=PLAIN_STOP) for each in params]
     return [
         Group(problem, [make_rollout(problem, prompt, completion) for completion in completions])

@@ -16,7 +16,7 @@ import torch
 
 from openqwq.errors import UserError
 from openqwq.model import HUB_NAMES, PRESETS, DecoderConfig, Quantization, load_model, resolve_folder
-from openqwq.tokenizer import Tokenizer, folder_end_ids
+from openqwq.tokenizer import Rendered, Tokenizer, folder_end_ids
 from openqwq.types import Message, SamplingParams
 
 from .draft_model import Speculation, SpeculativeConfig, read_speculation
@@ -90,23 +90,31 @@ class LLM:
         """Completions of each prompt, in order; a prompt is a text or its token ids (or vLLM's object with either).
 
         sampling_params: for all or one for each; None: `default_sampling_params`.
+        A text's control tokens count, as in vLLM: it is a whole prompt, not a user's words.
         A prompt that does not fit, or is no Unicode, comes back with `finish_reason` "abort" and the reason in `error`.
         """
         texts = _read_prompts(prompts)
         params = self.default_sampling_params if sampling_params is None else sampling_params
         if any(isinstance(prompt, str) for prompt in texts):
             self.require_tokenizer()
+        return self._complete([(prompt if isinstance(prompt, str) else None, prompt) for prompt in texts], params)
+
+    def _complete(
+        self,
+        prompts: Sequence[tuple[str | None, str | Sequence[int] | Rendered]],
+        params: SamplingParams | Sequence[SamplingParams],
+    ) -> list[RequestOutput]:
+        """Completions of prompts, each with the text that its output shows."""
         ids, errors = [], {}
-        for position, prompt in enumerate(texts):
+        for position, (_, prompt) in enumerate(prompts):
             try:
                 ids.append(self._token_ids(prompt))
             except UserError as error:
                 ids.append(())  # which the engine refuses
                 errors[position] = error.message
         outputs = []
-        for position, (prompt, output) in enumerate(zip(texts, self.engine.run(ids, params), strict=True)):
+        for position, ((text, _), output) in enumerate(zip(prompts, self.engine.run(ids, params), strict=True)):
             samples = [replace(sample, error=errors.get(position, sample.error)) for sample in output.outputs]
-            text = prompt if isinstance(prompt, str) else None
             outputs.append(replace(output, request_id=str(position), prompt=text, outputs=samples))
         return outputs
 
@@ -115,14 +123,19 @@ class LLM:
         messages: Conversation | Sequence[Conversation],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[RequestOutput]:
-        """The assistant's turn in one conversation or in each of several, under the model's chat template."""
+        """The assistant's turn in one conversation or in each of several, under the model's chat template.
+
+        Control tokens spelled in messages stay text; `generate` takes a prompt that is to have them.
+        """
         several = bool(messages) and not isinstance(messages[0], (Message, Mapping))
         conversations: Sequence[Any] = messages if several else [messages]
-        tokenizer = self.require_tokenizer()
-        texts = [tokenizer.apply_chat_template(conversation) for conversation in conversations]
-        return self.generate(texts, sampling_params)
+        prompts = [self.require_tokenizer().render(conversation) for conversation in conversations]
+        params = self.default_sampling_params if sampling_params is None else sampling_params
+        return self._complete([(prompt.text, prompt) for prompt in prompts], params)
 
-    def _token_ids(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
+    def _token_ids(self, prompt: str | Sequence[int] | Rendered) -> tuple[int, ...]:
+        if isinstance(prompt, Rendered):
+            return tuple(self.require_tokenizer().encode(prompt.text, prompt.breaks))
         return tuple(self.require_tokenizer().encode(prompt) if isinstance(prompt, str) else prompt)
 
     def require_tokenizer(self) -> Tokenizer:

@@ -189,7 +189,7 @@ class Materials:
         """Token ids of the documents of these text sources from number `start` on, each with its end token."""
         texts = self._texts(mix, start)
         while batch := list(islice(texts, DOCUMENTS_PER_ENCODING)):
-            for ids in self.tokenizer.encode_batch(batch):
+            for ids in self.tokenizer.encode_documents(batch):
                 yield [*ids, self.tokenizer.pad_token_id]
 
     def chains(self, name: str, stage: SFTStage) -> list[tuple[list[int], list[int]]]:

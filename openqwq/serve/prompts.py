@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openqwq.errors import UserError
-from openqwq.tokenizer import normalize_messages, render_chat, template_variables, with_style
+from openqwq.tokenizer import normalize_messages, template_variables, with_style
+from openqwq.tokenizer.put_in import OWN_TAGS
 from openqwq.tokenizer.special_tokens import THINK_END, THINK_START
 
 from .engine import ServedModel
@@ -39,23 +40,22 @@ def chat_prompt(
     """
     tokenizer = model.tokenizer
     _check_variables(tokenizer.chat_template, variables or {})
-    names = {"eos_token": tokenizer.eos_token, "pad_token": tokenizer.pad_token, "bos_token": "", **(variables or {})}
     try:
-        text = render_chat(
-            tokenizer.chat_template,
+        prompt = tokenizer.render(
             with_style([_plain(message) for message in messages], style),
-            tools=[_told(tool) for tool in tools] or None,
+            [_told(tool) for tool in tools] or None,
             add_generation_prompt=add_generation_prompt,
-            variables=names,
+            variables=variables,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # a conversation of another shape
         raise wrong(param, f"cannot be read: {error}") from error
     except UserError as error:
         raise wrong(param, error.message) from error
-    ids = text_prompt(model, text, param)
+    ids = text_prompt(model, prompt.text, param, prompt.breaks)
     opened = add_generation_prompt and tokenizer.opens_thinking(ids)
     if opened and not thinks:
-        return text_prompt(model, f"{text.rstrip()}\n\n{THINK_END}\n\n", param), False
+        prompt = prompt.ended(f"\n\n{THINK_END}\n\n")
+        return text_prompt(model, prompt.text, param, prompt.breaks), False
     return ids, opened
 
 
@@ -81,13 +81,14 @@ def continued_prompt(
     if thinking:
         thinking = thinking if opened else f"{THINK_START}\n{thinking}"
         text = f"{thinking}\n{THINK_END}\n\n{text}" if text else thinking
-    return prompt_ids + text_prompt(model, text, "messages"), None if last["content"] else True
+    breaks = model.tokenizer.put_in.breaks(text, OWN_TAGS)
+    return prompt_ids + text_prompt(model, text, "messages", breaks), None if last["content"] else True
 
 
-def text_prompt(model: ServedModel, text: str, param: str) -> list[int]:
-    """Token ids of a text as it stands."""
+def text_prompt(model: ServedModel, text: str, param: str, breaks: Sequence[int] = ()) -> list[int]:
+    """Token ids of a text as it stands, whose control tokens count unless they lie across `breaks`."""
     try:
-        return model.tokenizer.encode(text)
+        return model.tokenizer.encode(text, breaks)
     except UserError as error:
         raise wrong(param, error.message) from error
 

@@ -2,7 +2,7 @@
 
 The bytes agree with those of `transformers`; templates.py renders them, within bounds.
 
-Public: render_chat, normalize_messages, join_texts.
+Public: render_chat, render_prompt, normalize_messages, join_texts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from openqwq.errors import UserError
 from openqwq.types import Message
 
+from .put_in import PutInText, Rendered, unmark
 from .special_tokens import END_OF_TURN, THINK_START
 from .templates import render_template
 
@@ -43,11 +44,49 @@ def render_chat(
     Raises ValueError for a conversation that has no text (empty, unknown role, unreadable arguments),
     UserError for a template that cannot be rendered.
     """
+    ending = {"add_generation_prompt": add_generation_prompt, "continue_last": continue_last}
+    return _render(template, _read_turns(messages, continue_last), tools, variables or {}, **ending)
+
+
+def render_prompt(
+    template: str,
+    messages: Sequence[Message | Mapping[str, Any]],
+    put_in: PutInText,
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    continue_last: bool = False,
+    variables: Mapping[str, Any] | None = None,
+    own: Mapping[str, Any] | None = None,
+) -> Rendered:
+    """As `render_chat`, and where what was put in must be broken so that no control token comes out of it.
+
+    Messages, tools and `variables` are put in; `own` are further names, which are the tokenizer's own.
+    """
+    turns = _read_turns(messages, continue_last)
+    turns, tools, variables, mark = put_in.mark_turns(turns, tools, variables or {})
+    ending = {"add_generation_prompt": add_generation_prompt, "continue_last": continue_last}
+    return unmark(_render(template, turns, tools, {**(own or {}), **variables}, **ending), mark)
+
+
+def _read_turns(messages: Sequence[Message | Mapping[str, Any]], continue_last: bool) -> list[dict[str, Any]]:
     turns = normalize_messages(messages)
     if continue_last:
         turns[-1] = _open_turn(turns[-1])
+    return turns
+
+
+def _render(
+    template: str,
+    turns: list[dict[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None,
+    variables: Mapping[str, Any],
+    *,
+    add_generation_prompt: bool,
+    continue_last: bool,
+) -> str:
     names = {
-        **(variables or {}),
+        **variables,
         "messages": turns,
         "tools": [dict(tool) for tool in tools] if tools else None,
         "add_generation_prompt": add_generation_prompt and not continue_last,

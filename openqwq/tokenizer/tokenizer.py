@@ -1,14 +1,14 @@
 """Text to token ids and back, for Qwen's byte-level BPE: loaded from a model folder or trained here.
 
-Public: Tokenizer, StreamDecoder.
+Public: Tokenizer, with_qwq_template, default_template.
 """
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from openqwq.errors import UserError
 from openqwq.log import write_text_atomic
 from openqwq.types import Message
 
-from .chat import render_chat
+from .chat import render_chat, render_prompt
 from .ends import FILES as END_FILES
 from .ends import folder_end_ids, template_end
 from .parse import opens_thinking
+from .put_in import PutInText, Rendered, control_tokens
 from .special_tokens import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, START_OF_TURN, THINK_END, THINK_START
 from .templates import load_default_template
 
@@ -84,15 +85,30 @@ class Tokenizer:
         config = {**self._default_config(), **self.config, "chat_template": self.chat_template}
         write_text_atomic(folder / CONFIG_FILE, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, breaks: Sequence[int] = ()) -> list[int]:
         """Token ids of a text; added tokens written in it are recognised, and none is put before it.
 
+        breaks: places, between two characters, that no control token may span (see `render`).
         Raises UserError for a text that is no Unicode: half a surrogate pair, as JSON's escapes can write it.
         """
+        if breaks and (cuts := self.put_in.spanning(text, breaks)):
+            ends = [0, *cuts, len(text)]
+            pieces = [text[start:end] for start, end in pairwise(ends)]
+            return [token_id for piece in pieces for token_id in self.encode(piece)]
         try:
             return self.backend.encode(text, add_special_tokens=False).ids
         except TypeError as error:
             raise _no_text([text]) from error
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of a text that others wrote: control tokens spelled in it stay text."""
+        return self.encode(text, self.put_in.breaks(text))
+
+    def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_plain` of each text, on all threads."""
+        spelled = {number: breaks for number, text in enumerate(texts) if (breaks := self.put_in.breaks(text))}
+        ids = self.encode_batch(texts)
+        return [self.encode(texts[n], spelled[n]) if n in spelled else own for n, own in enumerate(ids)]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, on all threads."""
@@ -181,8 +197,39 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         continue_last: bool = False,
     ) -> list[int]:
-        """Token ids of the conversation."""
-        return self.encode(self.apply_chat_template(messages, tools, add_generation_prompt, continue_last))
+        """Token ids of the conversation; control tokens spelled in messages and tools stay text."""
+        prompt = self.render(messages, tools, add_generation_prompt=add_generation_prompt, continue_last=continue_last)
+        return self.encode(prompt.text, prompt.breaks)
+
+    def render(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        add_generation_prompt: bool = True,
+        continue_last: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Rendered:
+        """The conversation as text, and the breaks with which `encode` keeps what was put in from being control tokens.
+
+        variables: further names that the template may read. Raises as `render_chat` does.
+        """
+        return render_prompt(
+            self.chat_template,
+            messages,
+            self.put_in,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            continue_last=continue_last,
+            variables=variables,
+            own=self._template_names,
+        )
+
+    @cached_property
+    def put_in(self) -> PutInText:
+        """Finds this tokenizer's control tokens in text that others wrote."""
+        added = self.backend.get_added_tokens_decoder().values()
+        return PutInText(control_tokens((token.content, token.special) for token in added))
 
     def opens_thinking(self, prompt_ids: Sequence[int]) -> bool:
         """Whether a prompt ends inside a thinking block: its last turn has a `<think>` that nothing closes.
@@ -243,26 +290,11 @@ def with_qwq_template(tokenizer: Tokenizer, name: str) -> Tokenizer:
                 f"the tokenizer {name} has no {token} token, with which QwQ's chat template marks turns",
                 hint="leave `chat_template` out of [tokenizer]: the model's own template is then used",
             )
-    return Tokenizer(tokenizer.backend, config={**tokenizer.config, "chat_template": load_default_template()})
-
-
-class StreamDecoder:
-    """Text of a token stream, piece by piece: characters whose bytes are cut across tokens wait for the rest.
-
-    The pieces joined are `Tokenizer.decode` of all ids.
-    """
-
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, token_id: int) -> str:
-        """Text that this token completes; may be empty."""
-        return self._utf8.decode(self._tokenizer.token_bytes(token_id))
-
-    def finish(self) -> str:
-        """What is left of a character that was cut off: one U+FFFD, or nothing."""
-        return self._utf8.decode(b"", final=True)
+    return Tokenizer(
+        tokenizer.backend,
+        config={**tokenizer.config, "chat_template": load_default_template()},
+        end_ids=tokenizer.end_ids,
+    )
 
 
 def _flags(token: tokenizers.AddedToken) -> dict[str, bool]:

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from openqwq.errors import UserError
 from openqwq.types import Message
 
+from .put_in import OWN_TAGS
 from .special_tokens import SPECIAL_TOKENS, TAG_TOKENS, THINK_END, THINK_START
 from .tokenizer import Tokenizer
 
@@ -22,6 +23,7 @@ QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+CALL_TAGS = OWN_TAGS - {THINK_START, THINK_END}
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS) + len(TAG_TOKENS)
 
 
@@ -79,10 +81,15 @@ def render_training_turn(
     end of turn.
     Behind one that opens none the completion writes `<think>` and a newline itself, or is the answer alone where there
     is no thinking. Whitespace around `thinking` and newlines before `answer` are dropped, since the template sets its
-    own; the ids of both parts joined are then the ids of the whole text.
+    own; the ids of both parts joined are then the ids of the whole text. Control tokens that they spell stay text but
+    for those that a model writes itself: tags of calls, and in the answer those of thinking.
     """
     prompt_ids = tokenizer.encode_chat(messages, tools=tools)
-    thought = f"{thinking.strip()}\n{THINK_END}\n\n"
+    thinking, answer = thinking.strip(), answer.lstrip("\n")
+    before, after = "", f"\n{THINK_END}\n\n"
     if not tokenizer.opens_thinking(prompt_ids):
-        thought = f"{THINK_START}\n{thought}" if thinking.strip() else ""
-    return prompt_ids, tokenizer.encode(f"{thought}{answer.lstrip(chr(10))}{tokenizer.end_of_turn}")
+        before, after = (f"{THINK_START}\n", after) if thinking else ("", "")
+    head = f"{before}{thinking}{after}"
+    breaks = [len(before) + place for place in tokenizer.put_in.breaks(thinking, CALL_TAGS)]
+    breaks += [len(head) + place for place in tokenizer.put_in.breaks(answer, OWN_TAGS)]
+    return prompt_ids, tokenizer.encode(f"{head}{answer}{tokenizer.end_of_turn}", breaks)

@@ -17,14 +17,14 @@ ANSWERS = {
 
 
 class CharTokenizer:
-    def encode(self, text):
+    def encode_plain(self, text):
         return [ord(c) for c in text]
 
     def opens_thinking(self, prompt_ids):
         return True
 
     def encode_chat(self, messages):
-        return self.encode(f"<user>{messages[-1].content}<assistant>")
+        return self.encode_plain(f"<user>{messages[-1].content}<assistant>")
 
 
 class ScriptedPolicy:
