@@ -1,15 +1,39 @@
 """OpenQwQ: make, run and check compact reasoning models by the published QwQ-32B recipe."""
 
+import sys
 from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 __version__ = "0.1.0.dev0"
 
-_LAZY = {"LLM": "openqwq.inference", "SamplingParams": "openqwq.types"}
+_LAZY = {"LLM": "openqwq.inference", "SamplingParams": "openqwq.types", "UserError": "openqwq.errors"}
 
-__all__ = ["LLM", "SamplingParams", "__version__"]
+__all__ = ["LLM", "SamplingParams", "UserError", "__version__", "train"]
 
 
-def __getattr__(name: str):
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'openqwq' has no attribute {name!r}")
+class _Train(ModuleType):
+    """The room `openqwq.train`, which can also be called: `openqwq.train(recipe, verifiers=...)`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """See `openqwq.from_python.train`."""
+        return import_module("openqwq.from_python").train(*args, **kwargs)
+
+
+class _Package(ModuleType):
+    """This module: what is public is imported when it is first asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "train":
+            return import_module("openqwq.train")
+        if name in _LAZY:
+            return getattr(import_module(_LAZY[name]), name)
+        raise AttributeError(f"module 'openqwq' has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "train" and isinstance(value, ModuleType):  # the import of the room ends with this
+            value.__class__ = _Train
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,7 +1,8 @@
 """Show a recipe with every value resolved, or check it.
 
 `show` prints the recipe as it will run, parents and defaults filled in, as a TOML file that can be run again.
-`check` says in one line what the recipe does, or what is wrong with it (exit 2).
+`check` makes all that `train` would make before its first step, but for weights: sources, verifiers, held-out problems,
+files of chains. It says in one line what the recipe does and what was not checked, or what is wrong (exit 2).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from openqwq.config import Recipe, load_recipe, recipe_to_dict
@@ -39,21 +41,31 @@ def _show(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     try:
         recipe = load_recipe(args.recipe, args.overrides)
+        unchecked = _preflight(recipe)
     except UserError as error:
         if args.json:
             print_json({"ok": False, "error": error.message, "hint": error.hint})
         raise
     if args.json:
-        print_json({"ok": True, "name": recipe.name, "stages": list(recipe.stage)})
+        print_json({"ok": True, "name": recipe.name, "stages": list(recipe.stage), "not_checked": unchecked})
     else:
         print(f"{args.recipe}: ok: {_summary(recipe)}")
+        for what in unchecked:
+            print(f"not checked: {what}")
     return 0
+
+
+def _preflight(recipe: Recipe) -> list[str]:
+    from openqwq.pipeline.materials import Materials
+    from openqwq.pipeline.preflight import preflight
+
+    return preflight(Materials(recipe, Path("runs") / recipe.name))
 
 
 def _summary(recipe: Recipe) -> str:
     stages = " -> ".join(f"{name} ({stage.kind})" for name, stage in recipe.stage.items())
     families, targets = len(recipe.eval.families), len(recipe.target)
-    return f"{stages}; {families} families evaluated, {targets} targets"
+    return f"{stages}; {families} {'family' if families == 1 else 'families'} evaluated, {targets} targets"
 
 
 def to_toml(tables: Mapping[str, Any], prefix: str = "") -> str:

@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--out", metavar="DIR", help="the run folder; default runs/NAME, NAME being the recipe's")
     parser.add_argument("--resume", action="store_true", help="go on with the run, or with that half of a stage")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     halves = parser.add_mutually_exclusive_group()
     halves.add_argument("--rollout-only", metavar="FILE.jsonl", help="write an RL stage's rollouts, train nothing")
     halves.add_argument("--replay", metavar="FILE.jsonl", help="train an RL stage on rollouts in a file")
@@ -40,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from openqwq.config import load_recipe
 
+    if args.resume and args.overwrite:
+        raise UserError("`--resume` goes on with a run and `--overwrite` replaces it", hint="give one of them")
     recipe = load_recipe(args.recipe, args.overrides)
     out = Path(args.out or Path("runs") / recipe.name)
 
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from openqwq.pipeline.progress import results_table
 
     with _telling_how_to_resume(args, out):
-        outcome = pipeline.run(recipe, out, resume=args.resume)
+        outcome = pipeline.run(recipe, out, resume=args.resume, overwrite=args.overwrite)
     if not is_first_launched():
         return 0
     tuned = [name for name in outcome.results if recipe.stage[name].kind != "pretrain"]

@@ -35,8 +35,11 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_from_dict(tables: Mapping[str, Any], where: str = "recipe.json") -> Recipe:
-    """The recipe that `recipe_to_dict` wrote. Raises UserError for tables of another shape."""
-    return build_recipe(tables, where)
+    """The recipe that `recipe_to_dict` wrote. Raises UserError for tables of another shape.
+
+    `code`, which a run folder's recipe.json has besides, is left out: digests of the user's own files.
+    """
+    return build_recipe({key: value for key, value in tables.items() if key != "code"}, where)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,17 +44,20 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, only_source:
     return _checked(tables, str(path), only_source)
 
 
-def recipe_from_tables(recipe: str | Path | Mapping[str, Any], sources: Sequence[str] = ()) -> Recipe:
+def recipe_from_tables(
+    recipe: str | Path | Mapping[str, Any], sources: Mapping[str, Mapping[str, Any]] | None = None
+) -> Recipe:
     """The checked recipe of a TOML file, or of tables as such a file has them; their paths are from the working folder.
 
-    sources: names of sources that are handed in as rows: of type "python" where the recipe does not describe them.
+    sources: tables of sources that the recipe may leave out.
     """
     if isinstance(recipe, Mapping):
         tables, where = {"name": "run", **_resolve_paths(recipe, Path.cwd())}, "the recipe"
     else:
         tables, where = _read_with_parents(Path(recipe), ()), str(recipe)
-    described = {name: {"type": "python"} for name in sources}
-    tables = _merge({"source": described}, tables) if described else tables
+    own = tables.get("source", {})
+    if sources and isinstance(own, Mapping):
+        tables = {**tables, "source": {**sources, **own}}
     return _checked(tables, where)
 
 

@@ -8,11 +8,13 @@ OUT/tokenizer/  chains/  run_state/       what a resumed run needs again
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +31,14 @@ from openqwq.log import logger, read_jsonl, write_text_atomic
 
 from .extend import changed_stages, check_change
 
+BEGUN = ("run_state", "checkpoints", "eval", "final", "adapters")
+"""What a run has that was worth anything: a resumable state, or results."""
+PARTS = (
+    *BEGUN,
+    *("recipe.json", "results.json", "metrics.jsonl", "samples.jsonl", "report.html", "report.md", "seconds.json"),
+    *("gates.json", "idle.json", "timeline.jsonl", "tokenizer", ".tokenizer", "chains", "trackers", "replay", ".lock"),
+)
+"""All that a run writes into its folder."""
 LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors", "reasoning-gym", "math-verify")
 
 
@@ -58,6 +68,11 @@ class RunFolder:
         write_text_atomic(self.path / "recipe.json", json.dumps(resolved, indent=2, ensure_ascii=False) + "\n")
         for note in notes.values():
             logger.info("changed: %s", note)
+
+    def remove_unless_begun(self) -> None:
+        """Take away what a run without any checkpoint has left, so that the next one finds room."""
+        if not any((self.path / name).exists() for name in BEGUN):
+            remove_run(self.path)
 
     def evaluation_file(self, stage: str) -> Path:
         return self.path / "eval" / f"{stage}.jsonl"
@@ -152,17 +167,30 @@ class StageClock:
             self._written = now
 
 
-def open_run_folder(path: str | Path, recipe: Recipe, *, resume: bool) -> RunFolder:
+def open_run_folder(
+    path: str | Path,
+    recipe: Recipe,
+    *,
+    resume: bool,
+    overwrite: bool = False,
+    code: Mapping[str, str] | None = None,
+) -> RunFolder:
     """The folder, made or found again, with `recipe.json` in it.
 
-    Raises UserError when it holds something else, a run without `resume`, a run of another recipe, or is
-    being written by another process.
+    overwrite: remove the run that is there. code: digests of the user's own code, kept in `recipe.json`.
+    Raises UserError when it holds something else, a run without `resume`, a run of another recipe or with other code,
+    or is being written by another process.
     """
     path = Path(path)
     saved = path / "recipe.json"
     resolved = json.loads(json.dumps(recipe_to_dict(recipe)))
+    if code:
+        resolved["code"] = dict(code)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file, and a run needs a folder", hint="choose another `--out`")
+    if overwrite and saved.exists():
+        os.close(_lock(path))
+        remove_run(path)
     if saved.exists():
         before = json.loads(saved.read_text(encoding="utf-8"))
         notes = _check_same_run(path, before, resolved, resume)
@@ -185,6 +213,18 @@ def open_run_folder(path: str | Path, recipe: Recipe, *, resume: bool) -> RunFol
     return folder
 
 
+def remove_run(path: Path) -> None:
+    """Remove what a run has written, and the folder where nothing else is in it."""
+    for name in PARTS:
+        part = path / name
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something of the user's own is in it
+        path.rmdir()
+
+
 def versions() -> dict[str, str]:
     """Versions of what made a run."""
     found = {"openqwq": openqwq.__version__, "python": platform.python_version()}
@@ -203,8 +243,16 @@ def _check_same_run(path: Path, saved: dict[str, Any], given: dict[str, Any], re
     """What changes with the given recipe, in words. Raises UserError for a run that this one does not go on with."""
     if not resume:
         raise UserError(
-            f"{path} already holds a run", hint="continue it with `--resume`, or choose another folder with `--out`"
+            f"{path} already holds a run",
+            hint="continue it with `--resume`, replace it with `--overwrite`, or choose another folder with `--out`",
         )
+    if changed := [key for key, digest in given.get("code", {}).items() if saved.get("code", {}).get(key) != digest]:
+        raise UserError(
+            f"{changed[0]} is not what it was when the run in {path} began",
+            hint="restore it, or start anew with `--overwrite` or another `--out`",
+        )
+    saved = {key: value for key, value in saved.items() if key != "code"}
+    given = {key: value for key, value in given.items() if key != "code"}
     notes = check_change(path, saved, given, current=RunStateStore(path).latest_stage())
     if list(saved.get("stage", {})) != list(given.get("stage", {})):
         raise UserError(f"{path} was started with its stages in another order", hint="resume with the same recipe")

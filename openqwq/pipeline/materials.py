@@ -33,7 +33,6 @@ from openqwq.data import (
     write_chains,
 )
 from openqwq.data.chains.build import Manifest, Teacher
-from openqwq.data.sources.finite import FiniteSource
 from openqwq.errors import UserError
 from openqwq.eval.judging import Judge
 from openqwq.log import logger
@@ -64,20 +63,6 @@ class Materials:
     @cached_property
     def sources(self) -> dict[str, ProblemSource]:
         return build_sources(self.recipe.source)
-
-    def check_verifiers(self) -> None:
-        """Raise UserError for a verifier that problems ask for and that is not there, or not with these options."""
-        for name, source in self.sources.items():
-            asked = {str(source.verifier)} if hasattr(source, "verifier") else set()
-            if isinstance(source, FiniteSource):
-                asked |= {problem.verifier for problem in source.part("train")}
-            for verifier in sorted(asked):
-                if verifier not in self.judge.strict:
-                    raise UserError(
-                        f"problems of the source `{name}` ask for the verifier `{verifier}`, which is not there",
-                        hint=f"known: {', '.join(self.judge.strict)}",
-                    )
-                self.judge.strict[verifier]  # made now, so that its options are checked
 
     @cached_property
     def families(self) -> dict[str, list[Problem]]:
@@ -187,7 +172,7 @@ class Materials:
 
     def documents(self, mix: Mapping[str, float], start: int) -> Iterator[Sequence[int]]:
         """Token ids of the documents of these text sources from number `start` on, each with its end token."""
-        texts = self._texts(mix, start)
+        texts = self.texts(mix, start)
         while batch := list(islice(texts, DOCUMENTS_PER_ENCODING)):
             for ids in self.tokenizer.encode_documents(batch):
                 yield [*ids, self.tokenizer.pad_token_id]
@@ -227,7 +212,8 @@ class Materials:
     def mixture(self, name: str, stage: RLStage) -> Mixture:
         return Mixture(self.sources, stage.mix, seed=self.recipe.seed, stage=name, exclude=self.unseen)
 
-    def _texts(self, mix: Mapping[str, float], start: int) -> Iterator[str]:
+    def texts(self, mix: Mapping[str, float], start: int) -> Iterator[str]:
+        """Documents of these text sources from number `start` on."""
         return build_documents(
             self.recipe.source, mix, self.sources, seed=self.recipe.seed, exclude=self.unseen, start=start
         )
@@ -241,7 +227,7 @@ class Materials:
             )
         yield from ROLE_NAMES
         left = self.recipe.tokenizer.train_characters
-        for text in self._texts(stages[0].mix, 0):
+        for text in self.texts(stages[0].mix, 0):
             if left <= 0:
                 return
             left -= len(text)

@@ -8,8 +8,9 @@ step; its evaluation is read back from the folder, and only its log rows are wri
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from openqwq.checkpoint.huggingface import save_model
@@ -27,11 +28,11 @@ from openqwq.model import Decoder, load_model
 from openqwq.train.distributed import after_first, from_first, is_first, ranks, wait_for_all
 from openqwq.train.reward_model import RewardModel
 from openqwq.train.rl_run import RLOutcome
-from openqwq.train.trackers import check_trackers
 
 from .folder import RunFolder, StageClock, open_run_folder
 from .machine import choose_device, keep_freed_memory, set_threads
 from .materials import Materials
+from .preflight import code_digests, preflight
 from .progress import describe_results, open_display
 from .stages import StageRunner
 
@@ -64,26 +65,54 @@ class RunOutcome:
             raise TargetMissed("; ".join(missed))
 
 
-def run(recipe: Recipe, out: str | Path, *, resume: bool = False) -> RunOutcome:
+def run(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    code: Mapping[str, str] | None = None,
+) -> RunOutcome:
     """Run the recipe into the folder `out`, or continue there what was interrupted.
+
+    The folder is made when all that the recipe names has been made, and a run that fails before its first checkpoint
+    takes it away again.
+
+    overwrite: remove the run that is there.
+    code:      digests of the user's own code besides that of files, which a resumed run must have again.
 
     Under torchrun, one run of all its processes: the first one writes and evaluates, the others have no results.
     Raises UserError for what the user can mend (a folder with another run, a full disk, missing files);
     KeyboardInterrupt passes through after the state was saved.
     """
     with ranks():
-        return _run_as_rank(recipe, out, resume=resume)
+        materials = Materials(recipe, Path(out))
+        preflight(materials)
+        opening = partial(
+            open_run_folder,
+            out,
+            recipe,
+            resume=resume,
+            overwrite=overwrite,
+            code={**code_digests(recipe), **(code or {})},
+        )
+        return _run_as_rank(materials, opening)
 
 
-def _run_as_rank(recipe: Recipe, out: str | Path, *, resume: bool) -> RunOutcome:
+def _run_as_rank(materials: Materials, opening: Callable[[], RunFolder]) -> RunOutcome:
     keep_freed_memory()
+    recipe = materials.recipe
     threads = set_threads(recipe.threads)
-    folder = open_run_folder(out, recipe, resume=resume) if is_first() else None
+    folder = opening() if is_first() else None
     wait_for_all()
-    folder = folder or RunFolder(Path(out), recipe, is_writer=False)
+    folder = folder or RunFolder(materials.folder, recipe, is_writer=False)
     try:
-        return Pipeline(recipe, folder, threads).run()
-    except OSError as error:
+        return Pipeline(materials, folder, threads).run()
+    except Exception as error:
+        if is_first():
+            folder.remove_unless_begun()
+        if not isinstance(error, OSError):
+            raise
         if error.errno not in DISK_FULL:
             raise
         raise UserError(
@@ -96,9 +125,9 @@ def _run_as_rank(recipe: Recipe, out: str | Path, *, resume: bool) -> RunOutcome
 class Pipeline:
     """One run in progress."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, threads: int):
-        self.recipe, self.folder, self.threads = recipe, folder, threads
-        self.materials = Materials(recipe, folder.path)
+    def __init__(self, materials: Materials, folder: RunFolder, threads: int):
+        self.recipe, self.folder, self.threads = materials.recipe, folder, threads
+        self.materials = materials
         self.store = RunStateStore(folder.path)
         self.clock = StageClock(folder.path, is_writer=is_first())
         self.display = open_display(is_shown=is_first())
@@ -114,7 +143,6 @@ class Pipeline:
 
     def _run(self) -> RunOutcome:
         self.display.note(f"run folder: {self.folder.path}, {self.threads} threads, seed {self.recipe.seed}")
-        self._check()
         if is_first() and not self.folder.has_results:
             self.folder.write_results(self.clock.seconds, self.threads)
         state = self.store.load_latest()
@@ -141,12 +169,6 @@ class Pipeline:
         targets = from_first(lambda: self._finish(stages.model))
         idle = self.folder.read_idle()
         return RunOutcome(folder=self.folder.path, results=self.results, targets=targets, idle=idle)
-
-    def _check(self) -> None:
-        """Raise UserError now for what a later stage would stumble over after hours."""
-        for stage in self.recipe.stage.values():
-            check_trackers(stage.trackers)
-        self.materials.check_verifiers()
 
     def _finish_stage(self, name: str, stages: StageRunner, outcome: RLOutcome | None) -> None:
         """What a stage leaves behind: its checkpoint and its evaluation."""

@@ -48,6 +48,10 @@ class Verifier(ABC):
         Unreadable `problem.answer` is "unjudged": the task's fault, not the candidate's.
         """
 
+    def missing_columns(self, problem: Problem) -> list[str]:
+        """Names of columns that the verifier needs and the problem's row lacks; ours need none."""
+        return []
+
     def verify_many(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         """One verdict for each pair, in order; verifiers with workers judge the pairs in parallel."""
         return [self(problem, completion) for problem, completion in pairs]

@@ -101,7 +101,7 @@ def test_what_a_source_says_holds_for_whole_problems_too_or_is_refused(tmp_path)
     ("fields", "message"),
     [
         ({"dataset": "gsm8k"}, "`dataset` is 'gsm8k' in source `mine`, but the type `jsonl` does not read it"),
-        ({"verifier": "maths"}, "source `mine` asks for the verifier `maths`, which is not there"),
+        ({"verifier": "maths"}, "problems of the source `mine` ask for the verifier `maths`, which is not there"),
         ({"config": {"min_term": 2}}, "unknown key `min_term`"),
         ({"held_out_path": "nowhere.jsonl"}, r"no file at nowhere\.jsonl"),
     ],

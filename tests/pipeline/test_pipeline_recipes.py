@@ -16,6 +16,6 @@ def test_pretraining_texts_of_shipped_recipes_can_be_drawn(name, tmp_path):
     materials = Materials(load_recipe(RECIPES / name), tmp_path)
     stages = [s for s in materials.recipe.stage.values() if isinstance(s, PretrainStage)]
     for stage in stages:
-        texts = list(islice(materials._texts(stage.mix, 0), 1500))
+        texts = list(islice(materials.texts(stage.mix, 0), 1500))
         assert len(set(texts)) > 1400
     assert stages

@@ -74,7 +74,8 @@ def build_source(name: str, config: SourceConfig) -> ProblemSource:
             check_verifier_name(config.verifier)
         except UserError as error:
             raise UserError(
-                f"source `{name}` asks for the verifier `{config.verifier}`, which is not there", hint=error.hint
+                f"problems of the source `{name}` ask for the verifier `{config.verifier}`, which is not there",
+                hint=error.hint,
             ) from error
     return _TYPES[config.type](name, config)
 
