@@ -1,7 +1,8 @@
 r"""Finding the final answer in a completion, and reading plain numbers exactly.
 
 Public: `final_answer` (strict: the last `\boxed{}` of the answer part; format-free: an answer anywhere),
-`last_boxed`, `answer_field`, `plain_number`. Pure Python, microseconds: tiny models need thousands of them a step.
+`last_boxed`, `boxes_together`, `answer_field`, `plain_number`. Pure Python, microseconds: tiny models need
+thousands of them a step.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from .base import answer_part
 MAX_ANSWER_CHARACTERS = 4000
 """Longer "answers" are runaway text; grading them is how others froze a training run."""
 
-_BOXED = re.compile(r"\\boxed\s*\{")
+_BOXED = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(?P<brace>\{)?")
+_PLACEHOLDER = re.compile(
+    r"(?:\s|~|\.|…|_|\?|\\(?:[,;:! ]|l?dots|cdots|quad|phantom\{[^{}]*\}|square))*"
+    r"|(?:\\text\{)?\s*<?(?:your |the |final )*(?:answer|result)(?: here)?>?\s*\}?",
+    re.IGNORECASE,
+)
+_JOINT = re.compile(r"[^.!?]{0,40}", re.DOTALL)
+"""What stands between boxes that are one answer: a few characters without the end of a sentence."""
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _ANSWER_IS = re.compile(r"answer\s*(?:is|=|:)\s*:?\s*([^\n]+)", re.IGNORECASE)
 _ANSWER_FIELD = re.compile(r"""["']answer["']\s*:\s*["']\(?([A-Z])\)?["']""")
@@ -50,26 +58,50 @@ def final_answer(completion: str, *, format_free: bool, opened: bool | None = No
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What stands in the last `\boxed{...}`; None when there is none or the last one is never closed.
+    r"""What stands in the last `\boxed{...}` or `\fbox{...}` that has content; None without one.
 
-    An unterminated last box is no answer: falling back to an earlier one would pay for a box that the
-    candidate did not end on.
+    A box that is only spoken of counts for nothing: `\boxed` without a brace, `\boxed{}`, `\boxed{...}`. One that the
+    text ends in is no answer, whatever came before: the candidate did not end on the earlier one.
     """
-    start = text.rfind("\\boxed")
-    if start < 0:
-        return None
-    opening = _BOXED.match(text, start)
-    if opening is None:
-        return None
-    depth, position = 1, opening.end()
+    boxes = all_boxed(text)
+    return boxes[-1][1] if boxes else None
+
+
+def all_boxed(text: str) -> list[tuple[int, str, int]]:
+    """Where each box with content begins, the content, and where it ends; nothing where the text ends inside one."""
+    found: list[tuple[int, str, int]] = []
+    position = 0
+    while opening := _BOXED.search(text, position):
+        position = opening.end()
+        if opening["brace"] is None:
+            if position == len(text.rstrip()):
+                return []
+            continue
+        closing = _closing_brace(text, position)
+        if closing is None:
+            return []
+        content = text[position:closing].strip()
+        if not _PLACEHOLDER.fullmatch(content):
+            found.append((opening.start(), content, closing + 1))
+        position = closing + 1
+    return found
+
+
+def boxes_together(text: str) -> list[str]:
+    r"""The contents of the last boxes that stand close together: `x = \boxed{2}` or `x = \boxed{3}`."""
+    boxes = all_boxed(text)
+    first = len(boxes) - 1
+    while first > 0 and _JOINT.fullmatch(text, boxes[first - 1][2], boxes[first][0]):
+        first -= 1
+    return [content for _, content, _ in boxes[max(first, 0) :]]
+
+
+def _closing_brace(text: str, position: int) -> int | None:
+    depth = 1
     for brace in _BRACE.finditer(text, position):
-        kind = brace.group()
-        if kind == "{":
-            depth += 1
-        elif kind == "}":
-            depth -= 1
-            if depth == 0:
-                return text[position : brace.start()].strip()
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return brace.start()
     return None
 
 

@@ -1,22 +1,27 @@
-r"""Mathematical answers: exact for plain numbers, math-verify in a killable worker for everything else.
+r"""Mathematical answers: read by one reader, decided at once where that is safe, else in a killable worker.
 
 Public: `MathVerifier`. `problem.answer` is the gold answer: LaTeX or text as it would stand inside `\boxed{}`.
 Where the gold is one option letter, `"answer": "C"` counts as a box too (QwQ's prompt for multiple choice asks for it).
-`math_rules.py` has the rules that are ours; `math_qwq.py` the official evaluation's.
+`reading.py` reads an answer into a value, `rules.py` says when two are equal; what the reader does not know goes to
+math-verify in the worker. `qwq.py` has the official evaluation's rules.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from openqwq.errors import UserError
 from openqwq.types import Problem, Verdict
 
-from ..answers import MAX_ANSWER_CHARACTERS, answer_field, final_answer
+from ..answers import MAX_ANSWER_CHARACTERS, answer_field, boxes_together, final_answer
 from ..base import answer_part, why_no_answer
 from ..workers.verifier import WorkerVerifier
 from . import qwq as math_qwq
+from .reading import read
 from .rules import comparable, same_answer
+from .sets import split_top
+from .spelling import spell
 
 WORKERS = {"strict": "openqwq.verifiers.math.worker:judge", "qwq": "openqwq.verifiers.math.qwq_worker:judge"}
 
@@ -29,7 +34,7 @@ class MathVerifier(WorkerVerifier):
     """
 
     name: ClassVar[str] = "math"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     def __init__(
         self,
@@ -53,10 +58,12 @@ class MathVerifier(WorkerVerifier):
         if self.protocol == "qwq":
             return _prepare_qwq(math_qwq.normalise(gold), completion)
         extracted = self._extract(gold, completion, problem.thinking_opened)
-        if not extracted:
-            return Verdict.wrong(why_no_answer(completion, opened=problem.thinking_opened))
+        if not extracted:  # a gold that this reader does not know may be unreadable whatever the answer
+            missing = why_no_answer(completion, opened=problem.thinking_opened)
+            return Verdict.wrong(missing) if read(spell(gold)) else [gold, "", missing, ""]
         if len(extracted) > MAX_ANSWER_CHARACTERS:
             return Verdict.wrong("answer too long", extracted=extracted[:200])
+        extracted = self._with_boxes_beside(extracted, gold, completion, problem.thinking_opened)
         gold, answer = comparable(gold, extracted)
         equal = same_answer(gold, answer)
         if equal is None:
@@ -64,13 +71,25 @@ class MathVerifier(WorkerVerifier):
         return _VERDICTS["equal" if equal else "different"](extracted)
 
     def finish(self, result: Any, job: list[Any]) -> Verdict:
-        return _VERDICTS[result](job[-1])
+        if result == "unreadable" and not job[-1]:
+            return Verdict.wrong(job[-2])
+        verdict = _VERDICTS[result](job[-1])
+        return verdict if verdict.status == "unjudged" else replace(verdict, details={"stage": "candidate"})
 
     def _extract(self, gold: str, completion: str, opened: bool | None) -> str | None:
         found = final_answer(completion, format_free=self.format_free, opened=opened)
-        if found is None and len(gold) == 1 and gold.isupper():
+        value = read(spell(gold)) if found is None else None
+        if value and value[0] == "choice":
             return answer_field(answer_part(completion, opened=opened, format_free=self.format_free) or "")
         return found
+
+    def _with_boxes_beside(self, extracted: str, gold: str, completion: str, opened: bool | None) -> str:
+        """The last boxes joined, where several stand side by side and the gold has several values."""
+        value = read(spell(gold))
+        if not value or value[0] not in ("set", "tuple") or len(split_top(spell(extracted), ",;")) > 1:
+            return extracted
+        boxes = boxes_together(answer_part(completion, opened=opened, format_free=self.format_free) or "")
+        return ", ".join(boxes) if len(boxes) > 1 and boxes[-1] == extracted else extracted
 
 
 def _prepare_qwq(gold: str, completion: str) -> Verdict | list[Any]:
