@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from openqwq.verifiers.admission import Candidate, admit
 
+from openqwq.data.curation.admission import Candidate, admit
 from openqwq.types import Message, Problem
 from openqwq.verifiers import get_verifier
 from openqwq.verifiers.answers import boxes_together, last_boxed
