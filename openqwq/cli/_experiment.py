@@ -33,6 +33,8 @@ class RunExperiment:
         self._materials: Any = Materials(recipe, folder)
         self._held_out: dict[str, list[Problem]] = {}
         self._lock = threading.Lock()
+        self._report: tuple[Any, str] | None = None  # what its files were like, and the page
+        self._report_lock = threading.Lock()
 
     def draw(self, family: str | None) -> Problem:
         """A held-out problem at random. Raises UserError for a recipe that evaluates nothing."""
@@ -66,8 +68,18 @@ class RunExperiment:
         return verdict
 
     def report(self) -> str:
-        """The report's page from the files as they are now."""
+        """The report's page: the run's own where it is finished, else made from its files when they have changed."""
         from openqwq.eval.report.html import render_html
         from openqwq.eval.report.run_folder import read_run_folder
 
-        return render_html(read_run_folder(self.folder))
+        places = [*self.folder.glob("[!.]*.json"), *self.folder.glob("[!.]*.jsonl"), *self.folder.glob("eval/[!.]*")]
+        files = {path: path.stat() for path in places}
+        stamp = {path: (stat.st_mtime_ns, stat.st_size) for path, stat in files.items()}
+        finished = self.folder / "report.html"
+        newest = max((stat.st_mtime_ns for stat in files.values()), default=0)
+        if finished.is_file() and finished.stat().st_mtime_ns >= newest:
+            return finished.read_text(encoding="utf-8")
+        with self._report_lock:
+            if self._report is None or self._report[0] != stamp:
+                self._report = stamp, render_html(read_run_folder(self.folder))
+            return self._report[1]

@@ -2,8 +2,9 @@
 
 MODEL is a model folder, a hub name, or the folder of a run, which means its final model. With `--compare A B`, two
 checkpoints of a run are served side by side (stages by name, or `final`), and the page puts the run's own held-out
-problems to both. Keys come from `--api-key` (may be repeated), `--api-key-file` (one a line) or the environment
-variable OPENQWQ_API_KEY. Without a key, only this machine is listened to.
+problems to both; requests that name no model go to `final`, else to A. Keys come from `--api-key` (may be repeated),
+`--api-key-file` (one a line) or the environment variable OPENQWQ_API_KEY. Without a key, only this machine is listened
+to.
 """
 
 from __future__ import annotations
@@ -125,7 +126,8 @@ def _load(args: argparse.Namespace, settings: ServeSettings) -> Server:
     }
     options |= engine_options(args)
     models = {name: load_served_model(place, name, seed=args.seed, **options) for name, place in places.items()}
-    return Server(models, settings, experiment=RunExperiment(folder) if is_run else None)
+    experiment = RunExperiment(folder) if is_run else None
+    return Server(models, settings, experiment=experiment, default="final" if "final" in models else "")
 
 
 def _newest(run_folder: Path) -> Path:

@@ -120,7 +120,7 @@ def _add_plain_routes(app: FastAPI, server: Server) -> None:
 
     @app.get("/v1/models")
     async def models() -> Response:
-        return JsonResponse({"object": "list", "data": [_model_object(m) for m in server.models.values()]})
+        return JsonResponse({"object": "list", "data": [_model_object(m) for m in server.listed]})
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:

@@ -43,8 +43,9 @@ class ServeSettings:
 
 @dataclass(slots=True)
 class Server:
-    """One server: models by name, the first one answers requests that name none.
+    """One server: models by name.
 
+    default:    the model that answers requests which name none, and which clients see first; empty: the first one.
     experiment: the run whose checkpoints are compared, where there is one (`pages.Experiment`).
     recent:     texts of the last completions as they were sampled, kept for the experiment's verifiers.
     tasks:      what is done behind answered requests.
@@ -56,6 +57,7 @@ class Server:
     metrics: Metrics = field(default_factory=Metrics)
     recent: dict[str, str] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    default: str = ""
     admission: Admission = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,10 +78,15 @@ class Server:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
+    @property
+    def listed(self) -> list[ServedModel]:
+        """The models as clients see them: the one that answers unasked comes first."""
+        return sorted(self.models.values(), key=lambda model: model.name != self.default)
+
     def model(self, name: str | None) -> ServedModel:
         """The model of that name. Raises ApiError 404 for another one."""
         if name is None:
-            return next(iter(self.models.values()))
+            return self.listed[0]
         if name not in self.models:
             raise ApiError(
                 404,

@@ -1,5 +1,7 @@
 """The fixtures of the server's tests: a tokenizer, an engine that writes what a test says, a server, a client."""
 
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,6 +19,20 @@ from openqwq.serve import ServedModel
 from openqwq.tokenizer import Tokenizer
 
 BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        missing = "no chromium or google-chrome on this machine"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    options = ["--no-sandbox", "--disable-dev-shm-usage"]  # containers have no user namespaces and a small /dev/shm
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=options)
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

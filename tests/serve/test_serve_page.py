@@ -1,13 +1,10 @@
 """The page in a headless Chromium: chat, comparison, run and map do what their controls say."""
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
-from playwright import sync_api as api
 from serve_support import FakeEngine, running
 
 from openqwq.errors import UserError
@@ -52,19 +49,6 @@ class FakeExperiment:
         return (
             f"{text}<p>step {self.step}</p><details><summary>a</summary>b</details><div style='height: 5000px'></div>"
         )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        missing = "no chromium or google-chrome on this machine"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    options = ["--no-sandbox", "--disable-dev-shm-usage"]  # containers have no user namespaces and a small /dev/shm
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=options)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +142,58 @@ def test_conversations_are_kept_edited_asked_again_and_exported(page, engines):
     assert page.locator("#conversations li").count() == 0
 
 
+def test_the_model_is_picked_above_the_conversation_and_named_under_its_answers(page, engines, site):
+    engines[0].text, engines[1].text = "hm</think>one", "hm</think>two"
+    picker = page.get_by_label("Model", exact=True).first
+    assert picker.locator("option").all_text_contents() == ["before", "after"]
+    box, conversation = picker.bounding_box(), page.locator("#main").bounding_box()
+    assert box["y"] + box["height"] <= conversation["y"] + 1
+    ask(page, "first")
+    finished(page)
+    picker.select_option("after")
+    ask(page, "second")
+    finished(page, 2)
+    facts = page.locator(".facts").all_text_contents()
+    assert facts[0].startswith("before, ") and facts[1].startswith("after, ")
+    page.reload()
+    page.wait_for_selector("html[data-ready]", state="attached")
+    assert page.locator("#model").input_value() == "after"
+    assert page.locator(".facts").first.text_content().startswith("before, ")
+    page.click("#settings-button")
+    page.wait_for_function("document.querySelector('#settings select').value === 'after'")
+
+
+def test_a_chosen_model_that_is_no_longer_served_gives_way(page, engines):
+    page.evaluate("localStorage.setItem('openqwq.settings', JSON.stringify({model: 'gone', top_k: '7'}))")
+    page.reload()
+    page.wait_for_selector("html[data-ready]", state="attached")
+    engines[0].text = "hm</think>one"
+    ask(page, "anyone?")
+    finished(page)
+    assert page.locator(".facts").text_content().startswith("before, ")
+    assert engines[0].requests[-1][1].top_k == 7
+
+
+def test_a_question_is_edited_with_the_keys_of_the_composer(page, engines):
+    engines[0].text = "hm</think>one"
+    ask(page, "question")
+    finished(page)
+    page.click(".turn.user >> text=Edit")
+    field = page.locator(".turn.user textarea")
+    assert "Enter asks again" in page.locator(".turn.user .keys").text_content()
+    field.press("Escape")
+    assert page.locator(".turn.user .body").text_content() == "question"
+    page.click(".turn.user >> text=Edit")
+    field.fill("first line")
+    field.press("End")
+    field.press("Shift+Enter")
+    field.type("second")
+    engines[0].text = "hm</think>two"
+    field.press("Enter")
+    page.wait_for_selector(".answer:has-text('two')")
+    assert page.locator(".turn.user .body").text_content() == "first line\nsecond"
+
+
 def test_stop_ends_the_answer_on_the_server(page, engines):
     engines[0].text, engines[0].pause_s = "word " * 300, 0.05
     try:
@@ -227,6 +263,7 @@ def test_two_checkpoints_answer_the_same_problem_and_are_judged(page, engines):
 
 
 def test_the_run_view_says_what_is_missing_and_then_shows_the_report(page, site):
+    page.route("**/run/report", lambda route: (page.locator("text=Making the report").wait_for(), route.continue_()))
     page.click("#views >> text=Run")
     frame = page.frame_locator("#run iframe")
     frame.locator("text=nothing was evaluated yet").wait_for()
@@ -327,6 +364,8 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(page, engines):
     finished(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 380
     assert page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('#views'))") <= 0
+    box = page.locator("#prompt")
+    assert box.evaluate("e => e.scrollHeight") <= box.evaluate("e => e.clientHeight")  # the placeholder fits
     assert not page.locator("#new-chat").is_visible()
     page.click("#drawer-button")
     assert page.locator("#new-chat").is_visible()

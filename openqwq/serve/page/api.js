@@ -48,14 +48,15 @@ export async function* streamChat(body, signal) {
 
 /**
  * Read a completion to its end and report after every chunk.
- * state: {id, thinking, content, calls, finish, usage, warnings, thinkingSeconds, seconds}
+ * state: {id, model, thinking, content, calls, finish, usage, warnings, thinkingSeconds, seconds}
  */
 export async function readChat(body, signal, report) {
   const begin = performance.now();
   const since = () => (performance.now() - begin) / 1000;
-  const state = { id: "", thinking: "", content: "", calls: [], finish: "", usage: null, warnings: [], seconds: 0 };
+  const state = { id: "", model: "", thinking: "", content: "", calls: [], finish: "", usage: null, warnings: [], seconds: 0 };
   for await (const chunk of streamChat(body, signal)) {
     state.id = chunk.id;
+    state.model = chunk.model;
     state.usage = chunk.usage ?? state.usage;
     state.warnings = chunk.warnings ?? state.warnings;
     for (const { delta, finish_reason } of chunk.choices) {

@@ -1,6 +1,6 @@
 // The chat: conversations in this browser, answers as they stream.
 import { getJson, readChat } from "./api.js";
-import { announce, count, download, find, make, remember, remembered, seconds } from "./dom.js";
+import { announce, count, download, find, make, remember, remembered, seconds, sends } from "./dom.js";
 import { requestFields, systemPrompt } from "./settings.js";
 import { AnswerView, questionElement } from "./turns.js";
 
@@ -17,7 +17,7 @@ export function start(offered) {
   closesThinking = offered.close_thinking;
   find("#composer").addEventListener("submit", (event) => { event.preventDefault(); send(); });
   prompt.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
+    if (sends(event)) { event.preventDefault(); send(); }
   });
   prompt.addEventListener("input", fitPrompt);
   document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !find("#settings").open) stop(); });
@@ -47,7 +47,7 @@ function asMarkdown(conversation) {
     if (m.role === "user") return `## Question\n\n${m.content}`;
     const thought = m.thinking ? `<details><summary>Thought for ${seconds(m.thinkingSeconds ?? 0)}</summary>\n\n${m.thinking}\n\n</details>\n\n` : "";
     const calls = (m.calls ?? []).map((c, i) => `\n\n- call ${c.name}(${c.arguments})${m.results ? ` = ${m.results[i]}` : ""}`).join("");
-    return `## Answer\n\n${thought}${m.content}${calls}`;
+    return `## Answer${m.model ? ` (${m.model})` : ""}\n\n${thought}${m.content}${calls}`;
   });
   return `# ${conversation?.title ?? "Conversation"}\n\n${turns.join("\n\n")}\n`;
 }
@@ -141,9 +141,7 @@ async function ask(messages) {
   main.lastChild.replaceWith(view.element);
   const mine = { controller: new AbortController(), message };
   setRunning(mine, view);
-  let frame = 0;
   const draw = () => {
-    frame = 0;
     const atEnd = main.scrollTop + main.clientHeight >= main.scrollHeight - 60;
     view.show(message, running === mine);
     find("#close-thinking")?.toggleAttribute("hidden", Boolean(message.content));
@@ -152,7 +150,7 @@ async function ask(messages) {
   const report = (state) => {
     Object.assign(message, state);
     mine.id = state.id;
-    frame ||= requestAnimationFrame(draw);
+    view.soon(draw);
   };
   try {
     await readChat({ ...requestFields(), messages: requestMessages(messages) }, mine.controller.signal, report);
@@ -161,7 +159,7 @@ async function ask(messages) {
     if (error.name === "AbortError") message.finish = "stopped";
     else { message.error = error.message; announce(`Error: ${error.message}`); }
   }
-  cancelAnimationFrame(frame);
+  view.settle();
   if (running === mine) setRunning(null, view);
   keep();
   if (current === conversation && main.contains(view.element)) {

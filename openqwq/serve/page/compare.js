@@ -64,7 +64,12 @@ function side(name) {
     verdict.className = "verdict";
     view.details.open = true;
     try {
-      const state = await readChat({ model: name, ...fields }, signal, (grown) => view.show(Object.assign(message, grown), true));
+      const state = await readChat({ model: name, ...fields }, signal, (grown) => {
+        Object.assign(message, grown);
+        view.soon(() => view.show(message, true));
+      });
+      view.settle();
+      view.show(message, true);
       facts.textContent = `${count(state.usage.completion_tokens, "token")}, ${seconds(state.seconds)}`;
       if (!asked) return;
       const judged = await getJson("experiment/judge", { id: asked.id, family: asked.family, model: name, completion_id: state.id, finish_reason: state.finish }, signal);

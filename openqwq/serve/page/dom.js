@@ -33,6 +33,9 @@ export function remember(key, value) {
   }
 }
 
+/** Whether a key in a message's box sends it; Shift-Enter breaks the line. */
+export const sends = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing;
+
 export const seconds = (value) => (value < 10 ? value.toFixed(1) : Math.round(value)) + " s";
 export const count = (value, word) => `${value.toLocaleString("en")} ${word}${value === 1 ? "" : "s"}`;
 

@@ -1,120 +1,206 @@
 // Markdown to elements: headings, lists, tables, quotes, code, emphasis, links, TeX. Nothing is ever read as HTML.
+// Any text takes time in proportion to its length: no pattern here can go back and forth, and nesting has bounds.
+import { codeElement } from "./code.js";
 import { make } from "./dom.js";
+import { inline } from "./inline.js";
 import { mathElement } from "./math.js";
 
-const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([\w+-]*)[^`]*$/;
-const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
-const KEYWORDS = new Set(("and as async await break case class const continue def del do elif else enum except export extends " +
-  "finally fn for from function if impl import in interface is lambda let match new None not null or pass raise return " +
-  "self static struct switch this throw True False true false try type use var void while with yield").split(" "));
-const TOKENS = /("""[\s\S]*?"""|'''[\s\S]*?'''|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)|(\/\/[^\n]*|#[^\n]*|\/\*[\s\S]*?\*\/)|\b(\d[\w.]*)\b|\b([A-Za-z_]\w*)\b/g;
+const MAX_NESTING = 12; // quotes and lists within each other; deeper ones are shown as text
+const FENCE = /^ {0,3}(`{3,}|~{3,})(.*)$/;
+const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(\S.*|)$/;
+const HEADING = /^(#{1,6})\s+(.*)$/;
+const RULE = /^ {0,3}([-*_])(?:\s*\1){2,}\s*$/;
 
-/** The top-level blocks of a text, as their sources: what stands before the last one no longer changes. */
+/** The marker and language of a line that opens or closes a code block. */
+function fenceOf(line) {
+  const [, marker, rest] = line.match(FENCE) ?? [];
+  if (!marker || (marker[0] === "`" && rest.includes("`"))) return null;
+  return { marker, language: rest.trim().match(/^[\w+-]*/)[0], bare: !rest.trim() };
+}
+
+/** The top-level blocks of a text, each with where it starts: what stands before the last one no longer changes. */
 export function splitBlocks(text) {
   const blocks = [];
   let lines = [];
+  let start = 0;
+  let place = 0;
+  let hasItem = false;
   let fence = "";
   let math = false;
   const close = () => {
-    if (lines.length) blocks.push(lines.join("\n"));
+    if (lines.length) blocks.push({ source: lines.join("\n"), start });
     lines = [];
+    hasItem = math = false;
+  };
+  const keep = (line) => {
+    if (!lines.length) start = place;
+    lines.push(line);
+    hasItem ||= ITEM.test(line);
   };
   for (const line of text.split("\n")) {
-    const marker = line.match(FENCE)?.[1];
+    const found = fenceOf(line);
+    const blank = !line.trim();
     if (fence) {
       lines.push(line);
-      if (marker && marker[0] === fence[0] && marker.length >= fence.length && line.trim() === marker) { fence = ""; close(); }
-    } else if (marker) {
+      if (found?.bare && found.marker[0] === fence[0] && found.marker.length >= fence.length) { fence = ""; close(); }
+    } else if (found) {
       close();
-      fence = marker;
-      lines.push(line);
+      fence = found.marker;
+      start = place;
+      lines = [line];
+    } else if (math) {
+      keep(line);
+    } else if (HEADING.test(line)) {
+      close();
+      keep(line);
+      close();
+    } else if (blank && (!hasItem || lines.at(-1).trim() === "")) {
+      close();
     } else {
-      if (!math && !line.trim() && !lines.some((l) => ITEM.test(l))) { close(); continue; }
-      if (!math && !line.trim() && lines.at(-1)?.trim() === "") { close(); continue; }
-      if (!math && lines.length && lines.at(-1).trim() === "" && !ITEM.test(line) && !/^\s{2,}/.test(line)) close();
-      lines.push(line);
-      const marks = line.match(/\$\$/g)?.length ?? 0;
-      if (marks % 2) math = !math;
-      if (/\\\[/.test(line) && !/\\\]/.test(line)) math = true;
-      else if (/\\\]/.test(line)) math = false;
+      if (lines.length && lines.at(-1).trim() === "" && !ITEM.test(line) && !/^\s{2,}/.test(line)) close();
+      keep(line);
     }
+    if (!fence) math = mathGoesOn(line, math);
+    place += line.length + 1;
   }
   close();
   return blocks;
 }
 
-/** Shows a growing text in an element; only blocks that changed are made again. */
+/** Whether a display formula is open behind a line. */
+function mathGoesOn(line, math) {
+  let open = math;
+  if (((line.split("$$").length - 1) % 2) === 1) open = !open;
+  if (line.includes("\\[") && !line.includes("\\]")) return true;
+  return line.includes("\\]") ? false : open;
+}
+
+/** Shows a growing text in an element: what is settled is neither read nor made again. */
 export class MarkdownView {
   constructor(element) {
     this.element = element;
-    this.sources = [];
+    this.clear();
+  }
+
+  clear() {
+    this.element.replaceChildren();
+    this.settled = ""; // the text before the last block
+    this.numSettled = 0; // elements that it became
+    this.last = null; // the last block's source
   }
 
   show(text) {
-    const blocks = splitBlocks(text);
-    let same = 0;
-    while (same < blocks.length && blocks[same] === this.sources[same]) same++;
-    while (this.element.children.length > same) this.element.lastChild.remove();
-    for (const source of blocks.slice(same)) this.element.append(blockElement(source));
-    this.sources = blocks;
+    if (!text.startsWith(this.settled)) this.clear();
+    const blocks = splitBlocks(text.slice(this.settled.length));
+    if (blocks.length === 1 && blocks[0].source === this.last) return;
+    while (this.element.childNodes.length > this.numSettled) this.element.lastChild.remove();
+    blocks.forEach(({ source, start }, i) => {
+      if (i === blocks.length - 1) {
+        this.settled = text.slice(0, this.settled.length + start);
+        this.numSettled = this.element.childNodes.length;
+        this.last = source;
+      }
+      this.element.append(...blockElements(source));
+    });
+    if (!blocks.length) this.last = null;
   }
 }
 
-function blockElement(source) {
+/** The elements of one block; its source as it stands where the browser can make nothing of it. */
+function blockElements(source) {
+  try {
+    return elementsOf(source, 0);
+  } catch {
+    return [make("p", { class: "source" }, source)];
+  }
+}
+
+/** The elements of a block that starts with what its first line says, and goes on with other kinds behind it. */
+function elementsOf(source, depth) {
   const lines = source.split("\n");
-  const fence = lines[0].match(FENCE);
-  if (fence) return codeElement(lines, fence[1], fence[2]);
-  const math = source.trim().match(/^(?:\$\$([\s\S]+?)\$\$|\\\[([\s\S]+?)\\\])$/);
-  if (math) return mathElement((math[1] ?? math[2]).trim(), true);
-  const heading = source.match(/^(#{1,6})\s+(.*?)\s*#*$/);
-  if (heading && lines.length === 1) return make(`h${Math.min(heading[1].length, 4)}`, {}, inline(heading[2]));
-  if (/^ {0,3}([-*_])(\s*\1){2,}\s*$/.test(source)) return make("hr");
-  if (lines.every((line) => line.startsWith(">"))) return quoteElement(lines);
-  if (lines.length > 1 && lines[0].includes("|") && /^\s*\|?\s*:?-+:?\s*(\|\s*:?-*:?\s*)*\|?\s*$/.test(lines[1])) return tableElement(lines);
-  if (ITEM.test(lines[0])) return listElement(lines);
-  const first = lines.findIndex((line, i) => i > 0 && (ITEM.test(line) || /^#{1,6}\s/.test(line)));
-  if (first > 0 || (heading && lines.length > 1)) {
-    const cut = heading || /^#{1,6}\s/.test(lines[0]) ? 1 : first;
-    return make("div", {}, blockElement(lines.slice(0, cut).join("\n")), blockElement(lines.slice(cut).join("\n")));
+  const fence = fenceOf(lines[0]);
+  if (fence) return [codeElement(lines, fence.marker, fence.language)];
+  const formula = displayFormula(source.trim());
+  if (formula !== null) return [mathElement(formula, true)];
+  const found = [];
+  for (let at = 0; at < lines.length;) {
+    const end = partEnd(lines, at);
+    found.push(partElement(lines.slice(at, end), depth));
+    at = end;
   }
-  return make("p", {}, inline(source));
+  return found;
 }
 
-function codeElement(lines, fence, language) {
-  const closed = lines.length > 1 && lines.at(-1).trim().startsWith(fence);
-  const text = lines.slice(1, closed ? -1 : undefined).join("\n");
-  const copy = make("button", { class: "quiet copy", type: "button", click: () => navigator.clipboard?.writeText(text) }, "Copy");
-  return make("pre", { tabindex: 0 }, copy, make("code", language ? { "data-language": language } : {}, highlighted(text)));
-}
-
-function highlighted(text) {
-  const parts = [];
-  let end = 0;
-  for (const match of text.matchAll(TOKENS)) {
-    const [whole, string, comment, number, word] = match;
-    const kind = string ? "s" : comment ? "c" : number ? "n" : KEYWORDS.has(word) ? "k" : "";
-    if (!kind) continue;
-    parts.push(text.slice(end, match.index), make("span", { class: kind }, whole));
-    end = match.index + whole.length;
+function displayFormula(source) {
+  for (const [open, close] of [["$$", "$$"], ["\\[", "\\]"]]) {
+    if (source.length > 4 && source.startsWith(open) && source.indexOf(close, 2) === source.length - 2) return source.slice(2, -2).trim();
   }
-  return [...parts, text.slice(end)];
+  return null;
 }
 
-function quoteElement(lines) {
-  const quote = make("blockquote");
-  for (const source of splitBlocks(lines.map((line) => line.replace(/^> ?/, "")).join("\n"))) quote.append(blockElement(source));
-  return quote;
+const isTable = (lines, at) => at + 1 < lines.length && lines[at].includes("|") && isDivider(lines[at + 1]);
+
+function isDivider(line) {
+  const cells = cellsOf(line);
+  return line.includes("-") && cells.every((cell) => /^:?-*:?$/.test(cell)) && /^:?-/.test(cells[0]);
+}
+
+/** Where the part that begins at a line ends. */
+function partEnd(lines, at) {
+  let end = at + 1;
+  const line = lines[at];
+  if (HEADING.test(line) || RULE.test(line)) return end;
+  if (ITEM.test(line)) return lines.length;
+  if (line.startsWith(">")) while (end < lines.length && lines[end].startsWith(">")) end++;
+  else if (isTable(lines, at)) while (end < lines.length && lines[end].includes("|")) end++;
+  else while (end < lines.length && !lines[end].startsWith(">") && !HEADING.test(lines[end]) && !ITEM.test(lines[end])) end++;
+  return end;
+}
+
+function partElement(lines, depth) {
+  const heading = lines[0].match(HEADING);
+  if (heading) return make(`h${Math.min(heading[1].length, 4)}`, {}, inline(withoutMarks(heading[2])));
+  if (RULE.test(lines[0]) && lines.length === 1) return make("hr");
+  if (isTable(lines, 0)) return tableElement(lines);
+  if (depth < MAX_NESTING && lines[0].startsWith(">")) return quoteElement(lines, depth);
+  if (depth < MAX_NESTING && ITEM.test(lines[0])) return listElement(lines, depth);
+  return make("p", {}, inline(lines.join("\n")));
+}
+
+/** A heading's text without the `#` that may close it. */
+function withoutMarks(text) {
+  let end = text.trimEnd().length;
+  while (text[end - 1] === "#") end--;
+  return text.slice(0, end).trimEnd();
+}
+
+const nested = (source, depth) => splitBlocks(source).flatMap((block) => elementsOf(block.source, depth + 1));
+
+function quoteElement(lines, depth) {
+  return make("blockquote", {}, nested(lines.map((line) => line.replace(/^> ?/, "")).join("\n"), depth));
+}
+
+/** The cells of a table's line; `\|` is a bar in a cell. */
+function cellsOf(line) {
+  const text = line.trim();
+  const cells = [""];
+  for (let i = text.startsWith("|") ? 1 : 0; i < text.length; i++) {
+    if (text[i] === "\\" && text[i + 1] === "|") cells[cells.length - 1] += text[++i];
+    else if (text[i] === "|") cells.push("");
+    else cells[cells.length - 1] += text[i];
+  }
+  if (cells.length > 1 && cells.at(-1) === "") cells.pop();
+  return cells.map((cell) => cell.trim());
 }
 
 function tableElement(lines) {
-  const cells = (line) => line.trim().replace(/^\||(?<!\\)\|$/g, "").split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
-  const sides = cells(lines[1]).map((rule) => (rule.endsWith(":") ? (rule.startsWith(":") ? "center" : "right") : null));
+  const sides = cellsOf(lines[1]).map((rule) => (rule.endsWith(":") ? (rule.startsWith(":") ? "center" : "right") : null));
   const style = (i) => (sides[i] ? { style: `text-align: ${sides[i]}` } : {});
-  const row = (line, tag) => make("tr", {}, cells(line).map((cell, i) => make(tag, style(i), inline(cell))));
+  const row = (line, tag) => make("tr", {}, cellsOf(line).map((cell, i) => make(tag, style(i), inline(cell))));
   return make("table", {}, make("thead", {}, row(lines[0], "th")), make("tbody", {}, lines.slice(2).map((line) => row(line, "td"))));
 }
 
-function listElement(lines) {
+function listElement(lines, depth) {
   const [, indent, bullet] = lines[0].match(ITEM);
   const ordered = /\d/.test(bullet);
   const list = make(ordered ? "ol" : "ul", ordered && parseInt(bullet) !== 1 ? { start: parseInt(bullet) } : {});
@@ -122,10 +208,9 @@ function listElement(lines) {
   const close = () => {
     if (!item.length) return;
     const [head, ...rest] = item;
-    const width = Math.min(...rest.filter((line) => line.trim()).map((line) => line.match(/^\s*/)[0].length), 8);
-    const body = rest.map((line) => line.slice(Number.isFinite(width) ? width : 0)).join("\n");
-    const blocks = splitBlocks(body).map(blockElement);
-    list.append(make("li", {}, inline(head), blocks));
+    const indents = rest.filter((line) => line.trim()).map((line) => line.length - line.trimStart().length);
+    const width = indents.reduce((least, one) => Math.min(least, one), 8);
+    list.append(make("li", {}, inline(head), nested(rest.map((line) => line.slice(indents.length ? width : 0)).join("\n"), depth)));
     item = [];
   };
   for (const line of lines) {
@@ -137,38 +222,4 @@ function listElement(lines) {
   }
   close();
   return list;
-}
-
-const INLINE = new RegExp([
-  /(?<code>(?<ticks>`+)(?<codeText>[^`]|[^`][\s\S]*?[^`])\k<ticks>(?!`))/,
-  /(?<math>\$\$(?<m1>[\s\S]+?)\$\$|\\\[(?<m2>[\s\S]+?)\\\]|\\\((?<m3>[\s\S]+?)\\\)|\$(?<m4>(?![\s$])(?:\\.|[^$\\\n])*?[^\s\\$])\$(?!\d))/,
-  /(?<boxed>\\boxed\{(?:[^{}]|\{[^{}]*\})*\})/,
-  /(?<link>\[(?<label>[^\]\n]+)\]\((?<href>https?:\/\/[^\s)]+)\))/,
-  /(?<strong>\*\*(?=\S)(?<strongText>[\s\S]*?\S)\*\*)/,
-  /(?<em>(?<![\w*])[*_](?=[^\s*_])(?<emText>[^*_\n]*?[^\s*_])[*_](?![\w*]))/,
-  /(?<strike>~~(?<strikeText>\S[^~\n]*?)~~)/,
-  /(?<escape>\\(?<escaped>[\\`*_{}[\]()#+\-.!|$~]))/,
-].map((part) => part.source).join("|"), "g");
-
-/** The parts of a line of text, as texts and elements. */
-export function inline(text) {
-  const parts = [];
-  let end = 0;
-  for (const match of text.matchAll(INLINE)) {
-    parts.push(text.slice(end, match.index));
-    end = match.index + match[0].length;
-    parts.push(inlineElement(match.groups));
-  }
-  return [...parts, text.slice(end)];
-}
-
-function inlineElement(g) {
-  if (g.code) return make("code", {}, g.codeText);
-  if (g.math) return mathElement((g.m1 ?? g.m2 ?? g.m3 ?? g.m4).trim(), g.m1 !== undefined || g.m2 !== undefined);
-  if (g.boxed) return mathElement(g.boxed, false);
-  if (g.link) return make("a", { href: g.href, rel: "noreferrer noopener", target: "_blank" }, inline(g.label));
-  if (g.strong) return make("strong", {}, inline(g.strongText));
-  if (g.em) return make("em", {}, inline(g.emText));
-  if (g.strike) return make("s", {}, inline(g.strikeText));
-  return g.escaped;
 }

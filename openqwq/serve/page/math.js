@@ -8,6 +8,8 @@ const FUNCTIONS = new Set("sin cos tan cot sec csc arcsin arccos arctan sinh cos
 const SPACES = { ",": "0.17em", ":": "0.22em", ";": "0.28em", " ": "0.33em", "!": "-0.17em", quad: "1em", qquad: "2em" };
 const SYNONYMS = { dfrac: "frac", tfrac: "frac", cfrac: "frac", dbinom: "binom" };
 const FONTS = { mathbb: "double-struck", mathbf: "bold", mathcal: "script", mathrm: "normal", boldsymbol: "bold" };
+const MAX_LENGTH = 5_000; // characters; what is longer is no formula
+const MAX_NESTING = 40; // formulas within each other; browsers lay out no thousands
 const table = (text) => new Map(text.split(" ").reduce((rows, word, i, all) => (i % 2 ? rows : [...rows, [word, all[i + 1]]]), []));
 const letters = table(LETTERS);
 const operators = table(OPERATORS);
@@ -25,6 +27,7 @@ const row = (children) => (children.length === 1 ? children[0] : node("mrow", ch
 /** A formula; its source in a code element where it cannot be read. */
 export function mathElement(source, display) {
   try {
+    if (source.length > MAX_LENGTH) throw new Error("too long");
     const reader = new Reader(source);
     const math = node("math", row(reader.list(() => false)));
     if (display) math.setAttribute("display", "block");
@@ -39,6 +42,7 @@ export function mathElement(source, display) {
 
 class Reader {
   constructor(source) {
+    this.depth = 0;
     this.tokens = source.match(/\\[A-Za-z]+\*?|\\[\s\S]|\d+(?:\.\d+)?|\s+|[\s\S]/g) ?? [];
     this.position = 0;
   }
@@ -64,13 +68,14 @@ class Reader {
   scripted() {
     const isBig = big.has(this.next.slice(1)) || ["\\lim", "\\max", "\\min"].includes(this.next);
     let base = this.atom();
-    let below, above;
+    let below;
+    const marks = [];
     while (["^", "_", "'"].includes(this.next)) {
       const mark = this.take();
-      if (mark === "'") above = above ? row([above, node("mo", "′")]) : node("mo", "′");
-      else if (mark === "^") above = above ? row([above, this.atom()]) : this.atom();
-      else below = this.atom();
+      if (mark === "_") below = this.atom();
+      else marks.push(mark === "'" ? node("mo", "′") : this.atom());
     }
+    const above = marks.length ? row(marks) : null;
     const [both, under, over] = isBig ? ["munderover", "munder", "mover"] : ["msubsup", "msub", "msup"];
     if (below && above) base = node(both, base, below, above);
     else if (below) base = node(under, base, below);
@@ -79,6 +84,14 @@ class Reader {
   }
 
   atom() {
+    if (this.depth === MAX_NESTING) throw new Error("nested too deeply");
+    this.depth++;
+    const found = this.oneAtom();
+    this.depth--;
+    return found;
+  }
+
+  oneAtom() {
     const token = this.take();
     if (token === "{") return this.group();
     if (token.startsWith("\\")) return this.command(token.slice(1));

@@ -1,4 +1,4 @@
-// The run's own report, made again from its files while the run goes on.
+// The run's own report, made again while the run goes on, whenever its files have changed.
 import { find, make, remembered } from "./dom.js";
 
 const EVERY_MS = 10_000;
@@ -14,8 +14,9 @@ function goTo(page, { top, open }) {
 }
 
 export async function start() {
-  const frame = make("iframe", { title: "Run report", sandbox: "allow-same-origin" }); // without scripts
-  find("#run").replaceChildren(frame);
+  const frame = make("iframe", { title: "Run report", sandbox: "allow-same-origin", hidden: true }); // without scripts
+  const note = make("p", { class: "note page", role: "status" }, "Making the report…");
+  find("#run").replaceChildren(note, frame);
   let shown = "";
   const key = remembered("settings", {}).key;
   const refresh = async () => {
@@ -25,7 +26,11 @@ export async function start() {
       const html = response?.ok ? text : `<p style="font: 1rem system-ui">${(response ? JSON.parse(text).error.message : text).replace(/[<&]/g, "")}</p>`;
       if (html !== shown) {
         const place = placeOf(frame.contentDocument);
-        frame.addEventListener("load", () => goTo(frame.contentDocument, place), { once: true });
+        frame.addEventListener("load", () => {
+          note.remove();
+          frame.hidden = false;
+          goTo(frame.contentDocument, place);
+        }, { once: true });
         frame.srcdoc = shown = html;
       }
     }

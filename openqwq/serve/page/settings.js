@@ -4,6 +4,7 @@ import { find, make, remember, remembered } from "./dom.js";
 
 const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "seed", "max_completion_tokens", "thinking_budget"];
 const form = find("#settings form");
+const picker = find("#model");
 
 /** The fields that the settings put into a request. */
 export function requestFields() {
@@ -16,9 +17,27 @@ export function requestFields() {
 
 export const systemPrompt = () => remembered("settings", {}).system?.trim() ?? "";
 
-export function start() {
+export async function start() {
   find("#settings-button").addEventListener("click", show);
   form.addEventListener("submit", save);
+  picker.addEventListener("change", () => remember("settings", { ...remembered("settings", {}), model: picker.value }));
+  await offerModels().catch(() => {}); // without a key the server tells no names yet
+}
+
+/** Fill both lists of models; a model that was chosen and is no longer served gives way to the server's own choice. */
+async function offerModels() {
+  const { data } = await getJson("v1/models");
+  const values = remembered("settings", {});
+  const chosen = data.some((model) => model.id === values.model) ? values.model : data[0].id;
+  if (values.model && values.model !== chosen) remember("settings", { ...values, model: chosen });
+  for (const list of [picker, form.model]) {
+    list.replaceChildren(...data.map((model) => make("option", { value: model.id }, model.id)));
+    list.value = chosen;
+  }
+  picker.hidden = data.length === 1;
+  find("#model-name").hidden = data.length !== 1;
+  find("#model-name").textContent = data[0].id;
+  return data.find((model) => model.id === chosen);
 }
 
 async function show() {
@@ -27,10 +46,7 @@ async function show() {
   find("#settings-error").textContent = "";
   find("#settings").showModal();
   try {
-    const { data } = await getJson("v1/models");
-    form.model.replaceChildren(...data.map((model) => make("option", { value: model.id }, model.id)));
-    form.model.value = data.some((model) => model.id === values.model) ? values.model : data[0].id;
-    const model = data.find((one) => one.id === form.model.value);
+    const model = await offerModels();
     for (const name of NUMBERS) if (model.default_sampling[name] !== undefined) form[name].placeholder = model.default_sampling[name];
     form.max_completion_tokens.placeholder = model.max_model_len;
   } catch (error) {
@@ -48,4 +64,5 @@ function save(event) {
     return;
   }
   remember("settings", values);
+  offerModels().catch(() => {}); // a wrong key is told by the next question
 }

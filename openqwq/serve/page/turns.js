@@ -1,6 +1,8 @@
 // One turn of a conversation as elements: thinking folded above the answer, calls, warnings, what can be done with it.
-import { count, make, seconds } from "./dom.js";
+import { count, make, seconds, sends } from "./dom.js";
 import { MarkdownView } from "./markdown.js";
+
+const SHARE = 6; // times a drawing's own time that pass before the next one
 
 /** An assistant's turn that can grow: `show(message, running)`. */
 export class AnswerView {
@@ -16,6 +18,26 @@ export class AnswerView {
     this.tools = make("div", { class: "row tools" }, ...actions, this.facts);
     this.element = make("article", { class: "turn assistant", "aria-label": "Answer" }, this.details, this.answer, this.calls, this.notes, this.tools);
     this.shownCalls = "";
+    this.shownThinking = "";
+    this.waiting = 0; // the timer of the next drawing
+    this.cost = 0; // milliseconds that the last one took
+  }
+
+  /** Have `draw` called soon, and so seldom that drawing takes a small part of the time, however long the text is. */
+  soon(draw) {
+    this.waiting ||= setTimeout(() => requestAnimationFrame(() => {
+      if (!this.waiting) return;
+      this.waiting = 0;
+      const begin = performance.now();
+      draw();
+      this.cost = performance.now() - begin;
+    }), SHARE * this.cost);
+  }
+
+  /** Forget the drawing that was to come. */
+  settle() {
+    clearTimeout(this.waiting);
+    this.waiting = 0;
   }
 
   show(message, running, onResults) {
@@ -26,7 +48,7 @@ export class AnswerView {
       const thinks = running && message.thinkingSeconds === undefined;
       this.summary.textContent = thinks ? `Thinking… ${seconds(time)}` : `Thought for ${seconds(time)}${length}`;
       const atEnd = this.thought.scrollTop + this.thought.clientHeight >= this.thought.scrollHeight - 8;
-      if (this.thought.textContent !== message.thinking) this.thought.textContent = message.thinking;
+      this.showThinking(message.thinking);
       if (atEnd) this.thought.scrollTop = this.thought.scrollHeight;
     }
     this.markdown.show(message.content);
@@ -35,6 +57,12 @@ export class AnswerView {
     this.notes.replaceChildren(...warnings.map((text) => make("p", { class: "warning" }, text)));
     this.tools.hidden = running;
     this.facts.textContent = running ? "" : factsOf(message);
+  }
+
+  showThinking(text) {
+    if (text.startsWith(this.shownThinking)) this.thought.append(text.slice(this.shownThinking.length));
+    else this.thought.textContent = text;
+    this.shownThinking = text;
   }
 
   showCalls(message, running, onResults) {
@@ -51,9 +79,9 @@ export class AnswerView {
 
 const ENDS = { stop: "", tool_calls: "", length: "cut off" };
 
-function factsOf({ usage, seconds: time, finish }) {
+function factsOf({ model, usage, seconds: time, finish }) {
   const tokens = usage && count(usage.completion_tokens, "token");
-  return [tokens, time !== undefined && seconds(time), ENDS[finish] ?? finish].filter(Boolean).join(", ");
+  return [model, tokens, time !== undefined && seconds(time), ENDS[finish] ?? finish].filter(Boolean).join(", ");
 }
 
 function callElement(call, result, open) {
@@ -76,9 +104,16 @@ export function questionElement(message, onEdit) {
   edit.addEventListener("click", () => {
     const field = make("textarea", { rows: 4, "aria-label": "Edit the question" });
     field.value = message.content;
-    const save = make("button", { type: "button", click: () => onEdit(field.value.trim()) }, "Ask again");
-    const cancel = make("button", { type: "button", class: "quiet", click: () => element.replaceChildren(body, tools) }, "Cancel");
-    element.replaceChildren(field, make("div", { class: "row" }, save, cancel));
+    const ask = () => onEdit(field.value.trim());
+    const leave = () => { element.replaceChildren(body, tools); edit.focus(); };
+    const save = make("button", { type: "button", click: ask }, "Ask again");
+    const cancel = make("button", { type: "button", class: "quiet", click: leave }, "Cancel");
+    const hint = make("p", { class: "note keys" }, "Enter asks again, Shift-Enter breaks the line, Escape cancels.");
+    field.addEventListener("keydown", (event) => {
+      if (sends(event)) { event.preventDefault(); ask(); }
+      if (event.key === "Escape") { event.stopPropagation(); leave(); }
+    });
+    element.replaceChildren(field, hint, make("div", { class: "row" }, save, cancel));
     field.focus();
   });
   return element;
