@@ -7,6 +7,7 @@ another run would have given; Student's t). A kind's figure is the mean over its
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from math import comb
@@ -108,10 +109,15 @@ def bootstrap(groups: Sequence[Sequence[Any]], statistic: Callable[[list[list[An
     }
 
 
-def over_seeds(figures: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
+PERCENT, POINTS, COUNT = (0.0, 100.0), (-100.0, 100.0), (0.0, math.inf)
+"""What a score in percent, a change of such scores, and a number of tokens can be."""
+
+
+def over_seeds(figures: Sequence[Mapping[str, float | None]], bounds: tuple[float, float]) -> dict[str, Any]:
     """The mean of the runs' figures with Student's t interval; of a single run: its own interval over problems.
 
     figures: {mean, low, high} of each run. All None where one has no mean. over: what the interval is over.
+    bounds:  what the figure can be. The interval is cut there, which takes nothing from its coverage.
     """
     means = [figure["mean"] for figure in figures]
     values = [value for value in means if value is not None]
@@ -120,14 +126,15 @@ def over_seeds(figures: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
     if len(values) == 1:
         return {**figures[0], "over": "problems", "by_seed": values}
     mean, half = fmean(values), T_95[len(values)] * stdev(values) / len(values) ** 0.5
-    return {"mean": mean, "low": mean - half, "high": mean + half, "over": "seeds", "by_seed": values}
+    low, high = max(bounds[0], mean - half), min(bounds[1], mean + half)
+    return {"mean": mean, "low": low, "high": high, "over": "seeds", "by_seed": values}
 
 
-def mean_of_kinds(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean of several kinds' figures over the same seeds, each kind counted once, with Student's t interval."""
+def mean_of_kinds(figures: Sequence[Mapping[str, Any]], bounds: tuple[float, float]) -> dict[str, Any]:
+    """The mean of several kinds' figures over the same seeds, each kind counted once; the interval as `over_seeds`."""
     by_seed = list(zip(*(figure["by_seed"] for figure in figures), strict=True))
     means = [None if None in own else fmean(own) for own in by_seed]
-    return over_seeds([{"mean": mean, "low": None, "high": None} for mean in means])
+    return over_seeds([{"mean": mean, "low": None, "high": None} for mean in means], bounds)
 
 
 def change(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
@@ -136,7 +143,8 @@ def change(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any
     before, after: the families of each run, in the same order of seeds, on the same problems.
     """
     pairs = zip(before, after, strict=True)
-    return over_seeds([percent(paired_change(scores(b, 1, kind), scores(a, 1, kind)).to_dict()) for b, a in pairs])
+    changes = [percent(paired_change(scores(b, 1, kind), scores(a, 1, kind)).to_dict()) for b, a in pairs]
+    return over_seeds(changes, POINTS)
 
 
 def behaviour_shares(families: Families) -> dict[str, float]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from experiment_figures import (
+    COUNT,
+    PERCENT,
     Families,
     behaviour_shares,
     change,
@@ -95,12 +97,17 @@ def arms(runs: Path, found: Sequence[Entry], ks: Sequence[int], yardstick: tuple
     for recipe, stage in dict.fromkeys((e["recipe"], e["stage"]) for e in entries):
         own = [e for e in entries if (e["recipe"], e["stage"]) == (recipe, stage)]
         kinds = {
-            kind: {name: over_seeds([e["kinds"][kind][name] for e in own]) for name in own[0]["kinds"][kind]}
+            kind: {
+                name: over_seeds(
+                    [e["kinds"][kind][name] for e in own], COUNT if name == "tokens_per_correct" else PERCENT
+                )
+                for name in own[0]["kinds"][kind]
+            }
             for kind in own[0]["kinds"]
         }
         row = {"recipe": recipe, "stage": stage, "is_last": own[0]["is_last"]}
         row |= {"seeds": [e["seed"] for e in own], "kinds": kinds}
-        row["tokens_per_correct"] = over_seeds([e["tokens_per_correct"] for e in own])
+        row["tokens_per_correct"] = over_seeds([e["tokens_per_correct"] for e in own], COUNT)
         for key in ("parameters", "teraflop", "core_minutes"):
             row[key] = sum(e[key] for e in own) / len(own)
         row["behaviours"] = mean_of([e["behaviours"] for e in own if "behaviours" in e])
@@ -179,7 +186,10 @@ def by_family(found: Sequence[Entry]) -> list[Entry]:
             stage: [{family: e["families"][family]} for e in found if e["stage"] == stage and family in e["families"]]
             for stage in stages
         }
-        scored = {s: over_seeds([family_figures(each)[family] for each in families]) for s, families in own.items()}
+        scored = {
+            stage: over_seeds([family_figures(each)[family] for each in families], PERCENT)
+            for stage, families in own.items()
+        }
         seeds = sorted({e["seed"] for e in found})
         row = {"family": family, "seeds": seeds, "stages": scored}
         if len({len(families) for families in own.values()}) == 1:
@@ -201,7 +211,7 @@ def by_budget(found: Sequence[Entry]) -> list[Entry]:
                 "stage": stage,
                 "budget": None if budget == "none" else int(budget),
                 "seeds": [e["seed"] for e in own],
-                "kinds": {kind: over_seeds([k[kind]["pass@1"] for k in kinds]) for kind in kinds[0]},
+                "kinds": {kind: over_seeds([k[kind]["pass@1"] for k in kinds], PERCENT) for kind in kinds[0]},
                 "mean_tokens": sum(sum(each) / len(each) for each in lengths) / len(lengths),
             }
         )

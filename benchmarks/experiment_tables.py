@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiment_figures import mean_of_kinds
+from experiment_figures import PERCENT, POINTS, mean_of_kinds
 
 ARMS = {
     ("ablation-full", "cold_start"): "cold start alone",
@@ -83,7 +83,7 @@ def change_table(report: Report) -> list[str]:
         changes = row.get("against_yardstick", {"seeds": []})
         if changes["seeds"]:
             own = [changes[kind] for kind in KINDS]
-            cells = [figure(each, signed=True) for each in (*own, mean_of_kinds(own))]
+            cells = [figure(each, signed=True) for each in (*own, mean_of_kinds(own, POINTS))]
             rows.append([label, str(len(changes["seeds"])), *cells])
     return table(["arm", "seeds", *KINDS.values(), "mean of the three"], rows)
 
@@ -133,7 +133,7 @@ def size_table(report: Report) -> list[str]:
     rows = []
     for label, row in arm_rows(report):
         own = [row["kinds"][kind]["pass@1"] for kind in KINDS]
-        scores = [figure(each) for each in (*own, mean_of_kinds(own))]
+        scores = [figure(each) for each in (*own, mean_of_kinds(own, PERCENT))]
         costs = [figure(row["tokens_per_correct"], 0), plain(row["teraflop"], 0)]
         rows.append([label, f"{row['parameters']:,.0f}", str(len(row["seeds"])), *scores, *costs, minutes(row)])
     return table(head, rows)

@@ -19,6 +19,8 @@ from typing import Any, Literal, Union
 
 from openqwq.errors import UserError
 
+from .other_names import hint_for_key, hint_for_value
+from .rates import with_learning_rates
 from .recipe import PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage, Stage
 
 STAGE_CLASSES: dict[str, type[Stage]] = {c.kind: c for c in (PretrainStage, SFTStage, RewardModelStage, RLStage)}
@@ -26,7 +28,7 @@ STAGE_CLASSES: dict[str, type[Stage]] = {c.kind: c for c in (PretrainStage, SFTS
 
 def build_recipe(tables: Mapping[str, Any], where: str) -> Recipe:
     """The recipe that the tables spell out. `where` names their file in errors. Raises UserError."""
-    return _build(Recipe, tables, _Place(where))
+    return _build(Recipe, with_learning_rates(tables), _Place(where))
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -76,11 +78,13 @@ def _field_types(cls: type) -> dict[str, Any]:
 def _build(cls: type, table: Any, place: _Place) -> Any:
     """An instance of a dataclass from its table."""
     if not isinstance(table, Mapping):
-        raise UserError(f"{place} is {table!r}, but it must be a table")
+        name = place.table[-1] if place.table else ""
+        raise UserError(f"{place} is {table!r}, but it must be a table", hint=hint_for_value(name, table))
     fields = _field_types(cls)
     for key in table:
         if key not in fields:
-            raise UserError(f"unknown key `{key}` in {place}", hint=suggest(key, fields))
+            hint = hint_for_key(key, table[key]) or suggest(key, fields)
+            raise UserError(f"unknown key `{key}` in {place}", hint=hint)
     values = {key: _convert(value, fields[key], place / key) for key, value in table.items()}
     missing = [f.name for f in dataclasses.fields(cls) if _is_required(f) and f.name not in values]
     if missing:
@@ -104,7 +108,8 @@ def _build_stage(table: Any, place: _Place) -> Stage:
     kind = table.get("kind")
     if kind not in STAGE_CLASSES:
         given = f"`kind` is {kind!r}" if "kind" in table else "`kind` is missing"
-        raise UserError(f"{given} in {place}", hint=f"set it to one of {', '.join(sorted(STAGE_CLASSES))}")
+        hint = hint_for_value("kind", kind) or f"set it to one of {', '.join(sorted(STAGE_CLASSES))}"
+        raise UserError(f"{given} in {place}", hint=hint)
     return _build(STAGE_CLASSES[kind], {key: value for key, value in table.items() if key != "kind"}, place)
 
 
@@ -166,4 +171,5 @@ def _convert_scalar(value: Any, declared: type, place: _Place) -> Any:
 
 def _wrong(value: Any, place: _Place, allowed: str) -> UserError:
     table = _Place(place.file, place.table[:-1])
-    return UserError(f"`{place.table[-1]}` is {value!r} in {table}, but it must be {allowed}")
+    name = place.table[-1]
+    return UserError(f"`{name}` is {value!r} in {table}, but it must be {allowed}", hint=hint_for_value(name, value))

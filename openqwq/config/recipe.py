@@ -83,7 +83,7 @@ class Stage:
 
     kind: ClassVar[str]
     learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW; unnamed, where `model.path` is set: by the kind of stage and the model's size."""
     muon_learning_rate: float = 0.0
     """Peak rate of Muon on the hidden matrices, scheduled as `learning_rate` is; 0: AdamW for all parameters."""
     final_learning_rate: float = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -15,14 +16,20 @@ from openqwq.eval.report.content import duration
 from openqwq.log import logger
 
 SHOWN = {
-    "loss": "loss {:.3f}",
     "reward": "reward {:.3f}",
     "accuracy": "accuracy {:.3f}",
     "completion_tokens_mean": "length {:.1f}",
+    "kl": "kl {:.4f}",
+    "grad_norm": "grad {:.2f}",
     "entropy": "entropy {:.3f}",
     "mismatch_max": "mismatch {:.1e}",
 }
-"""The metrics of a step that people see, in this order, with the same numbers as in `metrics.jsonl`."""
+"""The metrics of a step that people see, in this order, with the same numbers as in `metrics.jsonl`.
+
+Before them comes `loss` where there is no reward: of on-policy RL it is nearly always 0.
+"""
+HEARTBEAT_S = 30.0
+"""Off a terminal a step or an evaluation that takes longer than this says so, again and again."""
 ON_A_BAR = {"reward": "reward {:.2f}", "accuracy": "accuracy {:.2f}", "completion_tokens_mean": "length {:.0f}"}
 """Those that stand beside a bar, which has to fit into a terminal of 80 columns; `loss` where there is no reward."""
 TIMED = ("seconds_generate", "seconds_verify", "seconds_train")
@@ -52,17 +59,51 @@ class Countdown:
         return (time.monotonic() - self._since) / made * (total - done) if made > 0 else None
 
 
+class Heartbeat:
+    """Logs every so many seconds that the same thing still goes on: "rl: step 4 of 100 has taken 60 s so far"."""
+
+    def __init__(self, every_s: float):
+        self._every_s, self._what, self._since = every_s, "", time.monotonic()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, what: str) -> None:
+        """Something else goes on from now on."""
+        self._what, self._since = what, time.monotonic()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._beat, name="openqwq-heartbeat", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Say no more."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _beat(self) -> None:
+        told = self._since
+        while not self._closed.wait(max(0.0, max(self._since, told) + self._every_s - time.monotonic())):
+            now = time.monotonic()
+            if now - max(self._since, told) >= self._every_s:
+                told = now
+                logger.info("%s has taken %.0f s so far", self._what, now - self._since)
+
+
 class LineDisplay:
     """One line a step through the package's log."""
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeat_s: float = HEARTBEAT_S) -> None:
         self._countdown = Countdown()
+        self._heartbeat = Heartbeat(heartbeat_s)
 
     def stage(self, name: str) -> None:
         self._countdown = Countdown()
         logger.info("stage %s", name)
+        self._heartbeat.begin(f"{name}: the first step")
 
     def step(self, row: Mapping[str, Any], done: int, total: int) -> None:
+        what = "the evaluation" if done == total else f"step {done + 1} of {total}"
+        self._heartbeat.begin(f"{row['stage']}: {what}")
         left = self._countdown.left(done, total)
         remaining = "" if left is None else f"  {duration(left)} left"
         logger.info("%s %d/%d  %s%s", row["stage"], done, total, describe_step(row), remaining)
@@ -71,7 +112,7 @@ class LineDisplay:
         logger.info("%s", text)
 
     def close(self) -> None:
-        pass
+        self._heartbeat.close()
 
 
 class BarDisplay:
@@ -128,7 +169,10 @@ def open_display(*, is_shown: bool = True) -> Display:
 
 def describe_step(row: Mapping[str, Any]) -> str:
     """A step's numbers in words, with the seconds of its parts."""
-    parts = [text.format(row[key]) for key, text in SHOWN.items() if isinstance(row.get(key), int | float)]
+    shown = SHOWN if "reward" in row else {"loss": "loss {:.3f}", **SHOWN}
+    parts = [text.format(row[key]) for key, text in shown.items() if isinstance(row.get(key), int | float)]
+    if (groups := row.get("groups_sampled")) and (share := row.get("groups_with_signal")) is not None:
+        parts.append(f"signal {round(share * groups)}/{groups}")
     parts += [f"{name} {value:.3f}" for name, value in row.get("parts", {}).items() if value is not None]
     seconds = [f"{key.removeprefix('seconds_')} {row[key]:.2f}s" for key in TIMED if key in row]
     return "  ".join([*parts, *seconds])

@@ -163,6 +163,8 @@ class Pipeline:
         for name in names[first:]:
             self.clock.start(name)
             self.display.stage(name)
+            size = sum(parameter.numel() for parameter in stages.model.parameters())
+            self.display.note(f"{name}: learning rate {self.recipe.stage[name].learning_rate:g}, {size:,} parameters")
             outcome = stages.run(name, resume=state if state and state.stage == name else None)
             from_first(lambda own=outcome, stage=name: self._finish_stage(stage, stages, own))  # type: ignore[misc]
             self.clock.tick(write=True)

@@ -57,24 +57,27 @@ def test_tokens_per_correct_answer_include_those_of_wrong_ones():
 
 
 def test_intervals_over_seeds_are_students():
-    from experiment_figures import over_seeds
+    from experiment_figures import COUNT, PERCENT, over_seeds
 
     runs = [{"mean": mean, "low": 0.0, "high": 9.0} for mean in (1.0, 2.0, 3.0)]
-    found = over_seeds(runs)
+    found = over_seeds(runs, COUNT)
     assert found["mean"] == 2.0 and found["over"] == "seeds"
     assert found["high"] - found["mean"] == pytest.approx(4.303 / 3**0.5)
-    assert over_seeds(runs[:1]) == {**runs[0], "over": "problems", "by_seed": [1.0]}
-    assert over_seeds([{"mean": None}, runs[0]])["mean"] is None
+    assert over_seeds(runs[:1], COUNT) == {**runs[0], "over": "problems", "by_seed": [1.0]}
+    assert over_seeds([{"mean": None}, runs[0]], COUNT)["mean"] is None
+    high = over_seeds([{"mean": mean} for mean in (70.0, 90.0, 98.0)], PERCENT)
+    assert high["high"] == 100.0 and high["low"] == pytest.approx(86 - 4.303 * 208**0.5 / 3**0.5)
+    assert over_seeds([{"mean": mean} for mean in (0.0, 0.0, 3.0)], PERCENT)["low"] == 0.0
 
 
 def test_the_mean_of_kinds_counts_each_once_and_is_over_seeds():
-    from experiment_figures import mean_of_kinds
+    from experiment_figures import COUNT, mean_of_kinds
 
-    found = mean_of_kinds([{"by_seed": [10.0, 20.0, 30.0]}, {"by_seed": [30.0, 24.0, 18.0]}])
+    found = mean_of_kinds([{"by_seed": [10.0, 20.0, 30.0]}, {"by_seed": [30.0, 24.0, 18.0]}], COUNT)
     assert found["by_seed"] == [20.0, 22.0, 24.0] and found["mean"] == 22.0
     assert found["high"] - found["mean"] == pytest.approx(4.303 * 2 / 3**0.5)
-    assert mean_of_kinds([{"by_seed": [1.0]}, {"by_seed": [3.0]}])["low"] is None
-    assert mean_of_kinds([{"by_seed": [None]}, {"by_seed": [3.0]}])["mean"] is None
+    assert mean_of_kinds([{"by_seed": [1.0]}, {"by_seed": [3.0]}], COUNT)["low"] is None
+    assert mean_of_kinds([{"by_seed": [None]}, {"by_seed": [3.0]}], COUNT)["mean"] is None
 
 
 def make_run(folder):

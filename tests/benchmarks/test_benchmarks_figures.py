@@ -85,6 +85,17 @@ def test_the_readmes_sizes_score_as_measured():
     assert changes["instruction"]["mean"] < 0 < min(changes[kind]["mean"] for kind in ("math", "code"))
 
 
+def test_the_readmes_range_over_seeds_is_as_measured():
+    ranges = []
+    for kind in ("math", "code", "instruction"):
+        means = []
+        for run in (run for run in read_results("tiny")["runs"] if run["arm"] == "tiny"):
+            [last] = [stage for stage in run["results"]["stages"] if stage["name"] == "rl_general"]
+            means.append(100 * fmean(f["strict"]["mean"] for f in last["families"].values() if f["kind"] == kind))
+        ranges.append(f"{min(means):.1f} to {max(means):.1f}")
+    assert f"ranges over seeds from {ranges[0]}, {ranges[1]} and {ranges[2]}" in read_page("README.md")
+
+
 def test_steps_take_as_long_as_measured():
     median = read_results("rl_step")["median"]
     times = {}

@@ -1,6 +1,8 @@
 """Combinations of an RL stage's fields that make no algorithm are refused with the way out."""
 
+import json
 import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from openqwq.config import (
     load_recipe,
 )
 from openqwq.config.algorithm import check_algorithm
+from openqwq.config.build import build_recipe
+from openqwq.config.other_names import ALGORITHMS
 from openqwq.errors import UserError
 
 RECIPE = """
@@ -124,3 +128,73 @@ def test_every_documented_algorithm_is_a_recipe_that_is_accepted(file, monkeypat
 
 def test_the_documentation_lists_the_algorithms():
     assert len(documented_algorithms()) == 13
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ('loss = "dapo"', 'DAPO is `advantage_scale = "std"`'),
+        ('loss = "Dr. GRPO"', '`loss_aggregation = "constant"`'),
+        ('advantage = "reinforce++"', '`advantage_scale = "batch"`'),
+        ("kl = 0.04", "`kl = { weight = 0.04 }`"),
+        ("lora = 16", "`lora = { rank = 16 }`"),
+        ("beta = 0.04", "`kl = { weight = ... }`"),
+        ('algorithm = "gspo"', 'GSPO is `loss = "gspo"`'),
+        ("num_generations = 8", "`samples_per_prompt`"),
+        ("step = 5", "did you mean `steps`?"),
+    ],
+)
+def test_names_from_elsewhere_are_refused_with_the_recipes_own_words(line, hint):
+    table = {"name": "r", "stage": {"rl": {"kind": "rl", **tomllib.loads(line)}}}
+    with pytest.raises(UserError) as error:
+        build_recipe(table, "r.toml")
+    assert hint in error.value.hint
+
+
+def test_an_algorithm_is_no_kind_of_stage():
+    with pytest.raises(UserError) as error:
+        build_recipe({"name": "r", "stage": {"rl": {"kind": "grpo"}}}, "r.toml")
+    assert 'set `kind = "rl"`; GRPO is' in error.value.hint
+
+
+def test_every_hinted_algorithm_is_a_recipe():
+    for hint in ALGORITHMS.values():
+        lines = [text for text in re.findall(r"`([^`]*=[^`]*)`", hint) if "..." not in text]
+        stage = {"kind": "rl", **tomllib.loads("\n".join(lines))}
+        build_recipe({"name": "r", "stage": {"rl": stage}}, "r.toml")
+
+
+CONFIG = {"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True}
+SMOLLM = {**CONFIG, "hidden_size": 576, "num_hidden_layers": 30, "intermediate_size": 1536}
+QWEN_7B = {
+    **CONFIG,
+    "hidden_size": 3584,
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "intermediate_size": 18944,
+}
+TINY = {**CONFIG, "hidden_size": 9, "num_hidden_layers": 2, "intermediate_size": 32}
+
+
+@pytest.mark.parametrize(("config", "sft", "rl"), [(TINY, 1e-3, 1e-3), (SMOLLM, 1e-4, 1e-5), (QWEN_7B, 1e-5, 1e-6)])
+def test_an_unnamed_learning_rate_fits_the_models_size(tmp_path, config, sft, rl):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    stages = {"cold": {"kind": "sft"}, "rl": {"kind": "rl"}, "named": {"kind": "rl", "learning_rate": 0.5}}
+    recipe = build_recipe({"name": "r", "model": {"path": str(tmp_path)}, "stage": stages}, "r.toml")
+    assert [stage.learning_rate for stage in recipe.stage.values()] == [sft, rl, 0.5]
+
+
+def test_adapters_of_a_large_model_learn_at_ten_times_the_rate(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(SMOLLM))
+    stages = {"rl": {"kind": "rl", "lora": {"rank": 8}}}
+    recipe = build_recipe({"name": "r", "model": {"path": str(tmp_path)}, "stage": stages}, "r.toml")
+    assert recipe.stage["rl"].learning_rate == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [("Qwen/Qwen2.5-0.5B", 2e-6), ("a/SmolLM2-135M-Instruct", 1e-5), ("Qwen/QwQ-32B", 1e-6), ("some/model2b7", 1e-6)],
+)
+def test_a_hub_models_size_is_read_from_its_name(name, rate):
+    tables = {"name": "r", "model": {"path": name}, "stage": {"rl": {"kind": "rl"}}}
+    assert build_recipe(tables, "r.toml").stage["rl"].learning_rate == rate

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,10 +12,11 @@ from openqwq.config import ModelConfig, PretrainStage, Recipe, SourceConfig
 from openqwq.errors import UserError
 from openqwq.eval.families import FamilyResult
 from openqwq.eval.intervals import UNKNOWN, Interval
+from openqwq.log import logger
 from openqwq.pipeline.extend import check_change, differing_keys
 from openqwq.pipeline.folder import StageClock, json_value, open_run_folder
 from openqwq.pipeline.machine import physical_cores
-from openqwq.pipeline.progress import BarDisplay, Countdown, describe_step, results_table
+from openqwq.pipeline.progress import BarDisplay, Countdown, LineDisplay, describe_step, results_table
 
 
 def recipe(**changes):
@@ -106,6 +108,28 @@ def test_time_left_is_a_rate_times_the_steps_left(monkeypatch):
 def test_a_step_is_described_by_the_numbers_of_its_row():
     row = {"stage": "rl", "reward": 0.25, "accuracy": None, "mismatch_max": 3e-6, "seconds_train": 1.0}
     assert describe_step(row) == "reward 0.250  mismatch 3.0e-06  train 1.00s"
+
+
+def test_an_rl_step_shows_kl_gradient_and_signal_and_no_loss():
+    row = {"stage": "rl", "loss": 0.0, "reward": 0.25, "kl": 0.0012, "grad_norm": 0.5, "groups_sampled": 16}
+    assert describe_step(row | {"groups_with_signal": 3 / 16}) == "reward 0.250  kl 0.0012  grad 0.50  signal 3/16"
+    assert describe_step({"stage": "sft", "loss": 2.0, "grad_norm": 1.5}) == "loss 2.000  grad 1.50"
+
+
+def test_a_long_step_says_now_and_then_that_it_goes_on(caplog, monkeypatch):
+    caplog.set_level("INFO", logger="openqwq")
+    monkeypatch.setattr(logger, "propagate", True)
+    display = LineDisplay(heartbeat_s=0.05)
+    display.stage("rl")
+    display.step({"stage": "rl", "reward": 0.5}, 3, 9)
+    deadline = time.monotonic() + 20
+    while not any("so far" in line for line in caplog.messages) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    display.close()
+    assert any(line.startswith("rl: step 4 of 9 has taken ") for line in caplog.messages)
+    count = len(caplog.messages)
+    time.sleep(0.2)
+    assert len(caplog.messages) == count
 
 
 def test_the_closing_table_has_a_row_a_family_and_dashes_for_what_is_not_there():
