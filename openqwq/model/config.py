@@ -1,7 +1,7 @@
-"""The shape of a Qwen2 decoder, with Hugging Face's field names, read from and written to config.json.
+"""The shape of a decoder, with Hugging Face's field names, read from and written to config.json.
 
-Public: `DecoderConfig`, `YarnScaling`, `PublishedFormat`. What would change the computation and is not built here
-(sliding windows, other activations, other rope scalings) is refused, never ignored.
+Public: `DecoderConfig`, `PublishedFormat`. What would change the computation and is not built here (sliding windows,
+other activations, other rope scalings) is refused, never ignored; families.py knows what differs between families.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any, Literal
 from openqwq.errors import UserError
 
 from .config_values import check_number, require
-from .rope_settings import FULL, YarnScaling, read_rope
+from .families import FAMILIES, find_family
+from .rope_settings import RopeScaling, YarnScaling, read_rope
 
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZED_HINT = "use a 4-bit AWQ (gemm) or GPTQ folder, or the one with the bfloat16 weights"
@@ -77,9 +78,12 @@ class PublishedFormat:
 class DecoderConfig:
     """Everything that the decoder's shape and arithmetic depend on.
 
+    model_type:  the family, see families.py.
+    head_dim:    channels of a head; None: hidden_size / num_attention_heads.
+    attention_bias, output_bias: whether the projections of q, k and v, and the one behind attention, have biases.
+    qk_norm:     queries and keys are RMS-normalised head by head before they are rotated.
     swish_beta:  b in the gate x * sigmoid(b x); 1 is SiLU and the only value other readers of config.json know.
     torch_dtype: the type that the weights are stored in.
-    head_dim:    derived, hidden_size / num_attention_heads.
     quantization_config: how the weights lie in the folder; never written, for what is saved is not packed.
     sliding_window, max_window_layers, use_sliding_window: kept for the file; a layer that would slide is refused.
     """
@@ -90,10 +94,15 @@ class DecoderConfig:
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int
+    model_type: str = "qwen2"
+    head_dim: int = 0
+    attention_bias: bool = True
+    output_bias: bool = False
+    qk_norm: bool = False
     max_position_embeddings: int = 32768
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
-    rope_scaling: YarnScaling | None = None
+    rope_scaling: RopeScaling | None = None
     tie_word_embeddings: bool = False
     swish_beta: float = 1.0
     initializer_range: float = 0.02
@@ -112,11 +121,15 @@ class DecoderConfig:
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("rms_norm_eps", "rope_theta", "swish_beta", "initializer_range"):
             check_number(name, getattr(self, name), whole=False)
-        for name in ("tie_word_embeddings", "use_sliding_window"):
+        for name in ("tie_word_embeddings", "use_sliding_window", "attention_bias", "output_bias", "qk_norm"):
             require(isinstance(getattr(self, name), bool), name, repr(getattr(self, name)), "true or false")
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
-        require(self.hidden_size % heads == 0, "hidden_size", self.hidden_size, f"a multiple of {heads} heads")
-        require(self.head_dim % 2 == 0, "hidden_size / num_attention_heads", self.head_dim, "even, for rotary pairs")
+        require(self.model_type in FAMILIES, "model_type", repr(self.model_type), f"one of {', '.join(FAMILIES)}")
+        check_number("head_dim", self.head_dim, whole=True)
+        if self.head_dim == 0:
+            require(self.hidden_size % heads == 0, "hidden_size", self.hidden_size, f"a multiple of {heads} heads")
+            object.__setattr__(self, "head_dim", self.hidden_size // heads)
+        require(self.head_dim > 0 and self.head_dim % 2 == 0, "head_dim", self.head_dim, "even, for rotary pairs")
         require(heads % kv_heads == 0, "num_key_value_heads", kv_heads, f"a divisor of {heads} heads")
         require(self.swish_beta > 0, "swish_beta", self.swish_beta, "above 0")
         require(self.rope_theta > 1, "rope_theta", self.rope_theta, "above 1")
@@ -130,18 +143,17 @@ class DecoderConfig:
             )
 
     @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
-
-    @property
     def max_context(self) -> int:
         """Longest position that the rotary embedding is meant for, in tokens; YaRN extends it."""
-        if self.rope_scaling is None:
+        if not isinstance(self.rope_scaling, YarnScaling):
             return self.max_position_embeddings
         extended = int(self.rope_scaling.factor * self.rope_scaling.original_max_position_embeddings)
         return max(self.max_position_embeddings, extended)
 
     def replace(self, **changes: Any) -> DecoderConfig:
+        derived = {"hidden_size", "num_attention_heads"} & set(changes) and "head_dim" not in changes
+        if derived and self.head_dim * self.num_attention_heads == self.hidden_size:
+            changes["head_dim"] = 0  # derived anew
         return replace(self, **changes)
 
     @classmethod
@@ -151,9 +163,10 @@ class DecoderConfig:
         Bookkeeping keys are ignored. Raises UserError for another model type and for whatever would make
         this decoder compute something else than the file means.
         """
-        _refuse_foreign(raw)
+        family = find_family(raw)
         known = {field.name for field in fields(cls)}
         values = {key: value for key, value in raw.items() if key in known and value is not None}
+        values |= family.switches(raw)
         values["rope_theta"], values["rope_scaling"] = read_rope(raw)
         values["torch_dtype"] = str(raw.get("torch_dtype") or raw.get("dtype") or "float32").removeprefix("torch.")
         if raw.get("quantization_config"):
@@ -164,10 +177,7 @@ class DecoderConfig:
         missing = [name for name in _COUNTS if values.get(name) is None]
         if missing:
             raise UserError(f"config.json lacks {', '.join(f'`{name}`' for name in missing)}")
-        config = cls(**values)
-        if raw.get("head_dim") not in (None, config.head_dim):
-            raise UserError(f"`head_dim` is {raw['head_dim']}, but only {config.head_dim} fits hidden size and heads")
-        return config
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """A config.json that transformers 4 and 5, vLLM and llama.cpp's converter open.
@@ -175,13 +185,16 @@ class DecoderConfig:
         `swish_beta` is written only where it is not 1: those readers do not know it.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        family = FAMILIES[self.model_type]
+        for name in _OF_FAMILY:
+            del values[name]
+        values |= family.written({name: getattr(self, name) for name in (*_OF_FAMILY, "num_hidden_layers")})
         values["rope_scaling"] = self.rope_scaling.to_dict() if self.rope_scaling else None
         values["eos_token_id"] = list(self.eos_token_id) if isinstance(self.eos_token_id, tuple) else self.eos_token_id
-        values["max_window_layers"] = self.max_window_layers or self.num_hidden_layers
         del values["quantization_config"]
         if self.swish_beta == 1:
             del values["swish_beta"]
-        values |= {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu"}
+        values |= {"architectures": [family.architecture], "model_type": family.model_type, "hidden_act": "silu"}
         values |= {"attention_dropout": 0.0, "use_cache": True}
         return {key: value for key, value in sorted(values.items()) if value is not None}
 
@@ -197,31 +210,16 @@ _COUNTS = (
 )
 
 
-def _refuse_foreign(raw: Mapping[str, Any]) -> None:
-    if raw.get("model_type") != "qwen2":
-        raise UserError(
-            f"`model_type` is {raw.get('model_type')!r} in config.json, but only 'qwen2' is supported",
-            hint="QwQ-32B and the Qwen2.5 text models are of this type",
-        )
-    if raw.get("hidden_act", "silu") != "silu":
-        raise UserError(f"`hidden_act` is {raw['hidden_act']!r} in config.json, but only 'silu' is supported")
-    if sliding := _other_layers(raw):
-        raise UserError(
-            f"`layer_types` of config.json has {sliding}, but only {FULL!r} layers are supported",
-            hint=f"where the model was trained without a window, set all `layer_types` to {FULL!r}",
-        )
-    if raw.get("attention_dropout"):
-        raise UserError(f"`attention_dropout` is {raw['attention_dropout']} in config.json, but must be 0")
-
-
-def _other_layers(raw: Mapping[str, Any]) -> str:
-    """The layer types that are not full attention; they decide, with or without `use_sliding_window`."""
-    kinds = raw.get("layer_types")
-    if kinds is None:
-        return ""
-    if not isinstance(kinds, list):
-        raise UserError(f"`layer_types` is {kinds!r:.80} in config.json, but must be a list")
-    return ", ".join(sorted({repr(kind) for kind in kinds if kind != FULL}))
+_OF_FAMILY = (
+    "head_dim",
+    "attention_bias",
+    "output_bias",
+    "qk_norm",
+    "use_sliding_window",
+    "sliding_window",
+    "max_window_layers",
+)
+"""Fields that each family writes in its own way."""
 
 
 def _token_ids(name: str, value: Any) -> int | tuple[int, ...] | None:

@@ -1,4 +1,4 @@
-"""The Qwen2 decoder: one definition for training, plain forward, prefill and cached decoding.
+"""The decoder of all families: one definition for training, plain forward, prefill and cached decoding.
 
 Every layer works on a flat row of tokens [N, C]; an attention context (attention.py) says where the documents
 are and where keys and values live. Parameters have Hugging Face's names, so that loading is a copy.
@@ -53,22 +53,25 @@ class RMSNorm(HasOps, nn.Module):
 
 
 class Attention(HasOps, nn.Module):
-    """Grouped-query attention with biases on q, k and v only."""
+    """Grouped-query attention (arXiv:2305.13245); biases, and norms of queries and keys, as the config says."""
 
     def __init__(self, config: DecoderConfig, layer: int):
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
-        kv_size = config.num_key_value_heads * config.head_dim
-        self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=True)
-        self.k_proj = Linear(config.hidden_size, kv_size, bias=True)
-        self.v_proj = Linear(config.hidden_size, kv_size, bias=True)
-        self.o_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
+        q_size, kv_size = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        self.q_proj = Linear(config.hidden_size, q_size, bias=config.attention_bias)
+        self.k_proj = Linear(config.hidden_size, kv_size, bias=config.attention_bias)
+        self.v_proj = Linear(config.hidden_size, kv_size, bias=config.attention_bias)
+        self.o_proj = Linear(q_size, config.hidden_size, bias=config.output_bias)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], context: AttentionContext) -> Tensor:
         heads = (-1, self.head_dim)
-        q = self.ops.rotate(self.q_proj(x).unflatten(-1, heads), *rotary)  # [N, H, D]
-        k = self.ops.rotate(self.k_proj(x).unflatten(-1, heads), *rotary)  # [N, K, D]
-        v = self.v_proj(x).unflatten(-1, heads)
+        q, k, v = (project(x).unflatten(-1, heads) for project in (self.q_proj, self.k_proj, self.v_proj))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = self.ops.rotate(q, *rotary), self.ops.rotate(k, *rotary)  # [N, H, D], [N, K, D]
         return self.o_proj(context.attend(self.layer, q, k, v))
 
 

@@ -1,4 +1,5 @@
-"""Rotary position embedding (arXiv:2104.09864), rotate-half form, with YaRN (arXiv:2309.00071).
+"""Rotary position embedding (arXiv:2104.09864), rotate-half form, with YaRN (arXiv:2309.00071) and
+Llama 3's scaling.
 
 YaRN is static, as the config says, unless an attention context says which tokens are of documents that need it.
 
@@ -15,16 +16,19 @@ import math
 import torch
 from torch import Tensor
 
-from .config import DecoderConfig, YarnScaling
+from .config import DecoderConfig
+from .rope_settings import Llama3Scaling, YarnScaling
 
 
 def inverse_frequencies(config: DecoderConfig) -> list[float]:
-    """Radians per position of each of the D/2 rotary pairs, YaRN applied."""
+    """Radians per position of each of the D/2 rotary pairs, the config's scaling applied."""
     dim = config.head_dim
     plain = [config.rope_theta ** (-2 * i / dim) for i in range(dim // 2)]
     yarn = config.rope_scaling
     if yarn is None:
         return plain
+    if isinstance(yarn, Llama3Scaling):
+        return [_llama3_frequency(frequency, yarn) for frequency in plain]
     low, high = _ramp_bounds(config, yarn)
     kept = [1 - min(max((i - low) / (high - low), 0.0), 1.0) for i in range(dim // 2)]
     return [keep * f + (1 - keep) * f / yarn.factor for f, keep in zip(plain, kept, strict=True)]
@@ -33,9 +37,21 @@ def inverse_frequencies(config: DecoderConfig) -> list[float]:
 def attention_factor(config: DecoderConfig) -> float:
     """What cos and sin are multiplied by; 1 without YaRN. Attention logits grow by its square."""
     yarn = config.rope_scaling
-    if yarn is None:
+    if not isinstance(yarn, YarnScaling):
         return 1.0
     return 0.1 * math.log(yarn.factor) + 1 if yarn.attention_factor is None else yarn.attention_factor
+
+
+def _llama3_frequency(frequency: float, scaling: Llama3Scaling) -> float:
+    """Kept, divided by the factor, or between, by its wavelength as a share of the trained context."""
+    wavelength = 2 * math.pi / frequency
+    rotations = scaling.original_max_position_embeddings / wavelength
+    if rotations > scaling.high_freq_factor:
+        return frequency
+    if rotations < scaling.low_freq_factor:
+        return frequency / scaling.factor
+    smooth = (rotations - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    return (1 - smooth) * frequency / scaling.factor + smooth * frequency
 
 
 def _ramp_bounds(config: DecoderConfig, yarn: YarnScaling) -> tuple[float, float]:

@@ -4,7 +4,7 @@ transformers 4 writes `rope_theta` and `rope_scaling` (kind under `type` or `rop
 `rope_parameters` that holds the base too and may be nested by layer type. Both blocks may be there, because model
 cards ask for `rope_scaling` in a folder that transformers 5 saved. A setting is read or refused, never left out.
 
-Public: `YarnScaling`, `read_rope`.
+Public: `YarnScaling`, `Llama3Scaling`, `RopeScaling`, `read_rope`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .config_values import check_number, require
 
 DEFAULT_THETA = 10000.0
 YARN_KEYS = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor")
+LLAMA3_KEYS = ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
 BLOCKS = ("rope_scaling", "rope_parameters")
 HINT = 'use {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}'
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -53,11 +54,43 @@ class YarnScaling:
         return {"type": "yarn", "rope_type": "yarn", **block}
 
 
-def read_rope(raw: Mapping[str, Any]) -> tuple[float, YarnScaling | None]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Llama3Scaling:
+    """Llama 3's scaling: long wavelengths are stretched by `factor`, short ones kept, with a ramp between.
+
+    Wavelengths above original / low_freq_factor are stretched, those below original / high_freq_factor kept.
+    """
+
+    factor: float
+    original_max_position_embeddings: int
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+
+    def __post_init__(self) -> None:
+        for key in LLAMA3_KEYS:
+            whole = key == "original_max_position_embeddings"
+            check_number(f"rope_scaling.{key}", getattr(self, key), whole=whole)
+            require(getattr(self, key) > 0, f"rope_scaling.{key}", getattr(self, key), "above 0")
+        require(
+            self.high_freq_factor > self.low_freq_factor,
+            "rope_scaling.high_freq_factor",
+            self.high_freq_factor,
+            "above `low_freq_factor`",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block as transformers and vLLM read it."""
+        return {"rope_type": "llama3", **asdict(self)}
+
+
+RopeScaling = YarnScaling | Llama3Scaling
+
+
+def read_rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     """Rotary base and scaling of a config.json.
 
     Where both blocks are there, the one that scales counts. Raises UserError for two blocks that contradict each
-    other, for a scaling that is not YaRN, and for a block whose kind is not named.
+    other, for a scaling that is neither YaRN nor Llama 3's, and for a block whose kind is not named.
     """
     blocks = {name: _flat(name, raw[name]) for name in BLOCKS if raw.get(name) is not None}
     if raw.get("partial_rotary_factor") not in (None, 1):
@@ -93,7 +126,7 @@ def _flat(name: str, block: Any) -> dict[str, Any]:
     return common | dict(nested[FULL])
 
 
-def _read_block(name: str, block: Mapping[str, Any]) -> tuple[float | None, YarnScaling | None]:
+def _read_block(name: str, block: Mapping[str, Any]) -> tuple[float | None, RopeScaling | None]:
     """A block's own base, if it states one, and its scaling; None for the kind "default"."""
     block = {key: value for key, value in block.items() if value is not None}
     theta = block.pop("rope_theta", None)
@@ -108,9 +141,15 @@ def _read_block(name: str, block: Mapping[str, Any]) -> tuple[float | None, Yarn
         if set(block) & {"factor", *YARN_KEYS}:
             raise UserError(f"`{name}` of config.json has the kind 'default' and yet {', '.join(sorted(block))}")
         return theta, None
+    if all(kind == "llama3" for kind in kinds):
+        if lacking := set(LLAMA3_KEYS) - set(block):
+            raise UserError(f"the llama3 block of config.json lacks `{min(lacking)}`")
+        if unknown := set(block) - set(LLAMA3_KEYS):
+            raise UserError(f"the llama3 block of config.json has the unknown key `{min(unknown)}`")
+        return theta, Llama3Scaling(**block)
     if not all(kind == "yarn" for kind in kinds):
         named = "/".join(sorted({str(kind) for kind in kinds}))
-        raise UserError(f"rope scaling {named!r} is not supported; only 'yarn' is", hint=HINT)
+        raise UserError(f"rope scaling {named!r} is not supported; 'yarn' and 'llama3' are", hint=HINT)
     if block.pop("truncate", True) is not True or set(block) - set(YARN_KEYS):
         raise UserError(f"YaRN with {sorted(set(block) - set(YARN_KEYS)) or 'truncate = false'} is not supported")
     if "original_max_position_embeddings" not in block or "factor" not in block:

@@ -42,7 +42,7 @@ class _Layer(ctypes.Structure):
     """`layer` of decode.c."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("input_norm", "post_norm")),
+        *((name, ctypes.c_void_p) for name in ("input_norm", "post_norm", "q_norm", "k_norm")),
         *((name, ctypes.c_void_p) for name in ("keys", "values")),
         *((name, _Matrix) for name in ("q", "k", "v", "o", "gate", "up", "down")),
     )
@@ -112,7 +112,7 @@ class CpuFusedDecoder:
         layers: Any = model.layers
         head: Any = model.embed_tokens if self._model.lm_head is None else self._model.lm_head
         own = [_linears(layer) for layer in layers]
-        norms = [norm for layer in layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
+        norms = [norm for layer in layers for norm in _norms(layer)]
         linears = [model.embed_tokens, head, *(linear for each in own for linear in each)]
         modules = (*linears, *norms, model.norm)
         pointers: list[Any] = [_pointer(tensor) for module in modules for tensor in _tensors(module)]
@@ -133,7 +133,9 @@ class CpuFusedDecoder:
         modules: Any = model.layers
         layers = []
         for i, (layer, own) in enumerate(zip(modules, linears, strict=True)):
-            norms = (layer.input_layernorm.weight, layer.post_attention_layernorm.weight)
+            attention = layer.self_attn
+            own_norms = (attention.q_norm.weight, attention.k_norm.weight) if attention.q_norm else (None, None)
+            norms = (layer.input_layernorm.weight, layer.post_attention_layernorm.weight, *own_norms)
             layers.append(_Layer(*map(_pointer, (*norms, cache.keys[i], cache.values[i])), *map(_matrix, own)))
         self._layers = (_Layer * len(layers))(*layers)
         self._decoder.layers = ctypes.addressof(self._layers)
@@ -229,6 +231,12 @@ def _linears(layer: Any) -> list[Any]:
     attention, mlp = layer.self_attn, layer.mlp
     inputs = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
     return [*inputs, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+
+
+def _norms(layer: Any) -> list[Any]:
+    attention = layer.self_attn
+    norms = [layer.input_layernorm, layer.post_attention_layernorm, attention.q_norm, attention.k_norm]
+    return [norm for norm in norms if norm is not None]
 
 
 def _tensors(module: Any) -> Iterator[Tensor | None]:

@@ -94,8 +94,9 @@ class CudaFusedDecoder:
     def of(
         cls, model: Decoder, cache: KVCache, *, both_settings: bool = False, max_rows: int = BUCKETS[-1]
     ) -> CudaFusedDecoder | None:
-        """None on other devices."""
-        if model.device.type != "cuda":
+        """None on other devices, and for families without biases on q, k and v or with normalised heads."""
+        config = model.config
+        if model.device.type != "cuda" or config.qk_norm or config.output_bias or not config.attention_bias:
             return None
         return cls(model, cache, both_settings=both_settings, max_rows=max_rows)
 

@@ -1,4 +1,4 @@
-/* One pass of a whole Qwen2 decoder in fp32 for some tokens, each of its own row: embedding to logits in one call.
+/* One pass of a whole decoder in fp32 for some tokens, each of its own row: embedding to logits in one call.
  *
  * Decoding a small model otherwise spends most of its time between operators. Nothing is allocated: all buffers are
  * the caller's. Attention of few tokens and their products with narrow weights are those of native.c, handed in as

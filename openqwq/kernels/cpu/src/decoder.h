@@ -3,6 +3,8 @@
  * Letters: N tokens, C hidden, H heads, K kv heads, D head dim, I intermediate, V vocabulary, M positions.
  */
 #pragma once
+#include <math.h>
+
 #include "exponential.h"
 #include "packed.h"
 
@@ -28,7 +30,7 @@ typedef struct {
 } matrix;
 
 typedef struct {
-    const float *input_norm, *post_norm;
+    const float *input_norm, *post_norm, *q_norm, *k_norm; /* the last two: null where heads are not normalised */
     float *keys, *values;
     matrix q, k, v, o, gate, up, down;
 } layer;
@@ -95,12 +97,28 @@ typedef struct {
     int64_t num_rows, width;
 } batch;
 
+/* Every head over its root mean square, times the weight [D], in place */
+static void norm_heads(const decoder *d, float *x, const float *restrict weight, int heads) {
+    for (int h = 0; h < heads; h++, x += d->dim) {
+        if (d->exact_norm) {
+            d->exact_norm(x, weight, x, d->dim, d->eps);
+            continue;
+        }
+        float sum = 0;
+        for (int i = 0; i < d->dim; i++) sum += x[i] * x[i];
+        const float factor = 1 / sqrtf(sum / d->dim + d->eps);
+        for (int i = 0; i < d->dim; i++) x[i] = x[i] * factor * weight[i];
+    }
+}
+
 /* Keys and queries, if there are some, turned to their positions, keys and values put away; ends with a barrier. */
 static void place(const decoder *d, const layer *l, const batch *b, float *q, float *k, const float *v) {
     const int64_t q_size = (int64_t)d->heads * d->dim, kv_size = (int64_t)d->kv_heads * d->dim;
 #pragma omp for schedule(static)
     for (int64_t n = 0; n < b->num_rows; n++) {
         const int64_t place = (b->scaled && b->scaled[n] ? d->num_positions : 0) + b->positions[n];
+        if (q && l->q_norm) norm_heads(d, q + n * q_size, l->q_norm, d->heads);
+        if (l->k_norm) norm_heads(d, k + n * kv_size, l->k_norm, d->kv_heads);
         if (q) rotate(d, q + n * q_size, d->angles + place * 2 * d->dim, d->heads);
         rotate(d, k + n * kv_size, d->angles + place * 2 * d->dim, d->kv_heads);
         d->store(k, v, l->keys, l->values, b->tables, b->positions, n, b->width,
