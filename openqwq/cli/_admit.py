@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from openqwq.data.curation.admission import Candidate, Decision, admit
 from openqwq.log import write_text_atomic
-from openqwq.types import Problem
+from openqwq.rows import RowError, is_whole_problem, kind_of, text_of, whole_problem
 from openqwq.verifiers import get_verifier
 
-from ._rows import plain_problem, read_rows
+from ._rows import read_rows, row_problem
 
 PROBLEMS_PER_BATCH = 64
 
@@ -55,14 +56,14 @@ def _summarise(decisions: list[Decision]) -> dict[str, Any]:
     }
 
 
-def _read_candidate(number: int, line: bytes) -> Candidate:
-    row = json.loads(line)
+def _read_candidate(number: int, line: bytes, row: dict[str, Any]) -> Candidate:
     reference = row.pop("reference", None)
     if reference is not None and not isinstance(reference, str):
-        raise TypeError("`reference` is not a text")
-    if "problem" in row or "messages" in row:
-        return Candidate(Problem.from_dict(row.get("problem", row)), reference)
-    return Candidate(plain_problem(row, number, row["verifier"]), reference)
+        raise RowError(f"`reference` is {kind_of(reference)}, not a text")
+    if is_whole_problem(row):
+        return Candidate(whole_problem(row), reference)
+    verifier = "" if isinstance(row.get("problem"), Mapping) else text_of(row, "verifier")
+    return Candidate(row_problem(row, number, verifier), reference)
 
 
 def print_admission(summary: dict[str, Any]) -> None:

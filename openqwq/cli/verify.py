@@ -1,13 +1,15 @@
 """Judge a file of completions with a verifier.
 
 FILE.jsonl has one JSON object a line: {"problem": {...}, "completion": "..."} with a whole problem, or
-{"answer": ..., "completion": "..."} with what the verifier needs as `answer`. With --output the verdicts are
-appended as they come, in the input's order, and a run that was stopped goes on where it was.
+{"answer": ..., "completion": "..."} with what the verifier needs as `answer`; further columns reach a function of your
+own, NAME being FILE.py:FUNCTION. With --output the verdicts are appended as they come, in the input's order, and a run
+that was stopped resumes where it was. Exit code 1: nothing was judged; with --strict also: some line was not.
 
 A row has no prompt, so its completion is read as behind QwQ's, which ends in `<think>`: the answer is what follows
 `</think>`. Completions of a model whose chat template opens no thinking need "thinking_opened": false in the row.
 
   openqwq verify math answers.jsonl --output verdicts.jsonl
+  openqwq verify rewards.py:score answers.jsonl
   openqwq verify instructions answers.jsonl --option loose=true --json
 
 With --admit the file holds problems, with a `reference` answer where the problem has none of its own. A problem is
@@ -31,12 +33,13 @@ from typing import Any
 
 from openqwq.errors import UserError
 from openqwq.log import logger, read_jsonl, write_text_atomic
+from openqwq.rows import RowError, kind_of, text_of
 from openqwq.types import Problem, Verdict
 from openqwq.verifiers import Verifier, get_verifier
 
 from ._admit import admit_file, print_admission
 from ._options import add_json_argument, print_json
-from ._rows import plain_problem, read_rows
+from ._rows import read_rows, row_problem
 
 ROWS_PER_BATCH = 256
 """Judged together, then written: enough to keep the workers busy, little to do again after a kill."""
@@ -62,6 +65,7 @@ class Summary:
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     score_sum: float = 0.0
+    reward_sum: float = 0.0
     part_scores: dict[str, list[float]] = field(default_factory=dict)
     skipped: int = 0
     rejects: list[dict[str, Any]] = field(default_factory=list)
@@ -72,12 +76,23 @@ class Summary:
             self.reasons[f"{record['status']}: {record['reason']}"] += 1
         if record["status"] != "unjudged":
             self.score_sum += record["score"]
+            self.reward_sum += record["score"] if record.get("reward") is None else record["reward"]
         for name, part in record["details"].get("parts", {}).items():
             if part["status"] != "unjudged":
                 self.part_scores.setdefault(name, []).append(part["score"])
 
+    @property
+    def judged(self) -> int:
+        """Rows with a verdict other than unjudged."""
+        return self.statuses["correct"] + self.statuses["wrong"]
+
+    def exit_code(self, *, strict: bool) -> int:
+        """1 where nothing was judged, or strictly, where something was not."""
+        missed = bool(self.rejects) or self.statuses["unjudged"] > 0
+        return int(self.judged == 0 or (strict and missed))
+
     def to_dict(self, verifier: Verifier) -> dict[str, Any]:
-        judged = self.statuses["correct"] + self.statuses["wrong"]
+        judged = self.judged
         return {
             "verifier": verifier.name,
             "version": verifier.version,
@@ -86,6 +101,7 @@ class Summary:
             "wrong": self.statuses["wrong"],
             "unjudged": self.statuses["unjudged"],
             "mean_score": self.score_sum / judged if judged else None,
+            "mean_reward": self.reward_sum / judged if judged else None,
             "parts": {name: sum(scores) / len(scores) for name, scores in self.part_scores.items()},
             "reasons": dict(self.reasons.most_common()),
             "skipped": self.skipped,
@@ -94,7 +110,7 @@ class Summary:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("verifier", metavar="NAME", nargs="?", help="math, code, instructions, tool_call, proof, ...")
+    parser.add_argument("verifier", metavar="NAME", nargs="?", help="math, code, ..., or a function: rewards.py:score")
     parser.add_argument("file", metavar="FILE.jsonl", type=Path, nargs="?", help="problems or answers with completions")
     parser.add_argument("--admit", type=Path, metavar="PROBLEMS.jsonl", help="which of these problems to train on")
     parser.add_argument(
@@ -106,6 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--option", action="append", default=[], metavar="K=V", help="an option of the verifier; may be repeated"
     )
+    parser.add_argument("--strict", action="store_true", help="exit code 1 if any line could not be read or judged")
     add_json_argument(parser)
 
 
@@ -114,16 +131,19 @@ def run(args: argparse.Namespace) -> int:
         return _admit(args)
     if not args.verifier or not args.file:
         raise UserError("`openqwq verify` needs NAME and FILE.jsonl, or --admit PROBLEMS.jsonl")
-    verifier = get_verifier(args.verifier, **_options(args.option))
+    options = _options(args.option)
+    verifier = get_verifier(args.verifier, **options)
     summary = Summary()
-    rows = list(read_rows(args.file, partial(_read_row, verifier.name), summary.rejects))
+    rows = list(read_rows(args.file, partial(_read_row, args.verifier, options), summary.rejects))
     done = _read_done(args.output, verifier, rows, summary) if args.output else set()
     _judge([row for row in rows if row.line not in done], verifier, args.output, summary)
     if args.json:
         print_json(summary.to_dict(verifier))
     else:
         _print_summary(summary.to_dict(verifier))
-    return 0
+    if not summary.judged:
+        logger.info("nothing was judged")
+    return summary.exit_code(strict=args.strict)
 
 
 def _admit(args: argparse.Namespace) -> int:
@@ -134,7 +154,7 @@ def _admit(args: argparse.Namespace) -> int:
         print_json(summary)
     else:
         print_admission(summary)
-    return 0
+    return int(not summary["problems"] or (args.strict and bool(summary["rejects"])))
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
@@ -151,15 +171,12 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
-def _read_row(verifier: str, number: int, line: bytes) -> Row:
-    row = json.loads(line)
-    completion = row["completion"]
-    if not isinstance(completion, str):
-        raise TypeError("`completion` is not a text")
-    problem = Problem.from_dict(row["problem"]) if "problem" in row else plain_problem(row, number, verifier)
+def _read_row(verifier: str, options: dict[str, Any], number: int, line: bytes, row: dict[str, Any]) -> Row:
+    completion = text_of(row, "completion")
+    problem = row_problem(row, number, verifier, options)
     if "thinking_opened" in row:
         if not isinstance(row["thinking_opened"], bool):
-            raise TypeError("`thinking_opened` is not true or false")
+            raise RowError(f"`thinking_opened` is not true or false, but {kind_of(row['thinking_opened'])}")
         problem = replace(problem, thinking_opened=row["thinking_opened"])
     return Row(number, hashlib.sha256(line.strip()).hexdigest()[:16], problem, completion)
 
@@ -214,6 +231,7 @@ def _record(row: Row, verdict: Verdict, verifier: Verifier) -> dict[str, Any]:
         "version": verifier.version,
         "status": verdict.status,
         "score": verdict.score,
+        **({} if verdict.reward is None else {"reward": verdict.reward}),
         "reason": verdict.reason,
         "extracted": verdict.extracted,
         "details": dict(verdict.details),
@@ -233,6 +251,8 @@ def _show_progress(done: int, total: int, seconds: float) -> None:
 def _print_summary(summary: dict[str, Any]) -> None:
     mean = "-" if summary["mean_score"] is None else f"{summary['mean_score']:.4f}"
     print(f"{summary['verifier']} (version {summary['version']}): {summary['rows']} rows, mean score {mean}")
+    if summary["mean_reward"] != summary["mean_score"]:
+        print(f"  mean reward {summary['mean_reward']:.4f}")
     for status in ("correct", "wrong", "unjudged"):
         print(f"  {status:<9} {summary[status]}")
     for name, score in summary["parts"].items():

@@ -85,7 +85,7 @@ def test_summary_for_people(file, capsys):
     assert main(["verify", "math", str(file)]) == 0
     out = capsys.readouterr().out
     assert "math (version 2): 4 rows, mean score 0.3333" in out
-    assert "line 4: JSONDecodeError" in out
+    assert "line 4: is no JSON" in out
 
 
 def test_a_row_says_that_its_prompt_opened_no_thinking(tmp_path, capsys):
@@ -96,3 +96,65 @@ def test_a_row_says_that_its_prompt_opened_no_thinking(tmp_path, capsys):
     assert [row["status"] for row in read_jsonl(tmp_path / "out.jsonl")] == ["correct", "wrong", "wrong"]
     assert summary["reasons"] == {"wrong: thinking not closed": 2}
     assert "`thinking_opened` is not true or false" in summary["rejects"][0]["why"]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("[1, 2]", "is a list, not an object"),
+        ('"text"', "is a text, not an object"),
+        ("{", "is no JSON (Expecting property name enclosed in double quotes, column"),
+        ('{"answer": "3"}', "lacks `completion`"),
+        ('{"completion": "3"}', "lacks `answer`"),
+        ('{"answer": "3", "completion": ["3"]}', "`completion` is a list, not a text"),
+        ('{"problem": {"id": "a"}, "completion": "3"}', "lacks `source`"),
+        (
+            '{"answer": "3", "completion": "3", "thinking_opened": "no"}',
+            "`thinking_opened` is not true or false",
+        ),
+    ],
+)
+def test_a_line_that_is_no_row_is_named_in_plain_words(file, capsys, line, why):
+    file.write_text(LINES[0] + "\n" + line + "\n")
+    [reject] = run_json(capsys, "math", file)["rejects"]
+    assert reject["line"] == 2 and reject["why"].startswith(why)
+    assert main(["verify", "math", str(file), "--strict"]) == 1
+    assert main(["verify", "math", str(file)]) == 0
+
+
+def test_a_file_of_utf_16_is_named_as_such(file, capsys):
+    file.write_bytes((LINES[1] + "\n").encode("utf-16"))
+    assert main(["verify", "math", str(file)]) == 1
+    assert "line 1: is not UTF-8 text" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "not json\n", json.dumps({"answer": None, "completion": "x"}) + "\n"])
+def test_exit_code_is_1_where_nothing_was_judged(file, capsys, text):
+    file.write_text(text)
+    assert main(["verify", "math", str(file)]) == 1
+    assert "nothing was judged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["format", "length", "repetition", "language"])
+def test_verifiers_that_look_at_the_text_alone_need_no_answer(file, capsys, name):
+    file.write_text(json.dumps({"completion": "so it is\n</think>\n\nThe answer is here."}) + "\n")
+    assert run_json(capsys, name, file)["rows"] == 1
+
+
+def test_a_function_of_ones_own_judges_a_file_and_sees_its_columns(file, tmp_path, capsys, monkeypatch):
+    (tmp_path / "rewards.py").write_text(
+        "def score(problem, completion, level):\n"
+        "    if level > 9:\n"
+        "        raise ValueError('too hard')\n"
+        "    return {'level': level, 'prompt': float(problem.prompt == 'how?')}\n"
+    )
+    rows = [{"completion": "a", "level": 1, "prompt": "how?"}, {"completion": "a", "level": 10}, {"completion": "a"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    summary = run_json(capsys, "rewards.py:score", file, "--output", tmp_path / "out.jsonl")
+    assert (summary["verifier"], summary["correct"], summary["unjudged"]) == ("rewards.py:score", 1, 2)
+    assert summary["mean_reward"] == 2.0 and summary["parts"] == {"level": 1.0, "prompt": 1.0}
+    assert "unjudged: score raised ValueError: too hard (rewards.py, line 3)" in summary["reasons"]
+    verdicts = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert verdicts[0]["reward"] == 2.0 and "needs `level`" in verdicts[2]["reason"]
+    assert main(["verify", "rewards.py:score", str(file), "--strict"]) == 1

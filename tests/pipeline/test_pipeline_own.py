@@ -98,7 +98,7 @@ FILE, STAGE = 'path = "mine.jsonl"', "[stage.rl]"
         (FILE, f'{FILE}\ndataset = "x"', "does not read it"),
         (FILE, f"{FILE}\nverifier_options = {{ bonus = 1 }}", "unknown option"),
         (FILE, f'{FILE}\nconfig = {{ column = {{ prompt = "q" }} }}', "did you mean `columns`"),
-        (STAGE, f'[stage.sft]\nkind = "sft"\nchains_file = "mine.jsonl"\n{STAGE}', "is no chain"),
+        (STAGE, f'[stage.sft]\nkind = "sft"\nchains_file = "rewards.py"\n{STAGE}', "is no chain"),
         (STAGE, f'[stage.sft]\nkind = "sft"\nchains = {{ mine = 3 }}\n{STAGE}', "no programmatic"),
     ],
 )

@@ -21,12 +21,14 @@ from random import Random
 from typing import Any
 
 from openqwq.errors import UserError
-from openqwq.log import write_text_atomic
+from openqwq.log import logger, write_text_atomic
+from openqwq.rows import RowError, parse_row
 from openqwq.types import Problem, Verdict
 from openqwq.verifiers import Verifier, get_verifier
 
 from ..keys import item_key
 from ..sources.build import ProblemSource
+from .rows import EXAMPLE, read_chain_row
 from .tiny_teachers import brief_thinking, teach
 
 
@@ -85,7 +87,7 @@ def write_chains(file: Path, chains: Iterable[Chain], manifest: Manifest) -> Non
 
 
 def read_chains(file: Path) -> list[Chain]:
-    """The chains of a JSON-lines file. Raises UserError for an unreadable file or line."""
+    """The chains of a JSON-lines file, in any form of `rows.py`. Raises UserError for an unreadable file or line."""
     try:
         lines = file.read_bytes().splitlines()  # texts hold further kinds of line ends, bytes do not
     except OSError as error:
@@ -93,9 +95,11 @@ def read_chains(file: Path) -> list[Chain]:
     chains = []
     for number, line in enumerate(lines, 1):
         try:
-            chains.append(Chain.from_dict(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{file}:{number} is no chain: {error}") from error
+            chains.append(Chain(*read_chain_row(parse_row(line), number)))
+        except RowError as error:
+            raise UserError(error.why_no(f"{file}:{number}", "chain"), hint=f"a row looks like {EXAMPLE}") from error
+    if without := sum(not chain.thinking.strip() for chain in chains):
+        logger.warning("%s: %d of %d chains have no thinking", file, without, len(chains))
     return chains
 
 
