@@ -31,6 +31,7 @@ from .pages import add_page
 from .prompts import chat_prompt, text_prompt
 from .responses import ResponsesBody
 from .schemas import Body, ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from .sizes import MAX_TOKENIZED, refuse_oversized
 from .sse import ClientGone, EventStream, JsonResponse, until_gone
 from .state import Server
 from .surrogates import refuse_half_pairs
@@ -58,7 +59,7 @@ def create_app(server: Server) -> Any:
         redoc_url=None,
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
-        dependencies=[Depends(refuse_half_pairs)],
+        dependencies=[Depends(refuse_oversized), Depends(refuse_half_pairs)],
     )
     app.state.server = server
     _add_errors(app)
@@ -90,6 +91,9 @@ def _add_errors(app: FastAPI) -> None:
         assert isinstance(error, UserError)
         return JsonResponse(error_body(400, error.message), 400)
 
+    async def on_nested(request: Request, error: Exception) -> Response:
+        return JsonResponse(error_body(400, "the body is nested too deeply", code="invalid_value"), 400)
+
     async def on_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=CLIENT_GONE)
 
@@ -100,6 +104,7 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_body)
     app.add_exception_handler(UserError, on_user_error)
+    app.add_exception_handler(RecursionError, on_nested)
     app.add_exception_handler(ClientGone, on_gone)
     app.add_exception_handler(Exception, on_fault)
 
@@ -184,7 +189,7 @@ FORMS: dict[str, tuple[str, type[Body], Form]] = {
 
 async def respond(server: Server, request: Request, body: Any, form: Form) -> Response:
     """The answer, streamed or whole. The runs are aborted when the client leaves before it has all of it."""
-    plans = await asyncio.to_thread(form.plan, server, body)
+    plans = await until_gone(request, asyncio.to_thread(form.plan, server, body))
     runs = [Run(plan, server) for plan in plans]
     streams = False
     try:
@@ -231,12 +236,19 @@ def _add_tokens(app: FastAPI, server: Server) -> None:
         if (body.prompt is None) == (body.messages is None):
             raise wrong("prompt", "give either `prompt` or `messages`")
         if body.messages is not None:
-            prompt = body.add_generation_prompt
             ids, _ = await asyncio.to_thread(
-                chat_prompt, model, body.messages, body.tools or (), add_generation_prompt=prompt
+                chat_prompt,
+                model,
+                body.messages,
+                body.tools or (),
+                add_generation_prompt=body.add_generation_prompt,
+                bounded=False,
             )
         else:
-            ids = await asyncio.to_thread(text_prompt, model, body.prompt or "", "prompt")
+            text = body.prompt or ""
+            if len(text) > MAX_TOKENIZED:
+                raise wrong("prompt", f"has {len(text)} characters, but at most {MAX_TOKENIZED} are tokenised")
+            ids = await asyncio.to_thread(text_prompt, model, text, "prompt", bounded=False)
         answer: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": model.max_model_len}
         if body.return_token_strs:
             answer["token_strs"] = [model.tokenizer.token_bytes(i).decode("utf-8", "replace") for i in ids]
@@ -245,7 +257,7 @@ def _add_tokens(app: FastAPI, server: Server) -> None:
     @app.post("/detokenize")
     async def detokenize(body: DetokenizeBody) -> Response:
         model = server.model(body.model)
-        for position, token_id in enumerate(body.tokens):
-            if token_id >= model.vocab_size:
-                raise wrong(f"tokens[{position}]", f"{token_id} is not a token id")
-        return JsonResponse({"prompt": model.tokenizer.decode(body.tokens)})
+        if max(body.tokens, default=0) >= model.vocab_size:
+            position = next(i for i, token_id in enumerate(body.tokens) if token_id >= model.vocab_size)
+            raise wrong(f"tokens[{position}]", f"{body.tokens[position]} is not a token id")
+        return JsonResponse({"prompt": await asyncio.to_thread(model.tokenizer.decode, body.tokens)})

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ApiError, error_body
 from .metrics import Metrics
+from .sizes import MAX_BRACKETS
 from .sse import JsonResponse
 from .state import ServeSettings
 
@@ -94,13 +95,13 @@ class Guard:
         return ApiError(413, f"the body is larger than {limit} bytes, which is the limit", code="body_too_large")
 
     def _bounded(self, receive: Receive) -> Receive:
-        """The same messages; too many bytes or too slow ones raise."""
-        size = 0
+        """The same messages; too many bytes, too many objects in them or too slow ones raise."""
+        size = brackets = 0
         whole = False
         deadline = asyncio.get_running_loop().time() + self.settings.body_timeout_s
 
         async def bounded() -> Any:
-            nonlocal size, whole
+            nonlocal size, brackets, whole
             if whole:
                 return await receive()
             try:
@@ -109,10 +110,14 @@ class Guard:
             except TimeoutError:
                 seconds = self.settings.body_timeout_s
                 raise ApiError(408, f"the body did not arrive within {seconds:g} seconds", code="timeout") from None
-            size += len(message.get("body", b""))
+            part = message.get("body", b"")
+            size += len(part)
+            brackets += part.count(b"[") + part.count(b"{")
             whole = not message.get("more_body", False)
             if size > self.settings.max_body_bytes:
                 raise self._too_large()
+            if brackets > MAX_BRACKETS:
+                raise ApiError(400, f"the body has more than {MAX_BRACKETS} objects and lists", code="invalid_value")
             return message
 
         return bounded

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openqwq.errors import UserError
-from openqwq.tokenizer import normalize_messages, template_variables, with_style
+from openqwq.tokenizer import Tokenizer, normalize_messages, template_variables, with_style
 from openqwq.tokenizer.put_in import OWN_TAGS
 from openqwq.tokenizer.special_tokens import THINK_END, THINK_START
 
@@ -19,6 +19,9 @@ from .schemas import Message, Tool
 
 # What the model reads before the output of a call that failed; templates know no such mark.
 FAILED = "The call failed."
+# Characters that are tokenised at once while it is not known whether a text fits: about 20 ms.
+PIECE = 2**16
+SLACK = 32
 
 
 def chat_prompt(
@@ -30,12 +33,14 @@ def chat_prompt(
     thinks: bool = True,
     style: str | None = None,
     add_generation_prompt: bool = True,
+    bounded: bool = True,
     param: str = "messages",
 ) -> tuple[list[int], bool]:
     """Token ids of a conversation, and whether they end inside a thinking block.
 
     variables: `chat_template_kwargs`; names that the template does not read are refused.
     style:     of `tokenizer.PROMPT_STYLES`.
+    bounded:   as for `text_prompt`.
     thinks:    False closes the thinking block that the template opens.
     """
     tokenizer = model.tokenizer
@@ -47,11 +52,13 @@ def chat_prompt(
             add_generation_prompt=add_generation_prompt,
             variables=variables,
         )
+    except RecursionError as error:
+        raise wrong(param, "is nested too deeply") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # a conversation of another shape
         raise wrong(param, f"cannot be read: {error}") from error
     except UserError as error:
         raise wrong(param, error.message) from error
-    ids = text_prompt(model, prompt.text, param, prompt.breaks)
+    ids = text_prompt(model, prompt.text, param, prompt.breaks, bounded=bounded)
     opened = add_generation_prompt and tokenizer.opens_thinking(ids)
     if opened and not thinks:
         prompt = prompt.ended(f"\n\n{THINK_END}\n\n")
@@ -70,7 +77,7 @@ def continued_prompt(
     earlier = messages[:-1]
     try:
         [last] = normalize_messages([_plain(messages[-1])])
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise wrong("messages", f"cannot be read: {error}") from error
     if last["role"] != "assistant" or "tool_calls" in last:
         raise wrong("messages", "ends with a turn that cannot be continued: only an assistant's without calls can")
@@ -85,12 +92,49 @@ def continued_prompt(
     return prompt_ids + text_prompt(model, text, "messages", breaks), None if last["content"] else True
 
 
-def text_prompt(model: ServedModel, text: str, param: str, breaks: Sequence[int] = ()) -> list[int]:
-    """Token ids of a text as it stands, whose control tokens count unless they lie across `breaks`."""
+def text_prompt(
+    model: ServedModel, text: str, param: str, breaks: Sequence[int] = (), *, bounded: bool = True
+) -> list[int]:
+    """Token ids of a text as it stands, whose control tokens count unless they lie across `breaks`.
+
+    bounded: Raises ApiError for a text that is longer than the model's context, without tokenising it to its end.
+    """
     try:
+        least = fewest_tokens(model.tokenizer, text, model.max_model_len) if bounded else 0
+        if least > model.max_model_len:
+            raise _too_long(model, f"at least {least}", param)
         return model.tokenizer.encode(text, breaks)
     except UserError as error:
         raise wrong(param, error.message) from error
+
+
+def fewest_tokens(tokenizer: Tokenizer, text: str, most: int) -> int:
+    """A number of tokens that a text has at least: above `most` as soon as it is known to have more.
+
+    0 for a text that is so short that counting is no faster than tokenising. A token next to a cut may be another one
+    than in the whole text, so some are taken off for each.
+    """
+    if len(text) <= max(PIECE, most):
+        return 0
+    count = start = 0
+    while start < len(text) and count <= most:
+        end = start + PIECE
+        if end < len(text):  # where words begin, the tokens are the whole text's
+            end = max(text.rfind(" ", start + PIECE // 2, end), text.rfind("\n", start + PIECE // 2, end), -1)
+            end = start + PIECE if end < 0 else end
+        count += max(len(tokenizer.encode(text[start:end])) - SLACK, 0)
+        start = end
+    return count
+
+
+def _too_long(model: ServedModel, count: int | str, param: str) -> ApiError:
+    return ApiError(
+        400,
+        f"the prompt is too long: it has {count} tokens, but this model's context is "
+        f"{model.max_model_len} tokens, prompt and completion together",
+        param=param,
+        code="context_length_exceeded",
+    )
 
 
 def check_length(model: ServedModel, prompt_ids: Sequence[int], param: str) -> int:
@@ -99,13 +143,7 @@ def check_length(model: ServedModel, prompt_ids: Sequence[int], param: str) -> i
     if not prompt_ids:
         raise wrong(param, "has no tokens, but at least 1 is needed")
     if left < 1:
-        raise ApiError(
-            400,
-            f"the prompt is too long: it has {len(prompt_ids)} tokens, but this model's context is "
-            f"{model.max_model_len} tokens, prompt and completion together",
-            param=param,
-            code="context_length_exceeded",
-        )
+        raise _too_long(model, len(prompt_ids), param)
     return left
 
 

@@ -12,6 +12,7 @@ from openqwq.types import StructuredOutputs
 
 from .errors import unsupported, wrong
 from .schemas import ChatBody, Tool
+from .sizes import check_form
 
 
 def choose_tools(tools: Sequence[Tool], choice: Any) -> list[Tool]:
@@ -47,10 +48,12 @@ def answer_form(body: ChatBody, tools: Sequence[Tool]) -> tuple[StructuredOutput
         raise wrong(second, f"cannot be had together with `{first}`")
     if asked:
         [(name, form)] = asked.items()
-        return form, name
-    if any(tool.function.strict for tool in tools):
-        return StructuredOutputs(tools=tuple(_spec(tool) for tool in tools)), "tools"
-    return None, ""
+    elif any(tool.function.strict for tool in tools):
+        name, form = "tools", StructuredOutputs(tools=tuple(_spec(tool) for tool in tools))
+    else:
+        return None, ""
+    check_form(form, name)
+    return form, name
 
 
 def _forced_call(choice: Any, tools: Sequence[Tool]) -> StructuredOutputs | None:

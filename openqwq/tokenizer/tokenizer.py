@@ -91,14 +91,9 @@ class Tokenizer:
         breaks: places, between two characters, that no control token may span (see `render`).
         Raises UserError for a text that is no Unicode: half a surrogate pair, as JSON's escapes can write it.
         """
-        if breaks and (cuts := self.put_in.spanning(text, breaks)):
-            ends = [0, *cuts, len(text)]
-            pieces = [text[start:end] for start, end in pairwise(ends)]
-            return [token_id for piece in pieces for token_id in self.encode(piece)]
-        try:
-            return self.backend.encode(text, add_special_tokens=False).ids
-        except TypeError as error:
-            raise _no_text([text]) from error
+        cuts = self.put_in.spanning(text, breaks) if breaks else []
+        pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])] if cuts else [text]
+        return [token_id for ids in self.encode_batch(pieces) for token_id in ids]
 
     def encode_plain(self, text: str) -> list[int]:
         """Token ids of a text that others wrote: control tokens spelled in it stay text."""
@@ -111,8 +106,8 @@ class Tokenizer:
         return [self.encode(texts[n], spelled[n]) if n in spelled else own for n, own in enumerate(ids)]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, on all threads."""
-        try:
+        """`encode` of each text, on all threads; Python's other threads run meanwhile."""
+        try:  # the library's `encode` would hold the interpreter's lock
             encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         except TypeError as error:
             raise _no_text(texts) from error
