@@ -32,6 +32,11 @@ def setup_logging(level: int = logging.INFO) -> None:
     logger.propagate = False
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 thread", "2 threads"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def append_jsonl(path: str | Path, row: dict[str, Any]) -> None:
     """Append one JSON line and hand it to the operating system before returning."""
     with open(path, "a", encoding="utf-8") as file:

@@ -101,6 +101,33 @@ def save_weights(
         ) from error
 
 
+def link_model(source: str | Path, folder: str | Path) -> None:
+    """Make `folder` the same model as `source`, in place of any earlier one, without taking the disk twice.
+
+    The files are hard links, or copies where the file system has none. Files of a model are replaced, never written in
+    place, so a later save of one of the two leaves the other as it is. Raises UserError as `save_model` does.
+    """
+    folder = Path(folder)
+    _refuse_foreign_folder(folder)
+    temporary = folder.with_name(f".{folder.name}.new")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for file in sorted(Path(source).iterdir()):
+            try:
+                os.link(file, temporary / file.name)
+            except OSError:
+                shutil.copyfile(file, temporary / file.name)
+        _sync_folder(temporary)
+        _swap(temporary, folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"the model could not be saved to {folder}: {error}",
+            hint="check the space and the rights on the disk, or choose another folder; the earlier one is unchanged",
+        ) from error
+
+
 def plan_shards(sizes: Mapping[str, int], max_shard_bytes: int) -> list[list[str]]:
     """Tensor names a shard, in order, each shard at most `max_shard_bytes` unless one tensor alone is larger."""
     shards: list[list[str]] = []

@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TargetMissed as error:
         print(f"missed: {error}", file=sys.stderr)
         return EXIT_MISSED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("interrupted", *interrupt.args, sep="\n", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # what is still buffered cannot be written; without this the interpreter complains at exit

@@ -15,6 +15,7 @@ from typing import Any
 
 from openqwq.config import Recipe, load_recipe, recipe_to_dict
 from openqwq.errors import UserError
+from openqwq.log import counted
 
 from ._options import add_json_argument, add_recipe_arguments, print_json
 
@@ -65,7 +66,7 @@ def _preflight(recipe: Recipe) -> list[str]:
 def _summary(recipe: Recipe) -> str:
     stages = " -> ".join(f"{name} ({stage.kind})" for name, stage in recipe.stage.items())
     families, targets = len(recipe.eval.families), len(recipe.target)
-    return f"{stages}; {families} {'family' if families == 1 else 'families'} evaluated, {targets} targets"
+    return f"{stages}; {families} {'family' if families == 1 else 'families'} evaluated, {counted(targets, 'target')}"
 
 
 def to_toml(tables: Mapping[str, Any], prefix: str = "") -> str:

@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("`--stage` is only of use with `--rollout-only` or `--replay`", hint="take it out")
 
     from openqwq import pipeline
-    from openqwq.pipeline.progress import results_table
+    from openqwq.pipeline.folder import disk_use
+    from openqwq.pipeline.progress import format_bytes, results_table
 
     with _telling_how_to_resume(args, out):
         outcome = pipeline.run(recipe, out, resume=args.resume, overwrite=args.overwrite)
@@ -76,6 +77,11 @@ def run(args: argparse.Namespace) -> int:
         ("report", "report.html"),
     ):
         print(f"{what + ':':<12}{out / name}")
+    sizes = disk_use(out)
+    resumable = format_bytes(sizes.get("run_state", 0))
+    print(
+        f"{'disk:':<12}{format_bytes(sum(sizes.values()))}, of it {resumable} in run_state/, which only --resume needs"
+    )
     outcome.raise_if_missed()
     return 0
 
@@ -85,14 +91,12 @@ def _telling_how_to_resume(args: argparse.Namespace, out: Path) -> Iterator[None
     """Name the command that goes on, when this one is interrupted."""
     try:
         yield
-    except KeyboardInterrupt:
-        from openqwq.log import logger
-
+    except KeyboardInterrupt as error:
         words = [args.recipe, "--out", str(out), *(part for change in args.overrides for part in ("--set", change))]
         for name in ("rollout_only", "replay", "stage"):
             if value := getattr(args, name):
                 words += [f"--{name.replace('_', '-')}", value]
-        logger.info("continue with: openqwq train %s --resume", shlex.join(words))
+        error.args = (f"continue with: openqwq train {shlex.join(words)} --resume",)
         raise
 
 

@@ -103,7 +103,7 @@ class Stage:
     checkpoint_every: int = 0
     """Steps between resumable checkpoints; 0: only at the stage's end."""
     checkpoint_seconds: float = 60.0
-    """A resumable checkpoint is also written after this many seconds; 0: never by time."""
+    """A resumable checkpoint is also written after this many seconds, at least 20 times what a save takes; 0: never."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     """Where the metrics go beside metrics.jsonl; TensorBoard is left out where it is not installed."""
 

@@ -272,6 +272,18 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
+def disk_use(path: str | Path) -> dict[str, int]:
+    """Bytes of a run by the names in its folder; what several of them share by hard links counts in the first."""
+    seen: set[tuple[int, int]] = set()
+    sizes: dict[str, int] = {}
+    for entry in sorted(Path(path).iterdir()):
+        files = [file for file in (entry, *entry.rglob("*")) if file.is_file() and not file.is_symlink()]
+        found = {(stat.st_dev, stat.st_ino): stat.st_size for stat in (file.stat() for file in files)}
+        sizes[entry.name] = sum(size for inode, size in found.items() if inode not in seen)
+        seen |= found.keys()
+    return sizes
+
+
 def json_value(value: Any) -> Any:
     """The value with what JSON cannot say (NaN, infinity) as null."""
     if isinstance(value, Mapping):

@@ -184,6 +184,14 @@ def describe_results(stage: str, results: Mapping[str, FamilyResult]) -> str:
     return f"{stage} on held-out problems, strict %: {scores}"
 
 
+def format_bytes(size: int) -> str:
+    """ "3.7 MB", in powers of 1000 as disks are sold."""
+    value, units = float(size), ["bytes", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{size} bytes" if units[0] == "bytes" else f"{value:.3g} {units[0]}"
+
+
 def results_table(results: Mapping[str, Mapping[str, FamilyResult]], stages: Sequence[str]) -> str:
     """The closing table in percent: each family's strict score with its interval, and its format-free one, by stage.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from openqwq.checkpoint.huggingface import save_model
+from openqwq.checkpoint.huggingface import link_model, save_model
 from openqwq.checkpoint.run_state import RunState, RunStateStore
 from openqwq.config import PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage
 from openqwq.errors import TargetMissed, UserError
@@ -23,7 +23,7 @@ from openqwq.eval.report import write_report
 from openqwq.eval.targets import TargetResult
 from openqwq.inference import Engine
 from openqwq.kernels import log_choice
-from openqwq.log import append_jsonl
+from openqwq.log import append_jsonl, counted
 from openqwq.model import Decoder, load_model
 from openqwq.train.distributed import after_first, from_first, is_first, ranks, wait_for_all
 from openqwq.train.reward_model import RewardModel
@@ -142,7 +142,7 @@ class Pipeline:
             self.display.close()
 
     def _run(self) -> RunOutcome:
-        self.display.note(f"run folder: {self.folder.path}, {self.threads} threads, seed {self.recipe.seed}")
+        self.display.note(f"run folder: {self.folder.path}, {counted(self.threads, 'thread')}, seed {self.recipe.seed}")
         if is_first() and not self.folder.has_results:
             self.folder.write_results(self.clock.seconds, self.threads)
         state = self.store.load_latest()
@@ -184,7 +184,11 @@ class Pipeline:
 
     def _finish(self, model: Decoder) -> list[TargetResult]:
         """`final/` and the report; whether the targets are met."""
-        save_policy(model, self.folder.final, self.materials)
+        last = self.folder.checkpoints / self.recipe.policy_stages[-1] if self.recipe.policy_stages else None
+        if last is not None and last.is_dir():
+            link_model(last, self.folder.final)
+        else:
+            save_policy(model, self.folder.final, self.materials)
         targets = self.folder.write_results(self.clock.seconds, self.threads)
         write_report(self.folder.path)
         return targets

@@ -34,6 +34,8 @@ from .trackers import Trackers, open_trackers
 AnyStage = TypeVar("AnyStage", bound=Stage)
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
+SAVES_PER_SHARE = 20
+"""Checkpoints by time take at most one part in so many of it: those of large models come less often than asked for."""
 Progress = Callable[[Mapping[str, Any], int, int], None]
 """(metrics row, steps done, steps in all): called after every step."""
 
@@ -77,7 +79,7 @@ class StageRun(Generic[AnyStage, AnyModel]):
         self._stopped = False
         self._changing = False
         self._saved_at: tuple[int, bool] | None = None
-        self._saved_time = time.monotonic()
+        self._saved_time, self._save_seconds = time.monotonic(), 0.0
         self._trackers = Trackers({})
         if ctx.resume:
             self._restore(ctx.resume)
@@ -127,7 +129,8 @@ class StageRun(Generic[AnyStage, AnyModel]):
         self._changing = False
         self.ctx.progress(row, self.step, self.steps)
         every, seconds = self.stage.checkpoint_every, self.stage.checkpoint_seconds
-        overdue = seconds > 0 and time.monotonic() - self._saved_time >= seconds
+        seconds_due = max(seconds, SAVES_PER_SHARE * self._save_seconds)
+        overdue = seconds > 0 and time.monotonic() - self._saved_time >= seconds_due
         if overdue or (every > 0 and self.step % every == 0) or self._is_kept():
             self.save()
 
@@ -152,6 +155,7 @@ class StageRun(Generic[AnyStage, AnyModel]):
         """Write a resumable checkpoint unless this very state was just written; only the first rank does."""
         if self._saved_at == (self.step, self._stopped) or not is_first():
             return
+        began = time.monotonic()
         self.ctx.checkpoints.save(
             RunState(
                 stage=self.ctx.name,
@@ -165,6 +169,7 @@ class StageRun(Generic[AnyStage, AnyModel]):
             describe_model=self.ctx.describe_model,
         )
         self._saved_at, self._saved_time = (self.step, self._stopped), time.monotonic()
+        self._save_seconds = self._saved_time - began
 
     def _own_tensors(self) -> dict[str, Mapping[str, Tensor]]:
         """The optimizer's state, and adapters by themselves, so that the model stays one that other tools open."""

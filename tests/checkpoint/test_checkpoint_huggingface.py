@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from openqwq.checkpoint.huggingface import plan_shards, save_model
+from openqwq.checkpoint.huggingface import link_model, plan_shards, save_model
 from openqwq.errors import UserError
 from openqwq.model import DecoderConfig, YarnScaling, create_model, load_model
 
@@ -326,3 +326,26 @@ def test_other_floats_are_read(tmp_path, dtype):
     model, file = whole(tmp_path)
     save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file)
     assert (load_model(file.parent)(IDS) - model(IDS)).abs().max() < 0.1
+
+
+def test_a_linked_model_takes_the_disk_once_and_outlives_the_other(saved, tmp_path):
+    model, folder = saved
+    link_model(folder, tmp_path / "final")
+    names = sorted(file.name for file in folder.iterdir())
+    assert sorted(file.name for file in (tmp_path / "final").iterdir()) == names
+    assert all((folder / name).samefile(tmp_path / "final" / name) for name in names)
+    before = load_model(tmp_path / "final")
+    with torch.no_grad():
+        model.model.embed_tokens.weight.add_(1.0)
+    save_model(model, folder)
+    assert same_weights(load_model(tmp_path / "final"), before)
+    assert not same_weights(load_model(folder), before)
+
+
+def test_a_linked_model_is_copied_where_there_are_no_links(saved, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    link_model(saved[1], tmp_path / "final")
+    assert same_weights(load_model(saved[1]), load_model(tmp_path / "final"))

@@ -91,6 +91,7 @@ def test_user_errors_are_two_lines_and_exit_2(arguments, stderr, capsys):
         (UserError("a", hint="b"), 2, "error: a\nhint: b\n"),
         (TargetMissed("no lift"), 1, "missed: no lift\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (KeyboardInterrupt("continue with: x"), 130, "interrupted\ncontinue with: x\n"),
     ],
 )
 def test_a_verbs_end_becomes_the_exit_code(raised, code, stderr, capsys, monkeypatch):

@@ -14,9 +14,9 @@ from openqwq.eval.families import FamilyResult
 from openqwq.eval.intervals import UNKNOWN, Interval
 from openqwq.log import logger
 from openqwq.pipeline.extend import check_change, differing_keys
-from openqwq.pipeline.folder import StageClock, json_value, open_run_folder
+from openqwq.pipeline.folder import StageClock, disk_use, json_value, open_run_folder
 from openqwq.pipeline.machine import physical_cores
-from openqwq.pipeline.progress import BarDisplay, Countdown, LineDisplay, describe_step, results_table
+from openqwq.pipeline.progress import BarDisplay, Countdown, LineDisplay, describe_step, format_bytes, results_table
 
 
 def recipe(**changes):
@@ -228,3 +228,21 @@ def test_an_extended_stage_is_evaluated_anew(tmp_path):
     open_run_folder(tmp_path / "run", longer, resume=True).close()
     assert not folder.evaluation_file(name).exists()
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["stage"][name]["tokens"] == 3_000_000
+
+
+def test_what_a_run_takes_of_the_disk_counts_shared_files_once(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "final").mkdir()
+    (tmp_path / "checkpoints" / "a").write_bytes(b"x" * 100)
+    (tmp_path / "final" / "a").hardlink_to(tmp_path / "checkpoints" / "a")
+    (tmp_path / "final" / "b").write_bytes(b"x" * 7)
+    (tmp_path / "metrics.jsonl").write_bytes(b"xx")
+    assert disk_use(tmp_path) == {"checkpoints": 100, "final": 7, "metrics.jsonl": 2}
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (3_700_000, "3.7 MB"), (999_600, "1 MB"), (1_234_000_000, "1.23 GB")],
+)
+def test_bytes_are_said_in_three_digits(size, text):
+    assert format_bytes(size) == text

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openqwq.log import counted
+
 from ..families import ScoredCompletion
 from ..intervals import Interval
 from .charts import curve_chart, stage_chart
@@ -218,7 +220,7 @@ def summary(run: RunFolder) -> str:
     seconds = math.fsum(run.results.get("seconds", {}).values())
     done = len(run.results.get("seconds", {}))
     planned = len(run.recipe.get("stage", {}))
-    stages = f"{done} stages" if done == planned else f"{done} of {planned} stages so far"
+    stages = counted(done, "stage") if done == planned else f"{done} of {counted(planned, 'stage')} so far"
     return f"{stages} {start}, seed {run.results.get('seed', 0)}, {duration(seconds)} with their evaluations."
 
 
