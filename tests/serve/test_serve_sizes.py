@@ -185,7 +185,7 @@ def test_what_is_nested_too_deeply_is_the_clients_mistake(live, name):
 
 def test_client_that_leaves_while_its_request_is_read_is_not_sampled_for(live, engine, monkeypatch, tokenizer):
     began, go_on, encode = threading.Event(), threading.Event(), tokenizer.encode
-    monkeypatch.setattr(tokenizer, "encode", lambda *given: began.set() or (go_on.wait(20) and encode(*given))
+    monkeypatch.setattr(tokenizer, "encode", lambda *given: began.set() or (go_on.wait(20) and encode(*given)))
     num_before = len(engine.requests)
     with httpx.Client(base_url=live.url, timeout=0.5) as impatient, pytest.raises(httpx.ReadTimeout):
         impatient.post(CHAT, json={"messages": user(), "stream": True})
