@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from openqwq.errors import UserError
 from openqwq.model import (
     AttentionWindows,
     Decoder,
@@ -22,6 +23,7 @@ from openqwq.model import (
     fused_decoder,
 )
 from openqwq.model.attention.paged import as_rows
+from openqwq.model.key_offsets import KeyOffsets
 
 from .cache.block_manager import BlockPool
 from .cache.memory import BLOCK_SIZE, fit_blocks, storage_dtype
@@ -80,6 +82,9 @@ class Runner:
                 KVCache(shape, self.num_blocks, BLOCK_SIZE, device=device, dtype=each.dtype, storage_dtype=own)
                 for shape, each, own in zip(shapes, models, kept, strict=True)
             ]
+            for cache, each in zip(caches, models, strict=True):
+                cache.offsets = KeyOffsets.of(each) if cache.rounds else None
+                _check_offsets(cache, kv_cache_dtype, yarn_per_request, attention_windows)
             self.cache = caches[0]
             if speculation is not None and speculation.model is not None:
                 self.draft_model = DraftModel(
@@ -348,3 +353,17 @@ def _decode(
 
 def _wants_prompt_logprobs(chunk: Chunk) -> bool:
     return chunk.sequence.request.params.prompt_logprobs is not None
+
+
+def _check_offsets(
+    cache: KVCache, kv_cache_dtype: str, yarn_per_request: bool, attention_windows: AttentionWindows | None
+) -> None:
+    """Raises UserError for what large key biases, which are turned by position as keys are read, do not go with."""
+    clashes = {"`yarn_per_request`": yarn_per_request, "attention windows": attention_windows is not None}
+    for what, there in clashes.items():
+        if cache.offsets is not None and there:
+            raise UserError(
+                f"`kv_cache_dtype` {kv_cache_dtype!r} is not available with {what}: this model has large key biases, "
+                "which are turned by position as keys are read",
+                hint='leave out one of them: `kv_cache_dtype` "auto" rounds nothing',
+            )

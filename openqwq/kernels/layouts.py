@@ -25,12 +25,18 @@ SLICE = 1 << 12  # outputs that are rounded at a time
 
 
 class CacheLayer(NamedTuple):
-    """Keys and values of one layer of a paged cache: each [blocks, K, P, D], with scales [blocks, K, P] if int8."""
+    """Keys and values of one layer of a paged cache: each [blocks, K, P, D], with scales [blocks, K, P] if int8.
+
+    key_offset: [K, D], which keys are kept without: turned by each one's position, it is added as they are read.
+    angles:     cosine and signed sine, [M, 2, D], of every position that is read; with `key_offset` only.
+    """
 
     keys: Tensor
     values: Tensor
     key_scales: Tensor | None = None
     value_scales: Tensor | None = None
+    key_offset: Tensor | None = None
+    angles: Tensor | None = None
 
 
 def round_groups(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:

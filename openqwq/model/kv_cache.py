@@ -3,8 +3,8 @@
 Letters: L layers, S slots, K kv heads, M max length, D head dim.
 
 A cache may round what it keeps: to bfloat16, or to int8 with one scale for each token and head (the largest magnitude
-over 127). Whoever mixes reads the rounded values, those of the same pass too, so that results do not depend on how a
-sequence was cut into passes.
+over 127). Large key biases are kept out of it (key_offsets.py). Whoever mixes reads the rounded values, those of the
+same pass too, so that results do not depend on how a sequence was cut into passes.
 
 The cache does not know how long a sequence is: whoever runs the sequences does, and hands the positions to the
 attention context. A slot is reused without being cleared.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from openqwq.kernels.layouts import TINY
 
 from .config import DecoderConfig
 
+if TYPE_CHECKING:
+    from .key_offsets import KeyOffsets
+
 SCALE_DTYPE = torch.float32
 
 
@@ -33,6 +37,7 @@ class KVCache:
     dtype:         of the keys and values that come and are read.
     storage_dtype: what they are kept in: `dtype` (None), bfloat16, or int8 with `key_scales` and `value_scales`
                    [S, K, M] a layer.
+    offsets:       the key biases that are kept out, turned by position; set before anything is written. None: none are.
     Zeros at the start: what lies beyond a sequence's length is masked, but must be finite.
     """
 
@@ -53,6 +58,7 @@ class KVCache:
         self._keys, self._values = (_zeros(shape, device, self.storage_dtype) for _ in range(2))
         self.keys, self.values = self._keys.unbind(0), self._values.unbind(0)
         self._stores = [self._keys, self._values]
+        self.offsets: KeyOffsets | None = None
         self.key_scales: Sequence[Tensor | None] = [None] * len(self.keys)
         self.value_scales: Sequence[Tensor | None] = [None] * len(self.keys)
         if self.storage_dtype == torch.int8:
@@ -60,9 +66,11 @@ class KVCache:
             self.key_scales, self.value_scales = (each.unbind(0) for each in scales)
             self._stores += scales
 
-    def layer(self, number: int) -> CacheLayer:
-        """One layer's keys and values, as kernels take them."""
-        return CacheLayer(self.keys[number], self.values[number], self.key_scales[number], self.value_scales[number])
+    def layer(self, number: int, num_positions: int = 0) -> CacheLayer:
+        """One layer's keys and values, as kernels take them, which read tokens at so many positions."""
+        stored = self.keys[number], self.values[number], self.key_scales[number], self.value_scales[number]
+        bias = None if self.offsets is None else self.offsets.biases[number]
+        return CacheLayer(*stored) if bias is None else CacheLayer(*stored, bias, self.offsets.angles(num_positions))  # type: ignore[union-attr]
 
     @property
     def rounds(self) -> bool:
@@ -86,8 +94,13 @@ class KVCache:
         heads = torch.arange(num_kv_heads, device=slots.device)
         return ((slots[:, None] * num_kv_heads + heads) * self.max_length + positions[:, None]).flatten()
 
-    def write(self, layer: int, rows: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store keys and values [N, K, D] of one layer at `row_index`'s rows."""
+    def write(self, layer: int, rows: Tensor, keys: Tensor, values: Tensor, positions: Tensor | None = None) -> None:
+        """Store keys and values [N, K, D] of one layer at `row_index`'s rows; positions [N] in their sequences.
+
+        The positions are needed where key biases are kept out.
+        """
+        if (turned := self.turned(layer, positions)) is not None:
+            keys = keys.float() - turned
         for store, scales, new in (
             (self.keys[layer], self.key_scales[layer], keys),
             (self.values[layer], self.value_scales[layer], values),
@@ -97,6 +110,19 @@ class KVCache:
                 new, scale = round_to_int8(new)
                 scales.view(-1).index_copy_(0, rows, scale)
             store.view(-1, store.shape[-1]).index_copy_(0, rows, new.to(store.dtype))
+
+    def turned(self, layer: int, positions: Tensor | None) -> Tensor | None:
+        """What the keys of a layer at positions [N] are kept without, [N, K, D]; None: nothing."""
+        if self.offsets is None:
+            return None
+        assert positions is not None
+        return self.offsets.turned(layer, positions)
+
+    def keys_as_read(self, layer: int, keys: Tensor, positions: Tensor) -> Tensor:
+        """Keys [N, K, D] of a layer, at positions [N], as they are read after they were written."""
+        if (turned := self.turned(layer, positions)) is None:
+            return self.as_read(keys)
+        return (self.as_read(keys.float() - turned).float() + turned).to(self.dtype)
 
     def as_read(self, x: Tensor) -> Tensor:
         """Keys or values [N, K, D] as they are read after they were written."""

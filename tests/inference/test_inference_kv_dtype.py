@@ -7,7 +7,7 @@ from inference_runs import V, ids, reference_ops, run
 from openqwq.errors import UserError
 from openqwq.inference import Engine, Speculation
 from openqwq.kernels import REFERENCE, choose_ops
-from openqwq.model import KVCache, PagedAttention, PagedChunk, create_model, preset
+from openqwq.model import KVCache, PagedAttention, PagedChunk, YarnScaling, create_model, preset
 from openqwq.model.kv_cache import round_to_int8
 from openqwq.types import Prompt, SamplingParams
 
@@ -154,3 +154,65 @@ def test_what_does_not_go_together_is_refused(model):
             make_engine(half, kv_cache_dtype=kept)
     with pytest.raises(UserError, match="'int8', which rounds"):
         make_engine(create_model(model.config, seed=0), kv_cache_dtype="int8", batch_invariant=True)
+
+
+def biased(norm, **changes):
+    """A model whose key biases have this norm in four channels of each head of two of its three layers."""
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "initializer_range": 0.15}
+    made = create_model(preset("tiny").replace(vocab_size=V, rope_theta=1e6, **shape, **changes), seed=1)
+    with torch.no_grad():
+        for layer in made.model.layers[::2]:
+            heads = layer.self_attn.k_proj.bias.view(-1, made.config.head_dim)
+            heads[:, (5, 6, 7, 15)] = norm / 2 * torch.tensor([1.0, -1.0, 1.0, 1.0])
+            # queries that would see the biases alone are no model's: these channels count little
+            layer.self_attn.q_proj.weight.view(-1, made.config.head_dim, 64)[:, (5, 6, 7, 13, 14, 15)] *= 0.02
+    return made
+
+
+def cache_error(model, dtype, **options):
+    """Mean difference of a prompt's log-probs from an exact cache's, over chunks of some lengths."""
+    errors, greedy = [], FREE.replace(temperature=0.0, prompt_logprobs=0, max_tokens=8)
+    for seed in range(3):
+        exact, rounded = (
+            make_engine(model, kv_cache_dtype=kept, max_num_batched_tokens=23, **options).run([ids(60, seed)], greedy)[
+                0
+            ]
+            for kept in ("auto", dtype)
+        )
+        pairs = zip(exact.prompt_logprobs[1:], rounded.prompt_logprobs[1:], strict=True)
+        errors += [abs(one[token] - two[token]) for one, two in pairs for token in one]
+    return sum(errors) / len(errors)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_large_key_biases_cost_a_rounded_cache_nothing(dtype, by_kernel):
+    """Without taking the biases out, int8's error at this norm is 0.8."""
+    small, large = biased(1.0), biased(600.0)
+    with reference_ops(small, not by_kernel), reference_ops(large, not by_kernel):
+        assert cache_error(large, dtype) < 1.5 * cache_error(small, dtype) + 1e-3
+
+
+def test_biases_that_are_not_large_stay_in_the_cache(model):
+    assert make_engine(model, kv_cache_dtype="int8").runner.cache.offsets is None
+    assert make_engine(biased(600.0)).runner.cache.offsets is None
+    kept_out = make_engine(biased(600.0), kv_cache_dtype="int8").runner.cache.offsets.biases
+    assert [bias is not None for bias in kept_out] == [True, False, True]
+
+
+def test_kernel_and_reference_agree_where_biases_are_kept_out():
+    model = biased(300.0, rope_scaling=YarnScaling(factor=2.0, original_max_position_embeddings=32))
+    requests = [(ids(40 + i, i), FREE.replace(seed=i)) for i in range(3)]
+    results = []
+    for by_kernel in (True, False):
+        with reference_ops(model, not by_kernel):
+            results.append(flat(run(make_engine(model, kv_cache_dtype="int8", max_num_batched_tokens=29), requests)))
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.token_ids == theirs.token_ids and ours.logprobs == pytest.approx(theirs.logprobs, abs=2e-3)
+
+
+def test_what_large_key_biases_do_not_go_with_is_refused():
+    model = biased(600.0, rope_scaling=YarnScaling(factor=2.0, original_max_position_embeddings=32))
+    with pytest.raises(UserError, match="not available with `yarn_per_request`"):
+        make_engine(model, kv_cache_dtype="int8", yarn_per_request=True)
+    make_engine(model, yarn_per_request=True)

@@ -27,7 +27,7 @@ def attend_rows(q: Tensor, k: Tensor, v: Tensor, store: CacheLayer, tables: Tens
     if store.keys.dtype == torch.float32:
         kernels().attend_paged(*pointers(*tensors), *sizes, torch.get_num_threads())
     else:
-        own = pointers(*tensors, store.key_scales, store.value_scales)
+        own = pointers(*tensors, store.key_scales, store.value_scales, store.key_offset, store.angles)
         kernels().attend_rounded(*own, *sizes, torch.get_num_threads())
     return out.flatten(1)
 

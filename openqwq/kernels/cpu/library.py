@@ -32,7 +32,7 @@ _CODES = [_NUMBER] * 2 + [_POINTER] * 4
 _MATRICES = [_POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER]
 _SIGNATURES: dict[str, tuple[type | None, list]] = {
     "attend_paged": (None, [_POINTER] * 8 + [_SIZE] * 2 + [_NUMBER] * 5),
-    "attend_rounded": (None, [_POINTER] * 10 + [_SIZE] * 2 + [_NUMBER] * 5),
+    "attend_rounded": (None, [_POINTER] * 12 + [_SIZE] * 2 + [_NUMBER] * 5),
     "linear_packed": (None, [*_CODES, _POINTER] + [_SIZE] * 3 + [_NUMBER]),
     "widen_packed": (None, [*_CODES] + [_SIZE] * 2 + [_NUMBER]),
     "decode_rows": (None, [_POINTER] * 5 + [_SIZE] * 3 + [_NUMBER]),

@@ -121,7 +121,7 @@ def turn_and_store(
     rotary: cos and signed sin, [M, 1, D] in float32. A row at position -1 stores nothing.
     """
     rows, heads, dim = q.shape
-    keys, values, *scales = store
+    keys, values, *scales = store[:4]
     _turn_and_store_kernel[rows, heads + 2 * keys.shape[1]](
         parts, bias, *rotary, q, keys, values, *(keys if own is None else own for own in scales), tables, positions,
         rows, tables.stride(0),

@@ -61,13 +61,15 @@ class PagedAttention:
                 lengths = torch.tensor([chunk.length for chunk in chunks], device=scaled.device)
                 self.scaled = torch.cat((scaled, own.repeat_interleave(lengths)))
             self._places = cache.row_index(blocks, chunk_positions % cache.max_length)
+            self._chunk_positions = chunk_positions
 
     def _chunk_parts(self, cache: KVCache, chunks: Sequence[PagedChunk]) -> list[Part]:
         return chunk_parts(self._ops, cache, chunks)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self._places is not None:  # before any row reads them
-            self._cache.write(layer, self._places, k[self._num_rows :], v[self._num_rows :])
+            new = k[self._num_rows :], v[self._num_rows :]
+            self._cache.write(layer, self._places, *new, self._chunk_positions)
         if len(self._parts) == 1:
             return self._parts[0].mix(layer, q, k, v)
         outputs, start = [], 0

@@ -26,8 +26,8 @@ def row_part(ops: Ops, cache: KVCache, tables: Tensor, positions: Tensor, longes
     tables: [R, W]; positions: [R]; longest: the largest of them + 1.
     """
     if ops.attends_rows(cache.layer(0), cache.dtype, cache.group_size):
-        return KernelRows(ops, cache, tables, positions)
-    if ops.fused == "triton":
+        return KernelRows(ops, cache, tables, positions, longest)
+    if ops.fused == "triton" and cache.offsets is None:
         from .gpu_parts import TritonRows
 
         return TritonRows(cache, tables, positions)
@@ -39,7 +39,7 @@ def chunk_parts(ops: Ops, cache: KVCache, chunks: Sequence[PagedChunk]) -> list[
     first = [chunk for chunk in chunks if chunk.start == 0]
     if any(chunk.start for chunk in chunks[: len(first)]):
         raise ValueError("chunks from position 0 on must come before the others")
-    by_triton = ops.fused == "triton"
+    by_triton = ops.fused == "triton" and cache.offsets is None
     if by_triton and cache.dtype == torch.float32:
         first = []  # PyTorch's fused kernels are for 16 bits: in float32 it would hold all scores
     parts: list[Part] = [FirstChunks(ops, cache, first)] if first else []
@@ -54,12 +54,13 @@ def chunk_parts(ops: Ops, cache: KVCache, chunks: Sequence[PagedChunk]) -> list[
 class KernelRows(Part):
     """Rows by a kernel: each reads its own blocks, in place."""
 
-    def __init__(self, ops: Ops, cache: KVCache, tables: Tensor, positions: Tensor):
-        self.num_tokens, self._ops = len(positions), ops
+    def __init__(self, ops: Ops, cache: KVCache, tables: Tensor, positions: Tensor, longest: int):
+        self.num_tokens, self._ops, self._longest = len(positions), ops, longest
         self._cache, self._tables, self._positions = cache, tables.contiguous(), positions.contiguous()
 
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self._ops.attend_rows(q, k, v, self._cache.layer(layer), self._tables, self._positions)
+        store = self._cache.layer(layer, self._longest)
+        return self._ops.attend_rows(q, k, v, store, self._tables, self._positions)
 
 
 class GatheredRows(Part):
@@ -76,13 +77,17 @@ class GatheredRows(Part):
         mask = torch.zeros(hidden.shape, dtype=cache.dtype, device=store.device).masked_fill_(hidden, -torch.inf)
         self._mask = mask.repeat_interleave(kv_heads, 0)[:, None]  # [R*K, 1, W*P]
         blocks = tables.gather(1, (positions // size)[:, None])[:, 0]
-        self._places = cache.row_index(blocks, positions % size)
+        self._places, self._positions = cache.row_index(blocks, positions % size), positions
+        self._every = torch.arange(width * size, device=store.device)
         self._mixer = mix_by_products if store.device.type == "cpu" else mix_fused
 
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        self._cache.write(layer, self._places, k, v)
+        self._cache.write(layer, self._places, k, v, self._positions)
         q = q.reshape(-1, q.shape[1] // k.shape[1], q.shape[2])  # [R*K, G, D]
         keys = self._side_by_side(self._cache.keys[layer], self._cache.key_scales[layer])
+        if (turned := self._cache.turned(layer, self._every)) is not None:
+            own = turned.transpose(0, 1).repeat(self.num_tokens, 1, 1)  # [R*K, W*P, D]
+            keys = (keys.float() + own).to(keys.dtype)
         values = self._side_by_side(self._cache.values[layer], self._cache.value_scales[layer])
         return self._mixer(q, keys, values, self._mask).reshape(self.num_tokens, -1)
 
@@ -99,9 +104,13 @@ class FirstChunks(Part):
     def __init__(self, ops: Ops, cache: KVCache, chunks: Sequence[PagedChunk]):
         self.num_tokens, self._cache = sum(chunk.length for chunk in chunks), cache
         self._packed = PackedAttention([chunk.length for chunk in chunks], ops=ops, device=cache.keys[0].device)
+        places = [torch.arange(chunk.length) for chunk in chunks]
+        self._positions = torch.cat(places).to(cache.keys[0].device)
 
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self._packed.attend(layer, q, self._cache.as_read(k), self._cache.as_read(v))
+        return self._packed.attend(
+            layer, q, self._cache.keys_as_read(layer, k, self._positions), self._cache.as_read(v)
+        )
 
 
 class LaterChunk(Part):
@@ -117,7 +126,10 @@ class LaterChunk(Part):
 
     def mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         cache = self._cache
-        keys = self._in_order(cache.keys[layer], cache.key_scales[layer])[None]
+        keys = self._in_order(cache.keys[layer], cache.key_scales[layer])
+        if (turned := cache.turned(layer, torch.arange(self._end, device=keys.device))) is not None:
+            keys = (keys.float() + turned.transpose(0, 1)).to(keys.dtype)
+        keys = keys[None]
         values = self._in_order(cache.values[layer], cache.value_scales[layer])[None]
         query = q.transpose(0, 1)[None]
         mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=self._mask, enable_gqa=True)

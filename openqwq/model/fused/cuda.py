@@ -94,9 +94,13 @@ class CudaFusedDecoder:
     def of(
         cls, model: Decoder, cache: KVCache, *, both_settings: bool = False, max_rows: int = BUCKETS[-1]
     ) -> CudaFusedDecoder | None:
-        """None on other devices, and for families without biases on q, k and v or with normalised heads."""
+        """None on other devices, over a cache that keeps key biases out, and for families of another attention.
+
+        Those are without biases on q, k and v, or with normalised heads.
+        """
         config = model.config
-        if model.device.type != "cuda" or config.qk_norm or config.output_bias or not config.attention_bias:
+        other = config.qk_norm or config.output_bias or not config.attention_bias
+        if model.device.type != "cuda" or cache.offsets is not None or other:
             return None
         return cls(model, cache, both_settings=both_settings, max_rows=max_rows)
 
