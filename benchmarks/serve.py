@@ -9,9 +9,11 @@ In order:
 - `alone`      one question after the other; what is answered is what the answers under load are compared with
 - `load`       64 streams, each asking again as soon as it has its answer (the method of `vllm bench serve`)
 - `leave`      clients that hang up in the middle of a stream
+- `storm`      1,000 connections that are aborted after 0 to 50 ms
 - `slow`       clients that read a few bytes a second through small buffers, and a brisk one beside them
 - `malformed`  what schemathesis makes of `/openapi.json`, wrong and odd, a tenth of it cut off; more than a 5xx is a
                fault: an error that is not in OpenAI's form is one too
+- `heavy`      bodies that are expensive to read, and how long streams wait beside them (serve_faults.py has both)
 - `drain`      SIGTERM while streams are under way: they end whole, and the exit code is 0
 
 After each, what the server still holds by its own `/metrics`: requests, samples, blocks of the cache, tasks, files and
@@ -39,6 +41,7 @@ from typing import Any
 
 import httpx
 from machine import describe_machine
+from serve_faults import heavy, storm
 
 RESULTS = Path(__file__).parent / "results" / "serve.json"
 SETTLE_S = 10.0  # what was left must be free by then
@@ -56,6 +59,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="of load; the other kinds are scaled with it (10)")
     parser.add_argument("--streams", type=int, default=64, help="at once (64)")
     parser.add_argument("--max-tokens", type=int, default=128, help="of an answer (128)")
+    parser.add_argument("--rounds", type=int, default=5, help="of each of the heavy bodies (5)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if bool(args.model) == bool(args.url):
@@ -66,7 +70,7 @@ def main() -> None:
     finally:
         if process is not None:
             process.kill()
-    options = {name: getattr(args, name) for name in ("minutes", "streams", "max_tokens", "seed")}
+    options = {name: getattr(args, name) for name in ("minutes", "streams", "max_tokens", "rounds", "seed")}
     RESULTS.write_text(json.dumps({**describe_machine(), "options": options, "figures": figures}, indent=1) + "\n")
 
 
@@ -89,7 +93,7 @@ async def run(args: argparse.Namespace, process: Any) -> dict[str, Any]:
     async with httpx.AsyncClient(base_url=args.url, timeout=600, limits=limits) as client:
         await ready(client)
         args.known = {}  # what `alone` was answered, by stream and turn
-        for kind in (alone, load, leave, slow, malformed):
+        for kind in (alone, load, leave, storm, slow, malformed, heavy):
             figures[kind.__name__] = {**await kind(client, args), **await left(client)}
             show(kind.__name__, figures[kind.__name__])
         first, last = (figures[name]["left: memory, MiB"] for name in ("load", "malformed"))

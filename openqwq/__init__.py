@@ -1,11 +1,20 @@
 """OpenQwQ: make, run and check compact reasoning models by the published QwQ-32B recipe."""
 
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0.dev0"
+
+# Threads that wait for each other at a kernel's end spin 300,000 rounds before they sleep, libgomp's default. Where
+# other programs want the cores too, each wait lasts until the scheduler's next turn: decoding is 100 times slower.
+# The library reads the number when torch loads it; what the user has set stands.
+SPIN_COUNT = "1000"
+SPIN_COUNT_COMES_LATE = "torch" in sys.modules
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 _LAZY = {"LLM": "openqwq.inference", "SamplingParams": "openqwq.types", "UserError": "openqwq.errors"}
 

@@ -58,7 +58,8 @@ def convert(module: Any, folder: Path, kind: str, out: Path) -> dict[str, bool]:
 def rate(run: Run, requests: Requests, sampled: bool) -> dict[str, float]:
     """Tokens per second: those sampled, or the prompt's where only one is sampled.
 
-    Of a single request also those of decoding alone, in which its prompt and its first token have no part.
+    Of a single request also those of decoding alone, in which its prompt and its first token have no part; not where
+    the machine was so busy that the whole took no longer than its first token.
     """
     vocab = 1 + max(max(prompt) for prompt, _ in requests)
     run([(prompt, min(new, WARM_UP)) for prompt, new in other_prompts(requests[:WARM_UP], vocab, -1)], sampled)
@@ -67,6 +68,8 @@ def rate(run: Run, requests: Requests, sampled: bool) -> dict[str, float]:
     if len(requests) > 1 or requests[0][1] == 1:
         return {"tokens_per_s": tokens / whole_s}
     first_s = shortest(run, [(requests[0][0], 1)], sampled, vocab)
+    if whole_s <= first_s:
+        return {"tokens_per_s": tokens / whole_s}
     return {"tokens_per_s": tokens / whole_s, "decode_tokens_per_s": (tokens - 1) / (whole_s - first_s)}
 
 

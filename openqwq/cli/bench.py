@@ -1,7 +1,8 @@
 """Measure a model's speed here: prompt tokens and sampled tokens per second at several batch sizes.
 
-Prompts are random token ids and end tokens are ignored, so that every sample has its full length. Prompts are
-computed in a run of their own; what is left of the whole run is the time of sampling. With speculation, the share of
+Prompts are random token ids and end tokens are ignored, so that every sample has its full length. In each round the
+prompts' time ends when every sample has its first token, and the time of sampling begins there. The best round of each
+is shown, and on stderr whether the rounds differ so much that the machine was busy. With speculation, the share of
 guesses that were sampled is told: random prompts have little to guess from.
 """
 
@@ -9,14 +10,20 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from openqwq.errors import UserError
+from openqwq.log import logger
 
 from ._options import add_engine_arguments, add_json_argument, engine_options, print_json
 
 if TYPE_CHECKING:
     from openqwq.inference import Engine
+
+# Rounds of a quiet machine differ by a few percent.
+NOISY = 1.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     options = engine_options(args)
     engine = load_engine(args.model, args.random_weights, max(batches), args.prompt + args.new + 1, options)
     rows = [measure(engine, batch, args.prompt, args.new, args.rounds) for batch in batches]
+    for row in rows:
+        warn_of_noise(row)
     if args.json:
         print_json({"model": args.model, "prompt_tokens": args.prompt, "new_tokens": args.new, "rows": rows})
         return 0
@@ -45,10 +54,15 @@ def run(args: argparse.Namespace) -> int:
     print(f"{'batch':>6} {'prompt tokens/s':>16} {'sampled tokens/s':>17} {'ms a token':>10}" + " accepted" * guesses)
     for row in rows:
         sampled = row["sampled_tokens_per_s"]
-        token_ms = 1000 * row["batch"] / sampled
-        accepted = f" {row['accepted_share']:>8.1%}" if guesses else ""
-        print(f"{row['batch']:>6} {row['prompt_tokens_per_s']:>16.0f} {sampled:>17.1f} {token_ms:>10.2f}{accepted}")
+        token_ms = sampled and 1000 * row["batch"] / sampled
+        shown = f"{show(row['prompt_tokens_per_s'], '>16.0f')} {show(sampled, '>17.1f')} {show(token_ms, '>10.2f')}"
+        print(f"{row['batch']:>6} {shown}" + (f" {row['accepted_share']:>8.1%}" if guesses else ""))
     return 0
+
+
+def show(value: float | None, form: str) -> str:
+    """A figure in its column; "n/a" for one that could not be measured."""
+    return format("n/a", form.partition(".")[0]) if value is None else format(value, form)
 
 
 def read_batches(text: str) -> list[int]:
@@ -95,29 +109,67 @@ def load_engine(
     return Engine(network, **options)
 
 
-def measure(engine: Engine, batch: int, num_prompt: int, num_new: int, rounds: int) -> dict[str, float]:
-    """Rates of one batch size, the best of the rounds; one short run goes before."""
+def measure(engine: Engine, batch: int, num_prompt: int, num_new: int, rounds: int) -> dict[str, Any]:
+    """Rates of one batch size, the best of the rounds; one short run goes before. None where a rate has no time.
+
+    spread: how many times slower than the best round of sampling the worst was.
+    """
     before = engine.stats()
-    _seconds(engine, batch, num_prompt, 1)
-    prefill_s = min(_seconds(engine, batch, num_prompt, 1) for _ in range(rounds))
-    whole_s = min(_seconds(engine, batch, num_prompt, num_new + 1) for _ in range(rounds))
+    time_round(engine, batch, num_prompt, 1)
+    timed = [time_round(engine, batch, num_prompt, num_new + 1) for _ in range(rounds)]
     after = engine.stats()
     drafted = after.drafted_tokens - before.drafted_tokens
+    prompts = [rate(batch * num_prompt, one.prompt_s) for one in timed]
+    sampled = [rate(one.num_sampled, one.sampling_s) for one in timed]
     return {
         "batch": batch,
         "accepted_share": (after.accepted_tokens - before.accepted_tokens) / drafted if drafted else 0.0,
-        "prompt_tokens_per_s": batch * num_prompt / prefill_s,
-        "sampled_tokens_per_s": batch * num_new / max(whole_s - prefill_s, 1e-9),
+        "prompt_tokens_per_s": max(filter(None, prompts), default=None),
+        "sampled_tokens_per_s": max(filter(None, sampled), default=None),
+        "spread": max(filter(None, sampled)) / min(filter(None, sampled)) if any(sampled) else None,
     }
 
 
-def _seconds(engine: Engine, batch: int, num_prompt: int, num_new: int) -> float:
-    """Wall time of sampling `num_new` tokens behind each of different prompts."""
-    from openqwq.types import Prompt, SamplingParams
+def rate(count: int, seconds: float) -> float | None:
+    """Per second; None where no time has passed, or nothing was counted in it."""
+    return count / seconds if seconds > 0 and count > 0 else None
+
+
+def warn_of_noise(row: Mapping[str, Any]) -> None:
+    """Say where the machine was too busy for a figure, or for one to rely on."""
+    if None in (row["prompt_tokens_per_s"], row["sampled_tokens_per_s"]):
+        logger.warning("batch %d could not be measured: the machine was too busy", row["batch"])
+    elif row["spread"] > NOISY:
+        said = "batch %d: the slowest round took %.1f times as long as the best: the machine is busy"
+        logger.warning(said, row["batch"], row["spread"])
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one run took: until every sample had its first token, and from there to the end, with the tokens of then."""
+
+    prompt_s: float
+    sampling_s: float
+    num_sampled: int
+
+
+def time_round(engine: Engine, batch: int, num_prompt: int, num_new: int) -> Round:
+    """Sample `num_new` tokens behind each of different prompts."""
+    from openqwq.types import SamplingParams
 
     vocab = engine.model.config.vocab_size
-    prompts = [Prompt(tuple((31 * i + 17 * j + i * j) % vocab for j in range(num_prompt))) for i in range(batch)]
     params = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_tokens=num_new, ignore_eos=True, seed=0)
+    counted = engine.stats().generated_tokens
     started = time.perf_counter()
-    engine.generate(prompts, params)
-    return time.perf_counter() - started
+    for i in range(batch):
+        engine.add_request([(31 * i + 17 * j + i * j) % vocab for j in range(num_prompt)], params, f"bench/{i}")
+    waiting = {f"bench/{i}" for i in range(batch)}
+    while waiting:
+        waiting -= {output.request_id for output in engine.step()}
+        waiting = {name for name in waiting if not engine.samples(name)[0].token_ids}
+    begun, num_begun = time.perf_counter(), engine.stats().generated_tokens
+    while engine.has_unfinished:
+        engine.step()
+    ended, num_ended = time.perf_counter(), engine.stats().generated_tokens
+    assert num_ended - counted == batch * num_new
+    return Round(begun - started, ended - begun, num_ended - num_begun)

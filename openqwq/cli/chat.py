@@ -215,9 +215,10 @@ class Chat:
                     view.show()
         [completion] = outputs[0].outputs
         view.finish(completion)
-        seconds = max(time.monotonic() - started, 1e-9)
+        seconds = time.monotonic() - started
         total, room = len(prompt_ids) + len(completion.token_ids), engine.max_model_len
-        rate = f"{len(completion.token_ids)} tokens, {len(completion.token_ids) / seconds:.1f} tokens/s"
+        rate = f"{len(completion.token_ids)} tokens"
+        rate += f", {len(completion.token_ids) / seconds:.1f} tokens/s" if seconds > 0 else ""
         reason = {"length": ", cut at the limit", "abort": ", stopped"}.get(completion.finish_reason, "")
         self.screen.end(f"[{rate}, {total / room:.0%} of the context{reason}]")
         return completion

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from openqwq import SPIN_COUNT, SPIN_COUNT_COMES_LATE
 from openqwq.errors import UserError
 
 from ._options import add_json_argument, print_json
@@ -119,7 +120,10 @@ def check_threads() -> Finding:
     limit = os.environ.get("OMP_NUM_THREADS", "")
     text = f"{usable} usable cores" + (f", OMP_NUM_THREADS={limit}" if limit else "")
     crowded = limit.isdecimal() and int(limit) > usable
-    return Finding("threads", "warn" if crowded else "ok", text)
+    if SPIN_COUNT_COMES_LATE:
+        text += "; torch was imported before openqwq, so waiting threads spin and slow down on a busy machine: "
+        text += f"import openqwq first, or set GOMP_SPINCOUNT={SPIN_COUNT}"
+    return Finding("threads", "warn" if crowded or SPIN_COUNT_COMES_LATE else "ok", text)
 
 
 def check_memory() -> Finding:

@@ -250,7 +250,7 @@ class Progress:
         return f"{self.done}/{self.num_rows} rows, {self.tokens / elapsed_s:.0f} tokens/s{left}"
 
     def finish(self) -> None:
-        elapsed_s = max(time.monotonic() - self.start, 1e-9)
+        elapsed_s = time.monotonic() - self.start
         if self.visible:
             print("\r\x1b[K", end="", file=sys.stderr)
         logger.info(f"{self.done} rows, {self.tokens} tokens in {format_time(elapsed_s)}")

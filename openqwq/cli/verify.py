@@ -240,8 +240,8 @@ def _record(row: Row, verdict: Verdict, verifier: Verifier) -> dict[str, Any]:
 
 def _show_progress(done: int, total: int, seconds: float) -> None:
     """One line on a terminal, rewritten; otherwise a log line."""
-    rate = done / max(seconds, 1e-9)
-    text = f"judged {done}/{total}, {rate:.0f}/s, {(total - done) / rate:.0f} s left"
+    pace = f", {done / seconds:.0f}/s, {(total - done) * seconds / done:.0f} s left" if seconds > 0 and done else ""
+    text = f"judged {done}/{total}{pace}"
     if sys.stderr.isatty():
         print(f"\r{text}\033[K", end="" if done < total else "\n", file=sys.stderr, flush=True)
     else:

@@ -192,3 +192,56 @@ def test_engine_options_are_vllms_and_checked(capsys):
     ]:
         assert main([*bench, option, value]) == 2
         assert message in capsys.readouterr().err
+
+
+def bench_row(monkeypatch, seconds):
+    """What `measure` makes of a clock that only sampling moves, and of two prompts of four tokens."""
+    from openqwq.cli import bench
+
+    engine = bench.load_engine("tiny", True, 2, 64, {})
+    clock, step = [0.0], engine.step
+
+    def slowly():
+        clock[0] += seconds(engine)
+        return step()
+
+    monkeypatch.setattr(engine, "step", slowly)
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: clock[0])
+    return bench.measure(engine, 2, 4, 3, 2)
+
+
+def test_bench_times_sampling_directly(monkeypatch):
+    """A second until both prompts have their first token, then a quarter for each of three tokens of both."""
+    row = bench_row(monkeypatch, lambda engine: 0.25 if engine.stats().running else 1.0)
+    assert row["prompt_tokens_per_s"] == 2 * 4 / 1.0 and row["sampled_tokens_per_s"] == 2 * 3 / 0.75
+    assert row["spread"] == 1.0
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    """What `bench` says of the machine."""
+    from openqwq.cli import bench
+
+    said: list[str] = []
+    monkeypatch.setattr(bench.logger, "warning", lambda text, *values: said.append(text % values))
+    return said
+
+
+def test_bench_gives_no_figure_for_what_took_no_time(monkeypatch, warned):
+    from openqwq.cli import bench
+
+    row = bench_row(monkeypatch, lambda engine: 0.0 if engine.stats().running else 1.0)
+    assert row["sampled_tokens_per_s"] is None and row["spread"] is None
+    bench.warn_of_noise(row)
+    assert warned == ["batch 2 could not be measured: the machine was too busy"]
+    assert bench.show(None, ">17.1f") == "n/a".rjust(17) and bench.show(2.5, ">6.1f") == "   2.5"
+
+
+def test_bench_says_that_rounds_differ(warned):
+    from openqwq.cli import bench
+
+    row = {"batch": 1, "prompt_tokens_per_s": 1.0, "sampled_tokens_per_s": 1.0}
+    bench.warn_of_noise({**row, "spread": 1.1})
+    assert not warned
+    bench.warn_of_noise({**row, "spread": 4.0})
+    assert "4.0 times as long" in warned[0]
