@@ -199,6 +199,76 @@ def test_a_full_queue_is_answered_at_once_and_the_client_waits_it_out():
             thread.join()
 
 
+def knock(port, method, path, **headers):
+    """The status of a request with these headers and no others; `Host` is the service's where it is not given."""
+    headers = {name.replace("_", "-"): value for name, value in ({"Host": f"127.0.0.1:{port}"} | headers).items()}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    with contextlib.closing(connection):
+        connection.putrequest(method, path, skip_host=True)
+        body = b'{"code": "print(1)"}' if method == "POST" else b""
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        return connection.getresponse().status
+
+
+JSON = "application/json"
+
+
+def test_requests_that_web_pages_can_send_are_refused():
+    with running(Sandbox(workers=1)) as port:
+        here = f"127.0.0.1:{port}"
+        for host in (here, f"localhost:{port}", f"LOCALHOST:{port}", f"[::1]:{port}", "localhost"):
+            assert knock(port, "POST", "/v1/run", Host=host, Content_Type=f"{JSON}; charset=utf-8") == 200
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "json"):
+            assert knock(port, "POST", "/v1/run", Content_Type=kind) == 415
+            assert knock(port, "POST", "/v1/judge", Content_Type=kind) == 415
+        assert knock(port, "POST", "/v1/run") == 415  # the body of a page may have no type at all
+        for origin in ("http://stranger.example", "null", f"https://{here}.stranger.example", "http://127.0.0.1:1", ""):
+            assert knock(port, "POST", "/v1/run", Content_Type=JSON, Origin=origin) == 403
+        assert knock(port, "POST", "/v1/run", Content_Type=JSON, Origin=f"http://{here}") == 200
+        for host in (
+            "stranger.example",
+            f"stranger.example:{port}",
+            "127.0.0.1.stranger.example",
+            "[",
+            "",
+            f"a@{here}",
+        ):
+            assert knock(port, "POST", "/v1/run", Content_Type=JSON, Host=host) == 403
+            assert knock(port, "GET", "/v1/capabilities", Host=host) == 403
+        assert knock(port, "GET", "/health", Host="balancer.example") == 200
+
+
+def test_with_a_token_any_host_name_is_answered_and_pages_are_not(port):
+    bearer = {"Authorization": f"Bearer {TOKEN}", "Host": "sandbox.example"}
+    assert knock(port, "POST", "/v1/run", Content_Type=JSON, **bearer) == 200
+    assert knock(port, "POST", "/v1/run", Content_Type=JSON, Host="sandbox.example") == 401
+    assert knock(port, "POST", "/v1/run", Content_Type="text/plain", **bearer) == 415
+    assert knock(port, "POST", "/v1/run", Content_Type=JSON, Origin="http://stranger.example", **bearer) == 403
+
+
+def test_a_judgement_names_its_comparison_and_tolerance(port):
+    tests = [{"args": [], "expected": [1, {"2": 3}], "alternatives": [None]}]
+    for value, compare, verdict in (
+        ("(1, {2: 3.0})", "json", "passed"), ("(1, {2: 3.0})", "typed", "wrong_answer"), ("None", "typed", "passed"),
+    ):  # fmt: skip
+        body = {"code": f"def f():\n    return {value}", "entry_point": "f", "tests": tests, "compare": compare}
+        assert judge(port, body)["verdict"] == verdict
+    tests = [{"stdin": "", "stdout": "0.333333"}]
+    for tolerance, verdict in ((0.01, "passed"), (0, "wrong_answer")):
+        body = {"code": "print(0.33)", "mode": "stdio", "tests": tests, "tolerance": tolerance}
+        assert judge(port, body)["verdict"] == verdict
+    for wrong in ({"tolerance": -1}, {"tolerance": "0"}, {"compare": "loose"}):
+        assert ask(port, "POST", "/v1/judge", body | wrong)[0] == 422
+
+
+def test_limits_that_a_request_does_not_name_stay_below_the_services_own():
+    with running(Sandbox(workers=1), max_limits=Limits(wall_s=20, memory_mib=64)) as port:
+        code, answer = run(port, {"code": "b = bytearray(1 << 27)"})
+        assert (code, answer["status"]) == (200, "memory")
+
+
 def test_metrics_count_requests_and_results(port):
     before = ask(port, "GET", "/metrics")[1]
     run(port, {"code": "1 / 0", "limits": LIMITS})

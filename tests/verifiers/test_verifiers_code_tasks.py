@@ -124,6 +124,27 @@ def test_long_integers_of_a_task_are_read(verifier):
     assert [v.status for v in judge(verifier, answer, *programs)] == ["correct", "wrong"]
 
 
+@pytest.mark.parametrize(
+    ("tests", "mode"),
+    [
+        ([{"args": [1], "expected": 2}], "function"), ([{"stdin": "1", "stdout": "2"}], "stdio"),
+        (["assert f(1) == 2"], "asserts"), ([{"input": "1", "output": "2"}], "function"),
+    ],
+)  # fmt: skip
+def test_mode_that_is_left_out_is_told_by_the_tests(verifier, tests, mode):
+    answer = {"tests": tests, "entry_point": "f"}
+    assert read_task(answer).mode == mode
+    programs = ["def f(x):\n    return x + 1\nif __name__ == '__main__':\n    print(f(int(input())))"]
+    programs.append(programs[0].replace("+ 1", "+ 2"))
+    assert [v.status for v in judge(verifier, answer, *programs)] == ["correct", "wrong"]
+
+
+@pytest.mark.parametrize("tests", [[{"args": [1]}], [{"args": [1], "expected": 1}, "assert 1"], [{}], [1]])
+def test_mode_that_the_tests_do_not_tell_is_unreadable(tests):
+    with pytest.raises(TaskError):
+        read_task({"tests": tests, "entry_point": "f"})
+
+
 def test_tolerance_is_the_tasks_or_the_options(verifier):
     task = {"mode": "stdio", "tests": [{"stdin": "", "stdout": "0.3333333333\n"}]}
     programs = ["print(0.3333)", "print(0.33333333)", "print(1 / 3)"]

@@ -276,3 +276,20 @@ def test_recorded_transcripts_are_read_answer_by_answer(tmp_path):
         ]
         assert [repl.ask(request, 20) for request in requests] == expected[: len(requests)], file.name
         repl.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"checker": "metamath", "database": "$c x $."}, {"checker": "metamath", "theorem": "a"}, {"checker": "coq"},
+        {"checker": "metamath", "database": "x", "database_file": "y", "theorem": "a"},
+        {"checker": "coq", "name": "t"}, {"checker": "lean", "name": "t"}, {"checker": "lean", "type": "True"},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("completion", ["", "t</think>\n", "t</think>\n```\nproof\n```"])
+def test_task_without_a_statement_is_unjudged_with_a_proof_or_without(answer, completion):
+    problem = Problem(
+        id="p", source="s", kind="proof", messages=(Message("user", "q"),), verifier="proof", answer=answer
+    )
+    verdict = get_verifier("proof", num_workers=1)(problem, completion)
+    assert (verdict.status, verdict.reason.partition(":")[0]) == ("unjudged", "unreadable task")

@@ -2,8 +2,9 @@
 
 Public: ServiceOptions, make_app, serve. `POST /v1/run` and `POST /v1/judge` as `wire` reads them,
 `GET /v1/capabilities`, `GET /health` (open to all), `GET /metrics`. A program's own failure is a result (200);
-401 no or a wrong token, 413 too large, 422 a request that says nothing sensible, 429 the queue is full,
-504 the request's deadline has passed, its program ended. A sender who hangs up ends his program too.
+401 no or a wrong token, 403 a web page's request, 413 too large, 415 not sent as JSON, 422 a request that says nothing
+sensible, 429 the queue is full, 504 the request's deadline has passed, its program ended. A sender who hangs up ends
+his program too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import hmac
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -39,6 +41,7 @@ logger = logging.getLogger("openqwq.sandbox")
 
 FAILURES_TO_REPORT = 3  # infrastructure faults in a row after which `/health` says so
 GRACE_S = 10  # for requests that are being answered when the service is told to end
+_PORT = re.compile(r":[0-9]*$")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PROBE = Submission(code="print('up')", limits=Limits(wall_s=20))
 
@@ -91,10 +94,25 @@ class _Service:
         return response
 
     def authorize(self, request: Request) -> None:
-        """Refuse a request without the token, in a time that does not depend on where the two differ."""
-        if not self.options.token:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        """Refuse a web page's request, and one without the token, in a time that does not depend on where they differ.
+
+        Any page that a user visits can send forms, plain text and bodies of no type to a loopback address, or point a
+        name of its own there; what it cannot send unasked is JSON, or any `Authorization`.
+        """
+        headers = request.headers
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            raise _Refusal(403, f"web pages of {origin[:100]!r} may not use this service")
+        if not self.options.token and _PORT.sub("", host.lower()) not in (*LOOPBACK, "[::1]"):
+            raise _Refusal(403, f"the host {host[:100]!r} is not this machine, and there is no token")
+        if self.options.token:
+            self._check_token(headers.get("authorization", ""))
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if request.method == "POST" and kind != "application/json" and (kind or "authorization" not in headers):
+            raise _Refusal(415, f"the body is {kind[:100] or 'of no type'}; send `Content-Type: application/json`")
+
+    def _check_token(self, authorization: str) -> None:
+        scheme, _, given = authorization.partition(" ")
         wanted = self.options.token.encode()
         if not hmac.compare_digest(given.strip().encode(), wanted) or scheme.lower() != "bearer":
             raise _Refusal(401, "a bearer token is needed, and this is not it", **{"WWW-Authenticate": "Bearer"})

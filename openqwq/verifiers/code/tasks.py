@@ -1,7 +1,8 @@
 """Coding tasks as data sets write them, read into what the sandbox takes.
 
 Public: `read_task`, `CodeTask`, `TaskError`, `ANY`. Told apart by their keys:
-- ours: `mode`, `tests` and, but for programs on stdin, `entry_point`; on stdin also `language`;
+- ours: `tests`, for functions and asserts `entry_point`, on stdin `language` and `tolerance`, and `mode`, which the
+  tests' own form tells where it is left out;
 - HumanEval: `prompt`, `test`, `entry_point`; MBPP: `test_list` and `test_imports`;
 - LiveCodeBench: `public_test_cases`, `private_test_cases` (packed or not) and `metadata` with `func_name`;
 - APPS, TACO: `inputs` and `outputs` with `fn_name`, or `tests` of `input` and `output` with `func_name`, each also as
@@ -86,10 +87,12 @@ def read_task(answer: Any) -> CodeTask:
         task = _read_humaneval(answer)
     elif "public_test_cases" in answer or "private_test_cases" in answer:
         task = _read_livecodebench(answer)
-    elif "mode" not in answer and ("inputs" in answer or "input_output" in answer or "tests" in answer):
+    elif mode := answer.get("mode") or _mode_of(answer.get("tests")):
+        task = _read_ours(answer, str(mode))
+    elif "inputs" in answer or "input_output" in answer or "tests" in answer:
         task = _read_apps(answer)
     else:
-        task = _read_ours(answer)
+        raise TaskError("the problem has no tests")
     if not isinstance(task.tests, list):
         raise TaskError("the problem has no tests")
     if not task.tests:
@@ -119,8 +122,19 @@ def _read_tolerance(answer: dict[str, Any]) -> float | None:
     return float(tolerance)
 
 
-def _read_ours(answer: dict[str, Any]) -> CodeTask:
-    mode, tests = str(answer.get("mode")), answer.get("tests", [])
+def _mode_of(tests: Any) -> str:
+    """The mode that the form of some tests is of; "" for none of ours."""
+    if not isinstance(tests, list) or not tests:
+        return ""
+    if all(isinstance(test, str) for test in tests):
+        return "asserts"
+    forms = {"function": {"args", "expected"}, "stdio": {"stdin", "stdout"}}
+    found = (m for m, keys in forms.items() if all(isinstance(test, dict) and keys <= test.keys() for test in tests))
+    return next(found, "")
+
+
+def _read_ours(answer: dict[str, Any], mode: str) -> CodeTask:
+    tests = answer.get("tests", [])
     if mode == "function" and isinstance(tests, list):
         tests = [_with_listed_arguments(test) for test in tests]
     return CodeTask(mode, tests, answer.get("entry_point", ""))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -92,22 +92,32 @@ class ProofVerifier(WorkerVerifier):
         checker = answer.get("checker")
         if checker not in ("metamath", "lean", "coq"):
             return Verdict.unjudged(f"unreadable task: `checker` is {checker!r}, not metamath, lean or coq")
+        try:
+            task = self._read_task(checker, answer)
+        except (KeyError, TypeError) as error:
+            return Verdict.unjudged(f"unreadable task: {error}")
         proof = extract_proof(completion, format_free=self.format_free, opened=problem.thinking_opened)
         if not proof:
             return Verdict.wrong("no proof")
         if len(proof) > MAX_PROOF_CHARACTERS:
             return Verdict.wrong("proof too long", extracted=proof[:200])
-        try:
-            if checker == "lean":
-                return self._judge_lean(LeanTask.read(answer), proof)
-            if checker == "coq":
-                return check_coq(CoqTask.read(answer), proof, find_sandbox(self._sandbox), self._coq_limits)
-        except TypeError as error:
-            return Verdict.unjudged(f"unreadable task: {error}")
+        if isinstance(task, LeanTask):
+            return self._judge_lean(task, proof)
+        if isinstance(task, CoqTask):
+            return check_coq(task, proof, find_sandbox(self._sandbox), self._coq_limits)
+        return [*task, proof.rpartition("$=")[2].strip().removesuffix("$.")]
+
+    @staticmethod
+    def _read_task(checker: str, answer: Mapping[str, Any]) -> LeanTask | CoqTask | list[str]:
+        """The statement to prove; for Metamath [database, file, theorem]. Raises TypeError where there is none."""
+        if checker == "lean":
+            return LeanTask.read(answer)
+        if checker == "coq":
+            return CoqTask.read(answer)
         source = [answer.get("database", ""), answer.get("database_file", ""), answer.get("theorem")]
-        if not all(isinstance(text, str) for text in source) or bool(source[0]) == bool(source[1]):
-            return Verdict.unjudged("unreadable task: it needs `theorem` and one of `database`, `database_file`")
-        return [*source, proof.rpartition("$=")[2].strip().removesuffix("$.")]
+        if not all(isinstance(text, str) for text in source) or bool(source[0]) == bool(source[1]) or not source[2]:
+            raise TypeError("it needs `theorem` and one of `database`, `database_file`")
+        return source
 
     def finish(self, result: Any, job: list[Any]) -> Verdict:
         how, *why = result
