@@ -188,7 +188,7 @@ class DecoderConfig:
         family = FAMILIES[self.model_type]
         for name in _OF_FAMILY:
             del values[name]
-        values |= family.written({name: getattr(self, name) for name in (*_OF_FAMILY, "num_hidden_layers")})
+        values |= family.written({name: getattr(self, name) for name in (*_OF_FAMILY, *_COUNTS)})
         values["rope_scaling"] = self.rope_scaling.to_dict() if self.rope_scaling else None
         values["eos_token_id"] = list(self.eos_token_id) if isinstance(self.eos_token_id, tuple) else self.eos_token_id
         del values["quantization_config"]

