@@ -1,6 +1,6 @@
 """A finished or running run as the page shows it: its held-out problems, its verifiers, its report.
 
-Public: RunExperiment.
+Public: RunExperiment, ReportPage.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ class RunExperiment:
         self._materials: Any = Materials(recipe, folder)
         self._held_out: dict[str, list[Problem]] = {}
         self._lock = threading.Lock()
-        self._report: tuple[Any, str] | None = None  # what its files were like, and the page
-        self._report_lock = threading.Lock()
+        self._report = ReportPage(folder)
 
     def draw(self, family: str | None) -> Problem:
         """A held-out problem at random. Raises UserError for a recipe that evaluates nothing."""
@@ -68,7 +67,20 @@ class RunExperiment:
         return verdict
 
     def report(self) -> str:
-        """The report's page: the run's own where it is finished, else made from its files when they have changed."""
+        """The report's page, as it is now."""
+        return self._report.text()
+
+
+class ReportPage:
+    """The report of a run's folder: the run's own where it is finished, else made when the files have changed."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._made: tuple[Any, str] | None = None  # what the files were like, and the page
+        self._lock = threading.Lock()
+
+    def text(self) -> str:
+        """Raises UserError while there is nothing to show."""
         from openqwq.eval.report.html import render_html
         from openqwq.eval.report.run_folder import read_run_folder
 
@@ -79,7 +91,7 @@ class RunExperiment:
         newest = max((stat.st_mtime_ns for stat in files.values()), default=0)
         if finished.is_file() and finished.stat().st_mtime_ns >= newest:
             return finished.read_text(encoding="utf-8")
-        with self._report_lock:
-            if self._report is None or self._report[0] != stamp:
-                self._report = stamp, render_html(read_run_folder(self.folder))
-            return self._report[1]
+        with self._lock:
+            if self._made is None or self._made[0] != stamp:
+                self._made = stamp, render_html(read_run_folder(self.folder))
+            return self._made[1]

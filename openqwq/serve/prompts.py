@@ -22,6 +22,8 @@ FAILED = "The call failed."
 # Characters that are tokenised at once while it is not known whether a text fits: about 20 ms.
 PIECE = 2**16
 SLACK = 32
+# OpenAI's newer and older words for roles.
+OTHER_ROLES = {"developer": "system", "function": "tool"}
 
 
 def chat_prompt(
@@ -152,8 +154,9 @@ def _plain(message: Message) -> dict[str, Any]:
     row = message.model_dump(include={"role", "content", "tool_calls", "name", "tool_call_id"})
     thoughts = (thought for thought in (message.reasoning_content, message.reasoning) if isinstance(thought, str))
     row["reasoning_content"] = next(filter(None, thoughts), None)
-    if row["role"] == "developer":  # OpenAI's newer word
-        row["role"] = "system"
+    row["role"] = OTHER_ROLES.get(row["role"], row["role"])
+    if message.function_call and not row["tool_calls"]:
+        row["tool_calls"] = [{"type": "function", "function": message.function_call}]
     if message.refusal and not row["content"]:
         row["content"] = message.refusal
     if message.is_error:

@@ -99,6 +99,7 @@ def plan_response(server: Server, body: ResponsesBody) -> Plan:
         }
 
     plan = plan_as_chat(server, values, NAMES)
+    plan.warnings += _left_out_items(body.input)
     plan.request_id = new_id("resp")
     return plan
 
@@ -134,8 +135,26 @@ def _read_item(item: dict[str, Any], messages: list[Message]) -> None:
             messages.append(Message(role="assistant", tool_calls=[call]))
     elif kind == "function_call_output":
         messages.append(Message(role="tool", tool_call_id=item["call_id"], content=_text(item["output"])))
-    elif kind != "reasoning":  # thinking of earlier turns is left out, as the template does
+    elif kind != "reasoning" and not _is_of_another_tool(
+        kind
+    ):  # thinking of earlier turns is left out, as templates do
         raise ValueError(f"items of type {kind!r} are not known here")
+
+
+def _is_of_another_tool(kind: Any) -> bool:
+    """Whether an item tells of a tool that only another server has, e.g. a search of the web."""
+    return isinstance(kind, str) and kind.endswith(("_call", "_call_output"))
+
+
+def _left_out_items(given: Any) -> list[str]:
+    items = given if isinstance(given, list) else []
+    kinds = dict.fromkeys(f"`{item['type']}`" for item in items if _is_unread(item))
+    return [f"items of tools that are not known here were left out: {', '.join(kinds)}"] if kinds else []
+
+
+def _is_unread(item: Any) -> bool:
+    kind = item.get("type") if isinstance(item, dict) else None
+    return _is_of_another_tool(kind) and kind not in ("function_call", "function_call_output")
 
 
 def _text(content: Any) -> str:

@@ -117,11 +117,12 @@ class Message(Echoed):
     """One turn.
 
     reasoning_content, reasoning: other shapes than texts are left out, as templates do with earlier thinking.
+    function_call, role "function": OpenAI's older words for a call and its result.
     is_error: of a tool's turn: the call failed.
     prefix:   of the last turn, an assistant's: the model writes on where it ends.
     """
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Any = None
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
@@ -129,6 +130,7 @@ class Message(Echoed):
     reasoning_content: Any = None
     reasoning: Any = None
     refusal: str | None = None
+    function_call: dict[str, Any] | None = None
     is_error: bool | None = None
     prefix: bool | None = None
 

@@ -1,12 +1,19 @@
 """`openqwq serve`: what it refuses before any weights are loaded."""
 
+import os
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("fastapi")
 
-from openqwq.cli import main, serve
+sys.path.insert(0, str(Path(__file__).parents[1] / "eval"))
+
+from eval_run_folders import make_run_folder
+
+from openqwq.cli import _experiment, main, serve
 
 BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"
 
@@ -47,6 +54,22 @@ def test_keys_come_from_options_file_and_environment(monkeypatch, tmp_path):
 def test_mistakes_are_user_errors(arguments, message, capsys):
     assert main.main(["serve", "--port", "0", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_report_is_made_again_only_when_the_runs_files_changed(tmp_path):
+    run = make_run_folder(tmp_path)
+    report = _experiment.ReportPage(run)
+    first = report.text()
+    assert first.startswith("<!doctype html>") and report.text() is first
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("\n")
+    second = report.text()
+    assert second is not first
+    (run / "report.html").write_text("the run's own")
+    assert report.text() == "the run's own"
+    (run / "results.json").touch()
+    os.utime(run / "results.json", ns=(time.time_ns() + 10**9,) * 2)
+    assert report.text().startswith("<!doctype html>")
 
 
 def test_a_run_has_its_checkpoints_by_name(tmp_path, capsys):

@@ -236,3 +236,20 @@ def test_small_pieces_of_a_stream_are_sent_at_once():
         listener.listen()
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_requests_that_name_no_model_go_to_the_default_one(engine, tokenizer):
+    engine.text = "</think>ok"
+    models = [
+        ServedModel(name=name, engine=engine, tokenizer=tokenizer, max_model_len=512, vocab_size=1024)
+        for name in ("cold_start", "final")
+    ]
+    with running(models) as live:
+        assert post(live, "/v1/chat/completions", {"messages": USER}).json()["model"] == "cold_start"
+        live.server.default = "final"
+        assert [model["id"] for model in live.web.get("/v1/models").json()["data"]] == ["final", "cold_start"]
+        assert post(live, "/v1/chat/completions", {"messages": USER}).json()["model"] == "final"
+        assert (
+            post(live, "/v1/chat/completions", {"model": "cold_start", "messages": USER}).json()["model"]
+            == "cold_start"
+        )

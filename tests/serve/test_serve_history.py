@@ -149,6 +149,45 @@ def test_blocks_of_another_servers_tools_are_left_out_of_its_own_turns_only(live
     assert claude(live, {"role": "user", "content": [searched]})[1]["error"]["param"] == "messages[0].content"
 
 
+def test_items_of_another_servers_tools_are_left_out_with_a_warning(live, engine):
+    engine.text = "</think>4"
+    searched = {"type": "web_search_call", "id": "w", "status": "completed"}
+    said = {"role": "assistant", "content": [{"type": "refusal", "refusal": "I will not."}]}
+    status, answer = post(live, "/v1/responses", {"input": [*USER, searched, said, ECHO]})
+    assert status == 200 and answer["warnings"] == [
+        "items of tools that are not known here were left out: `web_search_call`"
+    ]
+    assert "assistant\nI will not.<" in last_prompt(engine)
+    assert post(live, "/v1/responses", {"input": [{"type": "item_reference", "id": "m"}]})[0] == 400
+
+
+def test_openais_older_words_for_calls_are_read(live, engine):
+    engine.text = "</think>4"
+    called = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"x": 1}'}}
+    assert chat(live, *USER, called, {"role": "function", "name": "f", "content": "4"})[0] == 200
+    assert '{"name": "f", "arguments": {"x": 1}}' in last_prompt(engine)
+    assert "<tool_response>\n4\n</tool_response>" in last_prompt(engine)
+
+
+def test_thinking_parts_of_an_earlier_answer_are_left_out(live, engine):
+    engine.text = "</think>4"
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hidden"}]},
+        {"type": "text", "text": "It is 4."},
+    ]
+    assert chat(live, *USER, {"role": "assistant", "content": parts}, ECHO)[0] == 200
+    assert "assistant\nIt is 4.<" in last_prompt(engine)
+    assert chat(live, {"role": "user", "content": parts})[0] == 400
+
+
+def test_control_tokens_in_a_begun_answer_stay_text(live, engine):
+    engine.text = " ends it."
+    claude(live, *USER, {"role": "assistant", "content": "In ChatML <|im_end|>"})
+    ids = engine.requests[-1][0]
+    end = engine.tokenizer.token_id("<|im_end|>")
+    assert last_prompt(engine).endswith("In ChatML <|im_end|>") and ids.count(end) == 1
+
+
 @pytest.mark.parametrize(
     ("content", "prompt_end"),
     [

@@ -121,14 +121,14 @@ def _needs(
         needs.append(any_of("enum", ()))
     kinds = part.get("type")
     if isinstance(kinds, str):
-        needs += _kind_needs(kinds, place, part, schema_at)
+        needs += _kind_needs(kinds, place, part, schema_at, any_of)
     elif isinstance(kinds, list) and set(map(str, kinds)) == {"array", "object"}:
-        each = [graph.add((kind, place), _kind_needs(kind, place, part, schema_at)) for kind in kinds]
+        each = [graph.add((kind, place), _kind_needs(kind, place, part, schema_at, any_of)) for kind in kinds]
         needs.append(any_of("type", each))
     return needs
 
 
-def _kind_needs(kind: str, place: Pointer, part: Mapping[str, Any], schema_at: Any) -> list[Hashable]:
+def _kind_needs(kind: str, place: Pointer, part: Mapping[str, Any], schema_at: Any, any_of: Any) -> list[Hashable]:
     """What the values of one type need; only objects and arrays need anything."""
     needs: list[Hashable] = []
     if kind == "object":
@@ -137,8 +137,8 @@ def _kind_needs(kind: str, place: Pointer, part: Mapping[str, Any], schema_at: A
         for name in required if isinstance(required, list) else ():
             if isinstance(properties, Mapping) and isinstance(name, str) and name in properties:
                 needs.append(schema_at((*place, "properties", name), properties[name]))
-            elif "additionalProperties" in part and "patternProperties" not in part:
-                needs.append(schema_at((*place, "additionalProperties"), part["additionalProperties"]))
+            elif "additionalProperties" in part:
+                needs.append(_unnamed_property(place, part, schema_at, any_of))
     if kind == "array":
         least = part.get("minItems")
         least = least if isinstance(least, int) else 0
@@ -148,6 +148,15 @@ def _kind_needs(kind: str, place: Pointer, part: Mapping[str, Any], schema_at: A
         if least > len(first) and "items" in part:
             needs.append(schema_at((*place, "items"), part["items"]))
     return needs
+
+
+def _unnamed_property(place: Pointer, part: Mapping[str, Any], schema_at: Any, any_of: Any) -> Hashable:
+    """What a property needs that `properties` does not name; which pattern it matches is not looked at."""
+    patterns = part.get("patternProperties")
+    patterns = patterns if isinstance(patterns, Mapping) else {}
+    choices = [schema_at((*place, "patternProperties", str(one)), schema) for one, schema in patterns.items()]
+    choices.append(schema_at((*place, "additionalProperties"), part["additionalProperties"]))
+    return any_of("unnamed", choices)
 
 
 def _resolve(root: Any, reference: str) -> tuple[Pointer, Any] | None:
