@@ -2,6 +2,7 @@
 
     python benchmarks/serve.py runs/tiny/final                   # 10 minutes of load, 1,000 hang-ups, 10,000 odd bodies
     python benchmarks/serve.py runs/tiny/final --minutes 1       # a tenth of all that
+    python benchmarks/serve.py runs/tiny/final --only storm,heavy --output benchmarks/results/serve_faults.json
     python benchmarks/serve.py --url http://127.0.0.1:8000 ...   # of a server that runs already
 
 In order:
@@ -61,6 +62,8 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=128, help="of an answer (128)")
     parser.add_argument("--rounds", type=int, default=5, help="of each of the heavy bodies (5)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", metavar="KIND,KIND", help="these kinds; `leave` and `slow` compare with `alone`")
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     if bool(args.model) == bool(args.url):
         parser.error("name a model folder, or --url")
@@ -70,8 +73,8 @@ def main() -> None:
     finally:
         if process is not None:
             process.kill()
-    options = {name: getattr(args, name) for name in ("minutes", "streams", "max_tokens", "rounds", "seed")}
-    RESULTS.write_text(json.dumps({**describe_machine(), "options": options, "figures": figures}, indent=1) + "\n")
+    options = {name: getattr(args, name) for name in ("minutes", "streams", "max_tokens", "rounds", "seed", "only")}
+    args.output.write_text(json.dumps({**describe_machine(), "options": options, "figures": figures}, indent=1) + "\n")
 
 
 def start_server(model: str) -> tuple[subprocess.Popen[str], str]:
@@ -94,8 +97,12 @@ async def run(args: argparse.Namespace, process: Any) -> dict[str, Any]:
         await ready(client)
         args.known = {}  # what `alone` was answered, by stream and turn
         for kind in (alone, load, leave, storm, slow, malformed, heavy):
+            if args.only and kind.__name__ not in args.only.split(","):
+                continue
             figures[kind.__name__] = {**await kind(client, args), **await left(client)}
             show(kind.__name__, figures[kind.__name__])
+        if args.only:
+            return figures
         first, last = (figures[name]["left: memory, MiB"] for name in ("load", "malformed"))
         figures["memory grown after load, MiB"] = round(last - first, 1)
         if process is not None:
