@@ -22,7 +22,7 @@ def python(code, **environment):
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, ("1000", None)),
+        ({}, ("10000", None)),
         ({"GOMP_SPINCOUNT": "7"}, ("7", None)),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, (None, "ACTIVE")),
     ],
@@ -36,7 +36,7 @@ def test_torch_waits_as_openqwq_says():
     told = python("import openqwq, torch", OMP_DISPLAY_ENV="VERBOSE")
     if "GOMP_SPINCOUNT" not in told:
         pytest.skip("this torch has another OpenMP library than libgomp")
-    assert "GOMP_SPINCOUNT = '1000'" in told
+    assert "GOMP_SPINCOUNT = '10000'" in told
 
 
 def test_doctor_says_that_torch_was_imported_first(monkeypatch):
@@ -46,4 +46,4 @@ def test_doctor_says_that_torch_was_imported_first(monkeypatch):
     assert "import torch" not in doctor.check_threads().text
     monkeypatch.setattr(doctor, "SPIN_COUNT_COMES_LATE", True)
     found = doctor.check_threads()
-    assert found.status == "warn" and "GOMP_SPINCOUNT=1000" in found.text
+    assert found.status == "warn" and "GOMP_SPINCOUNT=10000" in found.text
