@@ -13,16 +13,19 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openqwq.errors import UserError
 from openqwq.log import write_text_atomic
 
 from .doctor import Finding, Status
 
+if TYPE_CHECKING:
+    from openqwq.tokenizer import Tokenizer
+
 CONFIG, TOKENIZER_CONFIG, GENERATION = "config.json", "tokenizer_config.json", "generation_config.json"
 TEMPLATE = "chat_template.jinja"
-INDEX = "model.safetensors.index.json"
+INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 40, "repetition_penalty": 1.0}
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
@@ -104,6 +107,8 @@ def _check_weights(examined: Examined) -> None:
 
 def _shard_names(examined: Examined) -> list[str]:
     index = examined.json(INDEX)
+    if (examined.folder / WHOLE).is_file():  # an index beside it is left over
+        return [WHOLE]
     if index is not None and isinstance(index.get("weight_map"), dict):
         return sorted(set(index["weight_map"].values()))
     return sorted(path.name for path in examined.folder.glob("*.safetensors"))
@@ -173,14 +178,35 @@ def _check_tokenizer(examined: Examined) -> None:
     if isinstance(size, int) and tokenizer.vocab_size > size:
         examined.note("tokenizer", "fail", f"it has {tokenizer.vocab_size} tokens, but the embedding {size} rows")
         return
+    if not _check_ends(examined, tokenizer):
+        raw = examined.json(TOKENIZER_CONFIG) or {}
+        pad, eos = (_content(raw.get(name)) for name in ("pad_token", "eos_token"))
+        examined.note("tokenizer", "ok", f"{tokenizer.vocab_size} tokens, ends with {eos}, pads with {pad}")
+
+
+def _check_ends(examined: Examined, tokenizer: Tokenizer) -> bool:
+    """Whether something is wrong with the tokenizer's end and pad tokens."""
     raw = examined.json(TOKENIZER_CONFIG) or {}
     pad, eos = (_content(raw.get(name)) for name in ("pad_token", "eos_token"))
-    if pad is None or pad == eos:
-        state = "is missing" if pad is None else f"is the end token {eos}"
-        examined.note("pad token", "warn", f"`pad_token` {state}: fine-tuning may unlearn to end; use <|endoftext|>")
-        examined.fix(TOKENIZER_CONFIG, {"pad_token": "<|endoftext|>", "eos_token": eos or "<|im_end|>"})
-    else:
-        examined.note("tokenizer", "ok", f"{tokenizer.vocab_size} tokens, ends with {eos}, pads with {pad}")
+    end, changes = tokenizer.end_of_turn, {}
+    if eos != end:
+        changes["eos_token"] = end
+        examined.note(
+            "end token",
+            "warn",
+            f"`eos_token` is {eos}, but the chat template ends turns with {end}: that does not end an answer for "
+            "readers that look at `eos_token` alone",
+        )
+    if pad is None or pad == end:
+        free = next(
+            t for t in ("<|endoftext|>", "<|vision_pad|>", eos, pad) if t != end and tokenizer.token_id(t or "")
+        )
+        changes["pad_token"] = free
+        state = "is missing" if pad is None else f"is the end token {end}"
+        examined.note("pad token", "warn", f"`pad_token` {state}: fine-tuning may unlearn to end; use {free}")
+    if changes:
+        examined.fix(TOKENIZER_CONFIG, changes)
+    return bool(changes)
 
 
 def _content(token: Any) -> str | None:
@@ -216,10 +242,12 @@ def _template_text(examined: Examined) -> str | None:
     file = examined.folder / TEMPLATE
     if file.is_file():
         return file.read_text(encoding="utf-8")
-    text = (examined.json(TOKENIZER_CONFIG) or {}).get("chat_template")
-    if isinstance(text, list):
-        text = next((entry.get("template") for entry in text if entry.get("name") == "default"), None)
-    return text
+    from openqwq.tokenizer.tokenizer import default_template
+
+    try:
+        return default_template((examined.json(TOKENIZER_CONFIG) or {}).get("chat_template"))
+    except UserError:
+        return None  # the check of the tokenizer has told it
 
 
 def _fix_template(examined: Examined, text: str) -> None:
@@ -230,7 +258,7 @@ def _fix_template(examined: Examined, text: str) -> None:
 
 def _check_sampling(examined: Examined) -> None:
     raw = examined.json(GENERATION)
-    wrong = list(_sampling_problems(raw, _end_ids(examined)))
+    wrong = list(_sampling_problems(raw, _end_ids(examined), _turn_starts(examined)))
     if wrong:
         examined.note("sampling", "warn", f"{GENERATION}: {'; '.join(wrong)}")
         ends = _end_ids(examined)
@@ -241,7 +269,7 @@ def _check_sampling(examined: Examined) -> None:
         examined.note("sampling", "ok", values)
 
 
-def _sampling_problems(raw: Mapping[str, Any] | None, ends: list[int]) -> Iterator[str]:
+def _sampling_problems(raw: Mapping[str, Any] | None, ends: list[int], starts: Mapping[int, str]) -> Iterator[str]:
     if raw is None:
         yield "is missing, so readers sample with their own defaults"
         return
@@ -255,29 +283,52 @@ def _sampling_problems(raw: Mapping[str, Any] | None, ends: list[int]) -> Iterat
     known = given if isinstance(given, list) else [given]
     if ends and set(ends) - set(known):
         yield f"`eos_token_id` is {given}, but answers end at any of {ends}"
+    for token_id in set(known) & set(starts):
+        yield f"`eos_token_id` lists {token_id}, but {starts[token_id]} begins a turn: it ends no answer"
 
 
 def _end_ids(examined: Examined) -> list[int]:
+    """The tokens at which answers are to end: the template's end of turn and <|endoftext|>."""
     from openqwq.tokenizer import Tokenizer
 
     try:
         tokenizer = Tokenizer.load(examined.folder)
     except UserError:
         return []
-    ids = [tokenizer.token_id(token) for token in ("<|im_end|>", "<|endoftext|>")]
-    return [token_id for token_id in ids if token_id is not None]
+    ids = [tokenizer.token_id(token) for token in (tokenizer.end_of_turn, "<|endoftext|>")]
+    return list(dict.fromkeys(token_id for token_id in ids if token_id is not None))
 
 
-def write_fixed(examined: Examined) -> Path:
-    """A folder beside the original: mended files written, all others linked. Raises UserError where one exists."""
-    target = examined.folder.resolve().with_name(examined.folder.resolve().name + "-fixed")
+def _turn_starts(examined: Examined) -> dict[int, str]:
+    """Control tokens that the template writes into every prompt before an answer, by their ids."""
+    from openqwq.tokenizer import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.load(examined.folder)
+        prompt = tokenizer.encode_chat([{"role": "user", "content": "a"}])
+    except (UserError, ValueError):
+        return {}
+    behind = prompt[max((i + 1 for i, t in enumerate(prompt) if t in _end_ids(examined)), default=0) :]
+    return {token_id: tokenizer.decode([token_id]) for token_id in behind}
+
+
+def write_fixed(examined: Examined, out: Path | None = None) -> Path:
+    """A folder next to the given path, or `out`: fixed files written, all others linked by absolute paths.
+
+    Raises UserError where it exists, and where it cannot be written.
+    """
+    given = Path(os.path.abspath(examined.folder))  # a link's own place, not its target's
+    target = out or given.with_name(given.name + "-fixed")
     if target.exists():
-        raise UserError(f"{target} exists already", hint="remove it, or examine that one")
-    target.mkdir()
-    for name, value in examined.fixes.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-        write_text_atomic(target / name, text)
-    for file in sorted(examined.folder.resolve().iterdir()):
-        if file.is_file() and file.name not in examined.fixes:
-            (target / file.name).symlink_to(os.path.relpath(file, target))
+        raise UserError(f"{target} exists already", hint="remove it, or choose another place with `--out`")
+    try:
+        target.mkdir(parents=True)
+        for name, value in examined.fixes.items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+            write_text_atomic(target / name, text)
+        for file in sorted(examined.folder.iterdir()):
+            if file.is_file() and file.name not in examined.fixes:
+                (target / file.name).symlink_to(file.resolve())
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error}", hint="choose another place with `--out`") from error
     return target

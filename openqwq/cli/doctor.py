@@ -1,15 +1,16 @@
 """Check that this machine can run openqwq, or that a model's folder is free of the known traps.
 
-Without MODEL: versions, threads, memory, the jail for untrusted code. With it: missing or cut-off weights, their type,
-the YaRN block, pad and end tokens, a chat template that lost its thinking, recommended sampling. `--fix` writes the
-mended files into MODEL-fixed, beside the original, and links all others there. Exit code 1 if something that is
-needed is missing.
+Without MODEL: versions, extras, compiled kernels, threads, memory, the jail for untrusted code. With it: missing or
+cut-off weights, their type, the YaRN block, pad and end tokens, a chat template that lost its thinking, recommended
+sampling. `--fix` writes the fixed files into MODEL-fixed, next to the given path, or into `--out`, and links all others
+there. Exit code 1 if something that is needed is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from openqwq import SPIN_COUNT, SPIN_COUNT_COMES_LATE
 from openqwq.errors import UserError
@@ -42,7 +43,8 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="a model folder to look through")
-    parser.add_argument("--fix", action="store_true", help="write mended files into MODEL-fixed")
+    parser.add_argument("--fix", action="store_true", help="write fixed files into MODEL-fixed")
+    parser.add_argument("--out", metavar="FOLDER", type=Path, help="where `--fix` writes instead")
     add_json_argument(parser)
 
 
@@ -64,7 +66,7 @@ def _examine(args: argparse.Namespace) -> list[Finding]:
 
     examined = examine_model(args.model)
     if args.fix and examined.fixes:
-        target = write_fixed(examined)
+        target = write_fixed(examined, args.out)
         examined.note("fixed", "ok", f"{', '.join(sorted(examined.fixes))} in {target}")
     elif examined.fixes:
         examined.note("hint", "warn", f"`openqwq doctor {args.model} --fix` writes {', '.join(sorted(examined.fixes))}")
@@ -93,6 +95,41 @@ def check_packages() -> Finding:
         if not need.specifier.contains(version, prereleases=True):
             wrong.append(f"{need} is wanted, {version} is there")
     return Finding("packages", "fail" if wrong else "ok", "; ".join(wrong) or "all there")
+
+
+def check_extras() -> Finding:
+    """Which optional parts can be used; the rest is named with the command that adds it."""
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(line) for line in importlib.metadata.requires("openqwq") or ()]
+    there, missing = [], []
+    for extra in importlib.metadata.metadata("openqwq").get_all("Provides-Extra") or ():
+        own = [need for need in wanted if need.marker and need.marker.evaluate({"extra": extra})]
+        if extra != "dev" and all(map(_is_installed, own)):
+            there.append(extra)
+        elif extra != "dev":
+            missing.append(extra)
+    for name in ("tensorboard", "wandb"):  # trackers of training, which no extra brings
+        (there if importlib.util.find_spec(name) else missing).append(name)
+    command = "`pip install 'openqwq[NAME]'`, of trackers `pip install NAME`"
+    text = ", ".join(there) or "none"
+    return Finding("extras", "ok", f"{text}; not there: {', '.join(missing)} ({command})" if missing else text)
+
+
+def _is_installed(need: Any) -> bool:
+    try:
+        return need.specifier.contains(importlib.metadata.version(need.name), prereleases=True)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def check_kernels() -> Finding:
+    """Compiles and loads the C kernels, on which the speed of a CPU depends."""
+    from openqwq.kernels.cpu.library import describe_library, missing_reason
+
+    found = describe_library()
+    text = found or f"{missing_reason()}: PyTorch's operators run instead, several times slower on a CPU"
+    return Finding("kernels", "ok" if found else "warn", text)
 
 
 def check_torch() -> Finding:
@@ -202,7 +239,9 @@ def check_languages() -> Finding:
 CHECKS: tuple[Callable[[], Finding], ...] = (
     check_python,
     check_packages,
+    check_extras,
     check_torch,
+    check_kernels,
     check_tokenizers,
     check_threads,
     check_memory,

@@ -155,8 +155,9 @@ class Tokenizer:
     def end_of_turn(self) -> str:
         """The token that the chat template writes behind an answer; `eos_token` where it writes none."""
         if self._end_of_turn is None or self._end_of_turn[0] != self.chat_template:
-            added = [token.content for token in self.backend.get_added_tokens_decoder().values()]
-            end = template_end(self.chat_template, added, self._template_names) or self.eos_token
+            added = self.backend.get_added_tokens_decoder().values()
+            ends = {token.content for token in added if token.special} - {START_OF_TURN, THINK_START, THINK_END}
+            end = template_end(self.chat_template, ends, self._template_names) or self.eos_token
             self._end_of_turn = self.chat_template, end
         return self._end_of_turn[1]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from openqwq.cli import main
-from openqwq.cli._model_doctor import examine_model
+from openqwq.cli import doctor, main
+from openqwq.cli._model_doctor import examine_model, write_fixed
 from openqwq.tokenizer import load_default_template
 
 BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"
@@ -42,6 +42,18 @@ YARN = {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 2048}
 TRAPS = {
     "pad missing": ("tokenizer_config.json", {"pad_token": None}, "pad token", "is missing"),
     "pad is the end": ("tokenizer_config.json", {"pad_token": "<|im_end|>"}, "pad token", "is the end token"),
+    "base model's end": (
+        "tokenizer_config.json",
+        {"eos_token": "<|endoftext|>"},
+        "end token",
+        "ends turns with <|im_end|>",
+    ),
+    "a turn's start": (
+        "generation_config.json",
+        {"eos_token_id": [1000, 998, 999]},
+        "sampling",
+        "lists 999, but <|im_st",
+    ),
     "no thinking": ("tokenizer_config.json", {"chat_template": "{{ messages[0].content }}"}, "template", "<think>"),
     "broken template": ("tokenizer_config.json", {"chat_template": "{% if %}"}, "template", "cannot be rendered"),
     "no template": ("tokenizer_config.json", {"chat_template": None}, "template", "there is no chat template"),
@@ -100,9 +112,9 @@ def test_weights_that_are_cut_off_or_missing_fail(folder, capsys):
     assert "is no safetensors file" in problems(folder)["weights"]
     index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    file.unlink()
     assert "2 of 2 shards are missing, first one.safetensors; download" in problems(folder)["weights"]
     (folder / "model.safetensors.index.json").unlink()
-    file.unlink()
     assert "no safetensors" in problems(folder)["weights"]
 
 
@@ -111,3 +123,47 @@ def test_what_is_no_model_is_a_user_error(tmp_path, capsys):
     assert "is no model folder" in capsys.readouterr().err
     assert set(problems(tmp_path)) >= {"config", "weights", "tokenizer", "sampling"}
     assert main.main(["doctor", "--fix"]) == 2
+
+
+def test_the_advice_never_names_the_token_that_is_complained_of(folder):
+    edit(folder / "tokenizer_config.json", eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+    edit(folder / "config.json", eos_token_id=998)
+    edit(folder / "generation_config.json", eos_token_id=1000)
+    found = problems(folder)
+    assert set(found) == {"end token", "sampling"} and "[1000, 998]" in found["sampling"]
+    fixed = examine_model(folder).fixes["tokenizer_config.json"]
+    assert (fixed["eos_token"], fixed["pad_token"]) == ("<|im_end|>", "<|endoftext|>")
+    assert problems(write_fixed(examine_model(folder))) == {}
+
+
+def test_fixes_of_a_link_are_written_beside_the_link_and_stand_a_move(folder, tmp_path):
+    edit(folder / "generation_config.json", do_sample=False)
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "mine"
+    link.symlink_to(folder)
+    fixed = write_fixed(examine_model(link))
+    assert fixed == tmp_path / "links" / "mine-fixed" and not folder.with_name("model-fixed").exists()
+    moved = fixed.rename(tmp_path / "moved")
+    assert problems(moved) == {} and (moved / "model.safetensors").samefile(folder / "model.safetensors")
+
+
+def test_fixes_go_where_out_says_and_what_cannot_be_written_is_an_error(folder, tmp_path, capsys):
+    edit(folder / "generation_config.json", do_sample=False)
+    assert main.main(["doctor", str(folder), "--fix", "--out", str(tmp_path / "a" / "b")]) == 0
+    assert problems(tmp_path / "a" / "b") == {}
+    (tmp_path / "file").write_text("")
+    assert main.main(["doctor", str(folder), "--fix", "--out", str(tmp_path / "file" / "x")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_an_index_left_over_beside_a_whole_file_is_no_fault(folder):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "one.safetensors"}}))
+    assert problems(folder) == {}
+
+
+def test_extras_and_kernels_are_listed(monkeypatch):
+    extras, kernels = doctor.check_extras(), doctor.check_kernels()
+    assert all(name in extras.text for name in ("serve", "hub", "environments", "tensorboard", "wandb"))
+    assert "dev" not in extras.text.split("(")[0] and kernels.status in ("ok", "warn")
+    monkeypatch.setattr("openqwq.kernels.cpu.library.library", lambda: None)
+    assert doctor.check_kernels().status == "warn"

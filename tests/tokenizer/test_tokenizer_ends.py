@@ -42,6 +42,8 @@ def edit(file, **changes):
         ({"pad_token": "<|vision_pad|>"}, {}, {}, {TURN_END, TEXT_END, VISION_PAD}),
         ({"chat_template": CUSTOM}, {}, {}, {TURN_END, TEXT_END, 1004}),
         ({"chat_template": "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"}, {}, {}, {1000, 998}),
+        ({"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}<think>"}, {}, {}, {TURN_END, TEXT_END}),
+        ({"chat_template": "{{ messages[1].content }}<|im_start|>assistant"}, {}, {}, {TURN_END, TEXT_END}),
         ({"chat_template": "{{ 1 / 0 }}"}, {}, {}, {TURN_END, TEXT_END}),
         ({}, {}, {"eos_token_id": [1000, 4000, -1]}, {TURN_END, TEXT_END}),
     ],

@@ -1,6 +1,6 @@
 """The C kernels in `src/` as one library, compiled once by the system's compiler and kept in the user's cache folder.
 
-Public: library, kernels, missing_reason, pointers, processor, MAX_GROUP, MAX_HEAD_DIM, MAX_BLOCK.
+Public: library, kernels, missing_reason, describe_library, pointers, processor, MAX_GROUP, MAX_HEAD_DIM, MAX_BLOCK.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _missing = ""
 def library() -> ctypes.CDLL | None:
     """The compiled kernels; None, logged once, where they are not available."""
     global _missing
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    compiler = _find_compiler()
     try:
         if compiler is None:
             raise OSError("there is no C compiler (cc, gcc or clang)")
@@ -73,6 +73,23 @@ def library() -> ctypes.CDLL | None:
 def missing_reason() -> str:
     """Why `library` is None; "" where it is not."""
     return "" if library() is not None else _missing
+
+
+def describe_library() -> str:
+    """The compiler, the widest vectors that it uses, and where the kernels are; "" where `library` is None."""
+    loaded, compiler = library(), _find_compiler()
+    if loaded is None or compiler is None:
+        return ""
+    told = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    named = next(iter(told.stdout.splitlines()), compiler)
+    flags = processor().split()
+    sets = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "asimd": "NEON", "sse2": "SSE2"}
+    vectors = next((name for flag, name in sets.items() if flag in flags), platform.machine())
+    return f"{named}, {vectors}, in {Path(loaded._name).parent}"
+
+
+def _find_compiler() -> str | None:
+    return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 
 def kernels() -> ctypes.CDLL:
