@@ -75,7 +75,7 @@ class _Maker:
         if not shape["takes_all"] and (unknown := [key for key in options if key not in shape["names"]]):
             raise UserError(
                 f"source.{name}.config has the unknown key `{unknown[0]}`",
-                hint=f"{self.label} takes {', '.join(shape['names']) or 'none'}",
+                hint=f"{self.label} takes {', '.join(n for n in shape['names'] if n != 'rng') or 'none'}",
             )
 
     def _shape(self) -> Mapping[str, Any]:

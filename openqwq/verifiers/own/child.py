@@ -24,6 +24,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from importlib.abc import InspectLoader
 from pathlib import Path
 from random import Random
@@ -68,7 +69,9 @@ def load_function(path: str, source: str, name: str) -> Callable[..., Any]:
     if not callable(function):
         own = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
         known = [value.__name__ for value in own if inspect.isfunction(value) and value.__name__[0] != "_"]
-        raise Misfit(f"there is no function `{name}`; the file has {', '.join(known) or 'none'}")
+        near = get_close_matches(name, known, n=1)
+        meant = f", did you mean `{near[0]}`?" if near else ""
+        raise Misfit(f"there is no function `{name}`{meant}; the file has {', '.join(known) or 'none'}")
     return function
 
 
