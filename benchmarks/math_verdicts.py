@@ -161,7 +161,7 @@ def change_number(gold: str, number: Fraction) -> Iterator[tuple[str, str]]:
 
 def plain(gold: str) -> Fraction | None:
     """The value of a whole number, a decimal or a `\\frac` of whole numbers."""
-    text = gold.replace(",", "")
+    text = gold.replace(",", "") if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+", gold) else gold
     if re.fullmatch(r"-?\d+(?:\.\d+)?", text):
         return Fraction(text)
     match = re.fullmatch(r"(-?)\\frac\{(\d+)\}\{(\d+)\}", text)

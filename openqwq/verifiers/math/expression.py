@@ -37,7 +37,7 @@ class Unreadable(Exception):
     """The text is no formula that this reader knows."""
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def parse(text: str) -> Tree | None:
     """The tree of a formula in the one spelling; None when it is none."""
     try:

@@ -1,10 +1,11 @@
 r"""What an answer says, read into a value: gold answers and candidates alike.
 
-Public: `read`, `read_choice`, `trees_of`, `is_prose`, `Value`. A value is a nested tuple whose first item is its kind:
-("number", tree), ("quantity", value, unit, whether the unit is needed), ("words", text), ("choice", letter, text),
-("time", hours, minutes, seconds, "am" | "pm" | ""), ("ratio", trees), ("based", digits, base),
+Public: `read`, `read_choice`, `as_words`, `trees_of`, `is_prose`, `Value`. A value is a nested tuple; its first item is
+its kind: ("number", tree), ("quantity", value, unit, whether the unit is needed), ("words", text), ("choice", letter,
+text), ("time", hours, minutes, seconds, "am" | "pm" | ""), ("ratio", trees), ("based", digits, base),
 ("tuple", opening, items, closing), ("set", items, whether it has braces), ("reals", name, pieces),
-("equation", name or "", trees, values), ("matrix", rows). None: this reader does not know the form.
+("equation", name or "", trees, values), ("congruence", name or "", residue, modulus), ("matrix", rows).
+None: this reader does not know the form.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _OTHER_LETTERS = re.compile(
 )
 _HALF = re.compile(r"\s*(?:\\text\{)?\s*([ap])\.?\s?m\.?\s*\}?(?:\\text\{m\.?\})?\s*", re.IGNORECASE)
 _TIME = re.compile(r"(\d{1,2})(?:\s*:\s*(\d\d))?(?:\s*:\s*(\d\d))?")
+_CONGRUENCE = re.compile(r"(?:(.+?)\\equiv)?([^=]+?)\(?\s*\\(?:pmod|bmod|mod|text\{mod\})(?![A-Za-z])([^()]+)\)?")
 _BASED = re.compile(r"([0-9][0-9A-Za-z]*)\s*_\s*(?:\{\s*)?(?:\\text\{\s*)?([0-9]+|[a-z]+)(?:\s*\})*")
 _WORDS = re.compile(r"\(?[^\W\d_]+(?:['-][^\W\d_]+)*(?: [^\W\d_]+(?:['-][^\W\d_]+)*)*\)?")
 _LIST_WORD = re.compile(r"\\text\{(?:or|and)\}|(?<![A-Za-z])(?:or|and)(?![A-Za-z])")
@@ -53,6 +55,9 @@ _AMOUNT = (
 _PART = re.compile(
     rf"\s*(?:,|\\text\{{and\}}|and\b)?\s*({_AMOUNT})\s*"
     r"((?:\\text\{[^{}]*\}|[A-Za-z]+\.?|\^\\circ|'{1,2}|\\\$|¢)(?:\s*\\text\{(?!and\})[^{}]*\})*)\s*"
+)
+_LABEL = re.compile(
+    r"(?:\\text\{[^{}]{2,}\}|(?<![\\A-Za-z])[A-Za-z]{3,})(?:\s*(?:\\text\{[^{}]+\}|\b[A-Za-z]{2,}))*\s*:(?=\s*\S)"
 )
 _SENTENCE = re.compile(
     r"(?:\\text\{)?(?:there|it|this|that|they|we|she|he|is|are|was|will|be|have|has|get|the|total|of|so|equals|"
@@ -73,7 +78,7 @@ _LINE_WORDS = frozenset(
 )
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def read(text: str, *, letters: bool = False) -> Value | None:
     """The value of an answer in the one spelling.
 
@@ -84,10 +89,29 @@ def read(text: str, *, letters: bool = False) -> Value | None:
         return ("number", ("neg", number) if text.startswith("-") else number)
     if not text:
         return None
-    for reader in (_lone_letter, _time, _words, _choice, _reals, _list, _brackets, _matrix, _equation, _ratio, _based):
+    for reader in (
+        _lone_letter,
+        _time,
+        _words,
+        _choice,
+        _reals,
+        _list,
+        _brackets,
+        _matrix,
+        _equation,
+        _ratio,
+        _congruence,
+        _based,
+    ):
         if (value := reader(text)) is not None:
             return value
     return _signs(text) or _quantity(text, letters) or _number(text) or _sentence(text)
+
+
+def as_words(text: str) -> Value | None:
+    """Letters and blanks as words, however few: where the other answer is words, `red` is no product."""
+    plain = " ".join(_TEXT.sub(r" \1 ", text).split())
+    return ("words", plain.casefold()) if _WORDS.fullmatch(plain) else None
 
 
 def read_choice(text: str) -> Value | None:
@@ -181,7 +205,8 @@ def _brackets(text: str) -> Value | None:
         return None
     parts = split_top(text[1:-1], ",;")
     if len(parts) < 2:
-        return None
+        inside = read(text[1:-1].strip()) if text[0] + text[-1] == "()" else None
+        return inside if inside and inside[0] == "quantity" else None
     items = [read(part) for part in parts]
     return None if None in items else ("tuple", text[0], tuple(items), text[-1])
 
@@ -214,10 +239,19 @@ def _equation(text: str) -> Value | None:
 
 def _ratio(text: str) -> Value | None:
     parts = re.split(r":|\\text\{to\}|(?<![A-Za-z])to(?![A-Za-z])", text)
-    if len(parts) < 2:
+    if len(parts) < 2 or _LABEL.match(text):
         return None
     trees = tuple(parse(part.strip()) for part in parts)
     return None if None in trees else ("ratio", trees)
+
+
+def _congruence(text: str) -> Value | None:
+    r"""`x \equiv 3 \pmod 7`, also without a name."""
+    match = _CONGRUENCE.fullmatch(text)
+    if not match:
+        return None
+    name, residue, modulus = (match[1] or "").replace(" ", ""), parse(match[2].strip()), parse(match[3].strip())
+    return None if residue is None or modulus is None else ("congruence", name, residue, modulus)
 
 
 def _based(text: str) -> Value | None:
@@ -284,7 +318,7 @@ def _number(text: str) -> Value | None:
 
 def _sentence(text: str) -> Value | None:
     """The number of a short sentence (`There are 7 apples`), or words with a number in them (`June 20`)."""
-    match = _SENTENCE.match(text)
+    match = _LABEL.match(text) or _SENTENCE.match(text)
     if match and len(text) > match.end():
         return read(text[match.end() :].strip())
     plain = " ".join(_TEXT.sub(r" \1 ", text).split())
@@ -315,6 +349,8 @@ def trees_of(value: Value) -> Iterator[Tree]:
         for row in value[1]:
             for cell in row:
                 yield from trees_of(cell)
+    elif kind == "congruence":
+        yield from value[2:]
     elif kind == "ratio":
         yield from value[1]
     elif kind == "reals":

@@ -26,7 +26,7 @@ from typing import Any
 
 from .exact import is_left_to_compute, rational, surely_differ, symbols_of
 from .expression import Tree
-from .reading import Value, read, read_choice
+from .reading import Value, as_words, read, read_choice
 from .sets import Piece, interval_of, join
 from .spelling import spell
 from .units import Unit, fit
@@ -62,6 +62,10 @@ def read_pair(gold: str, answer: str) -> tuple[Value | None, Value | None]:
         return None, other
     if value[0] == "choice":
         return value, read_choice(answer) or other
+    if value[0] == "words" and other and other[0] != "words":
+        return value, as_words(answer) or other
+    if other and other[0] == "words" and value[0] == "number":
+        return as_words(gold) or value, other
     if value[0] == "quantity" and (other is None or other[0] != "quantity"):
         other = _with_letters(answer, value) or other
     elif other and other[0] == "quantity" and value[0] != "quantity":
@@ -109,6 +113,8 @@ def same_value(gold: Value, answer: Value, same: Same) -> bool | None:
         return _same_choice(gold, answer, same)
     if gold[0] == "quantity" or answer[0] == "quantity":
         return _same_quantity(gold, answer, same)
+    if gold[0] == "congruence" or answer[0] == "congruence":
+        return _same_congruence(gold, answer)
     if gold[0] == "time" or answer[0] == "time":
         return _same_time(gold, answer, same)
     if gold[0] == "ratio" or answer[0] == "ratio":
@@ -285,6 +291,21 @@ def _same_time(gold: Value, answer: Value, same: Same) -> bool | None:
 def _clock(time: Value) -> tuple[int, int, int]:
     """Hours, minutes and seconds of a time with a.m. or p.m., on 24 hours."""
     return time[1] % 12 + (12 if time[4] == "pm" else 0), time[2], time[3]
+
+
+def _same_congruence(gold: Value, answer: Value) -> bool | None:
+    """Equal residues of one modulus; a bare number is the residue itself."""
+    congruence, other = (gold, answer) if gold[0] == "congruence" else (answer, gold)
+    residue, modulus = rational(congruence[2]), rational(congruence[3])
+    if residue is None or not modulus:
+        return True if gold == answer else None
+    if other[0] == "number":
+        return rational(other[1]) == residue
+    if other[0] != "congruence" or rational(other[3]) != modulus:
+        return False
+    other_residue = rational(other[2])
+    named_alike = gold[1] == answer[1] or not (gold[1] and answer[1])
+    return named_alike and other_residue is not None and (residue - other_residue) % modulus == 0
 
 
 def _same_ratio(gold: Value, answer: Value, same: Same) -> bool | None:

@@ -177,6 +177,8 @@ def _inequality(text: str, names: set[str]) -> tuple[Piece, ...] | None:
         return None
     if len(terms) == 2 and (bound := _absolute(trees, closed[0], names)) is not None:
         return bound
+    if len(terms) == 3 and 1 in at:
+        at = [1]  # `a < x < b`
     if len(at) != 1 or (len(terms) == 3 and at != [1]):
         return None
     names.add(terms[at[0]])

@@ -29,7 +29,8 @@ _GREEK = {chr(0x3B1 + i): f"\\{name} " for i, name in enumerate(_LETTERS.split()
 _SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "‒": "-", "‐": "-", "‑": "-", "﹣": "-", "×": "\\times ", "✕": "\\times ",
     "·": "\\cdot ", "⋅": "\\cdot ", "∙": "\\cdot ", "•": "\\cdot ", "∗": "*", "÷": "\\div ", "⁄": "/", "∕": "/",
-    "∞": "\\infty ", "°": "^\\circ ", "º": "^\\circ ", "℃": "^\\circ \\text{C}", "℉": "^\\circ \\text{F}", "′": "'",
+    "∞": "\\infty ", "°": "^\\circ ", "º": "^\\circ ",
+    "˚": "^\\circ ", "℃": "^\\circ \\text{C}", "℉": "^\\circ \\text{F}", "′": "'",
     "″": "''", "≤": "\\le ", "⩽": "\\le ", "≦": "\\le ", "≥": "\\ge ", "⩾": "\\ge ", "≧": "\\ge ", "≠": "\\ne ",
     "≈": "\\approx ", "≡": "\\equiv ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∉": "\\notin ", "∅": "\\emptyset ",
     "Ø": "\\emptyset ", "±": "\\pm ", "∓": "\\mp ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}",
@@ -122,7 +123,7 @@ _QUOTED = re.compile(r"``|(?<!\d)''|\"")
 _QUOTES = "\"'`"
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def spell(text: str) -> str:
     """The answer in the one spelling; spelling twice changes nothing."""
     if not text.isascii():
@@ -134,8 +135,8 @@ def spell(text: str) -> str:
     text = _flatten(_DROPPED_COMMA.sub("", _SKIP.sub(" ", text)).replace("~", " "))
     for pattern, replacement in _CLEANING:
         text = pattern.sub(replacement, text)
-    text = _trim(text)
-    return _BRACKETED_PERIOD.sub(r"\1\\overline{\2}", _ELLIPSIS.sub(_with_period, text))
+    text = _trim(_ELLIPSIS.sub(_with_period, text))
+    return _BRACKETED_PERIOD.sub(r"\1\\overline{\2}", text)
 
 
 def _from_unicode(text: str) -> str:

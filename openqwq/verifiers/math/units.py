@@ -138,7 +138,7 @@ _CURRENCY = re.compile(
 )
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def split_unit(text: str, *, letters: bool = False) -> tuple[str, Unit] | None:
     r"""The amount's text and its unit; None where no unit stands behind or before it.
 
