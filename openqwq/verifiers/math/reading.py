@@ -29,7 +29,7 @@ _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _LETTER = r"\(?\s*(?:\\text\{)?\s*([A-Z])\s*\}?\s*"
 _OPTION = r"(?:(?:\\text\{)?(?i:option|choice|answer)\}?\s*)?"
 _LONE_LETTER = re.compile(rf"{_OPTION}{_LETTER}\)?")
-_CHOICE = re.compile(rf"{_OPTION}{_LETTER}(?:\)\s*[.:,-]?|[.:](?=\s|$)|:)\s*(?P<rest>.*)", re.DOTALL)
+_CHOICE = re.compile(rf"{_OPTION}{_LETTER}(?:\)\s*[.:-]?(?!\s*,)|[.:](?=\s|$)|:)\s*(?P<rest>.*)", re.DOTALL)
 _DASHED_CHOICE = re.compile(
     rf"{_OPTION}{_LETTER}(?<=\s)(?:-\s|=)?\s*(?P<rest>(?!\\text\{{(?:and|or)|and\b|or\b|[-+]).+)", re.DOTALL
 )
@@ -39,7 +39,7 @@ _OTHER_LETTERS = re.compile(
 _HALF = re.compile(r"\s*(?:\\text\{)?\s*([ap])\.?\s?m\.?\s*\}?(?:\\text\{m\.?\})?\s*", re.IGNORECASE)
 _TIME = re.compile(r"(\d{1,2})(?:\s*:\s*(\d\d))?(?:\s*:\s*(\d\d))?")
 _CONGRUENCE = re.compile(r"(?:(.+?)\\equiv)?([^=]+?)\(?\s*\\(?:pmod|bmod|mod|text\{mod\})(?![A-Za-z])([^()]+)\)?")
-_BASED = re.compile(r"([0-9][0-9A-Za-z]*)\s*_\s*(?:\{\s*)?(?:\\text\{\s*)?([0-9]+|[a-z]+)(?:\s*\})*")
+_BASED = re.compile(r"([+-]?[0-9][0-9A-Za-z]*)\s*_\s*(?:\{\s*)?(?:\\text\{\s*)?([0-9]+|[a-z]+)(?:\s*\})*")
 _WORDS = re.compile(r"\(?[^\W\d_]+(?:['-][^\W\d_]+)*(?: [^\W\d_]+(?:['-][^\W\d_]+)*)*\)?")
 _LIST_WORD = re.compile(r"\\text\{(?:or|and)\}|(?<![A-Za-z])(?:or|and)(?![A-Za-z])")
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
@@ -205,8 +205,8 @@ def _brackets(text: str) -> Value | None:
         return None
     parts = split_top(text[1:-1], ",;")
     if len(parts) < 2:
-        inside = read(text[1:-1].strip()) if text[0] + text[-1] == "()" else None
-        return inside if inside and inside[0] == "quantity" else None
+        value = read(text[1:-1].strip()) if text[0] + text[-1] == "()" else None
+        return value if value and value[0] == "quantity" else None
     items = [read(part) for part in parts]
     return None if None in items else ("tuple", text[0], tuple(items), text[-1])
 

@@ -161,9 +161,11 @@ def _interval(text: str, names: set[str]) -> tuple[Piece, ...] | None:
 
 
 def _inequality(text: str, names: set[str]) -> tuple[Piece, ...] | None:
-    """`2 \\le x < 5`, `x > 3`, `|x - 1| < 3`."""
+    """`2 \\le x < 5`, `x > 3`, `\\le 5`, `|x - 1| < 3`."""
     parts = [part.strip() for part in _RELATION.split(text)]
     terms, relations = parts[::2], parts[1::2]
+    nameless = len(terms) == 2 and terms[0] == ""  # `\\le 5`
+    terms = ["x", *terms[1:]] if nameless else terms
     if not 2 <= len(terms) <= 3 or not all(terms):
         return None
     if all(relation in (">", "\\ge") for relation in relations):
@@ -181,7 +183,7 @@ def _inequality(text: str, names: set[str]) -> tuple[Piece, ...] | None:
         at = [1]  # `a < x < b`
     if len(at) != 1 or (len(terms) == 3 and at != [1]):
         return None
-    names.add(terms[at[0]])
+    names.update([] if nameless else [terms[at[0]]])
     low, low_closed, high, high_closed = LINE
     if at[0] > 0:
         low, low_closed = trees[at[0] - 1] or low, closed[at[0] - 1]

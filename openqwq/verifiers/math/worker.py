@@ -6,6 +6,7 @@ Only the library's LaTeX reader is used: its reader of plain expressions ends in
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -20,6 +21,7 @@ from .spelling import spell
 
 logging.disable(logging.WARNING)
 READER = [LatexExtractionConfig(boxed_match_priority=0)]
+_BASE = re.compile(r"\d\s*_")
 PROBE = Integer(7919)
 _INFINITE = (("const", "inf"), ("neg", ("const", "inf")))
 
@@ -69,6 +71,6 @@ def _equal(gold_values: list[Any], values: list[Any]) -> bool:
 
 def _parse(text: str) -> list[Any]:
     """Sympy values of an answer; empty when it cannot be read as mathematics."""
-    if is_prose(text):
+    if is_prose(text) or _BASE.search(text):  # the library drops the base of a number
         return []
     return [v for v in parse(f"\\boxed{{{text}}}", READER, parsing_timeout=None) if not isinstance(v, str)]
