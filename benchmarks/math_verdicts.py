@@ -44,7 +44,9 @@ def main() -> int:
     verdicts = {"ours": judge_ours(pairs), "math_verify": judge_library(pairs)}
     tables = {name: tabulate(pairs, statuses) for name, statuses in verdicts.items()}
     show(tables)
-    result = describe_machine() | {"command": f"python benchmarks/math_verdicts.py {' '.join(sys.argv[1:])}"}
+    given = f" --cases {args.cases.name}" if args.cases else ""
+    command = f"python benchmarks/math_verdicts.py --data {args.data.name}{given} --sample {args.sample}"
+    result = describe_machine() | {"command": command}
     result["versions"] |= {"math-verify": version("math-verify"), "sympy": version("sympy")}
     args.output.write_text(json.dumps(result | {"results": tables}, indent=1) + "\n")
     print(f"written to {args.output}", file=sys.stderr)

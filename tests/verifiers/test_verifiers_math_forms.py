@@ -4,6 +4,7 @@ import pytest
 
 from openqwq.types import Message, Problem
 from openqwq.verifiers import get_verifier
+from openqwq.verifiers.math.rules import same_answer
 
 MATH = get_verifier("math", num_workers=1)
 
@@ -256,3 +257,16 @@ def test_labels_lists_and_formulas_are_judged_by_value(gold, equal, other):
 )  # fmt: skip
 def test_base_is_never_dropped_and_a_list_picks_no_option(gold, equal, other):
     assert_judged(gold, equal, other)
+
+
+@pytest.mark.parametrize("tail", ["", "x)"])
+@pytest.mark.parametrize(
+    "unit",
+    ["A: ", "is ", "abc: ", "\\approx ", "\\$", "((", "(1,", "\\{x|", "\\frac{\\text{a} \\text{b} ", "\\equiv",
+     "3\\mod ", "1*", "5^\\circ", "^-", "\\sin", "|",
+     "5 cm ", "**", "`", "$", "\\pm ", "x=1,", "\\color{", "\\textbf{\\text{"],
+)  # fmt: skip
+def test_endless_forms_end_the_reading_and_raise_nothing(unit, tail):
+    text = f"{unit * (3900 // len(unit))}{tail}"
+    assert same_answer("5", text) is not True
+    assert same_answer(text, "5") is not True

@@ -81,8 +81,11 @@ class _Parser:
         return ("neg", term) if negative else term
 
     def product(self) -> Tree:
-        left = self.juxtaposed()
+        left, num_operators = self.juxtaposed(), 0
         while (operator := self.peek()[1]) in ("\\times", "\\cdot", "*", "/", "\\div"):
+            num_operators += 1
+            if num_operators > MAX_DEPTH:  # each makes the tree a level deeper
+                raise Unreadable
             self.at += 1
             sign = self.peek()[1] if self.peek()[1] in ("+", "-") else ""
             self.at += bool(sign)
@@ -153,7 +156,8 @@ class _Parser:
             if self.peek()[1] == "!" and self.peek(1)[1] != "!":
                 self.at, base = self.at + 1, ("fn", "factorial", base)
             elif self.peek()[1] == "^" and self.peek(1)[1] == "\\circ":
-                self.at, base = self.at + 2, ("deg", base)
+                self.at += 2
+                return ("deg", base)
             else:
                 return base
 

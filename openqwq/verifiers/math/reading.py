@@ -24,6 +24,9 @@ from .units import Unit, split_unit
 
 Value = tuple[Any, ...]
 
+MAX_NESTING = 30
+"""Deeper brackets are no answer; readers call each other once a level, far from the interpreter's limit."""
+
 _INTEGER = re.compile(r"-?\d+")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _LETTER = r"\(?\s*(?:\\text\{)?\s*([A-Z])\s*\}?\s*"
@@ -31,7 +34,7 @@ _OPTION = r"(?:(?:\\text\{)?(?i:option|choice|answer)\}?\s*)?"
 _LONE_LETTER = re.compile(rf"{_OPTION}{_LETTER}\)?")
 _CHOICE = re.compile(rf"{_OPTION}{_LETTER}(?:\)\s*[.:-]?(?!\s*,)|[.:](?=\s|$)|:)\s*(?P<rest>.*)", re.DOTALL)
 _DASHED_CHOICE = re.compile(
-    rf"{_OPTION}{_LETTER}(?<=\s)(?:-\s|=)?\s*(?P<rest>(?!\\text\{{(?:and|or)|and\b|or\b|[-+]).+)", re.DOTALL
+    rf"{_OPTION}{_LETTER}(?<=\s)(?:-\s|=)?\s*(?P<rest>(?!\\text\{{(?:and|or)|and\b|or\b|[-+),;]).+)", re.DOTALL
 )
 _OTHER_LETTERS = re.compile(
     r"(?:[^A-Za-z]|\\text|\\quad|\b(?:and|or|[A-Z])\b)*[A-Z](?:[^A-Za-z]|\b(?:and|or|[A-Z])\b)*"
@@ -64,6 +67,7 @@ _SENTENCE = re.compile(
     r"exactly|about|approximately|value|answer|number)(?![A-Za-z])\}?\s*",
     re.IGNORECASE,
 )
+_OPENING = re.compile(rf"(?:\s*(?:{_LABEL.pattern}|{_SENTENCE.pattern}))+", re.IGNORECASE)
 _LETTERS = re.compile(r"\\text\{([^{}]*)\}|(?<![\\A-Za-z{])([A-Za-z]{2,})(?![A-Za-z}])")
 _COMMON_WORDS_TEXT = """
     the is are was has have had and of for with each there this that we they he she
@@ -87,7 +91,7 @@ def read(text: str, *, letters: bool = False) -> Value | None:
     if _INTEGER.fullmatch(text):
         number = ("num", Fraction(text.lstrip("-")))
         return ("number", ("neg", number) if text.startswith("-") else number)
-    if not text:
+    if not text or _nesting(text) > MAX_NESTING:
         return None
     for reader in (
         _lone_letter,
@@ -114,6 +118,17 @@ def as_words(text: str) -> Value | None:
     return ("words", plain.casefold()) if _WORDS.fullmatch(plain) else None
 
 
+def _nesting(text: str) -> int:
+    """How deep the brackets of a text are nested; 0 where they are few."""
+    if sum(map(text.count, "([{")) <= MAX_NESTING:
+        return 0
+    depth, deepest = 0, 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def read_choice(text: str) -> Value | None:
     """The option that an answer picks where the gold is a letter: also `D - 24`, `D = 24` and `D 24`."""
     value = _lone_letter(text) or _choice(text)
@@ -129,7 +144,12 @@ def _lone_letter(text: str) -> Value | None:
 
 def _choice(text: str) -> Value | None:
     match = _CHOICE.fullmatch(text)
-    if not match or not match["rest"].strip() or _OTHER_LETTERS.fullmatch(match["rest"]):
+    if (
+        not match
+        or not match["rest"].strip()
+        or _CHOICE.match(match["rest"])
+        or _OTHER_LETTERS.fullmatch(match["rest"])
+    ):
         return None
     return ("choice", match[1], match["rest"].strip())
 
@@ -221,7 +241,7 @@ def _matrix(text: str) -> Value | None:
 
 
 def _equation(text: str) -> Value | None:
-    if "\\approx" in text:
+    if text.count("\\approx") == 1:
         exact, _, rounded = text.partition("\\approx")
         return read(rounded.strip()) if _NAME.fullmatch(exact.strip()) else read(exact.strip())
     sides = [side.strip() for side in text.split("=")]
@@ -247,7 +267,7 @@ def _ratio(text: str) -> Value | None:
 
 def _congruence(text: str) -> Value | None:
     r"""`x \equiv 3 \pmod 7`, also without a name."""
-    match = _CONGRUENCE.fullmatch(text)
+    match = _CONGRUENCE.fullmatch(text) if text.count("mod") == 1 and text.count("\\equiv") < 2 else None
     if not match:
         return None
     name, residue, modulus = (match[1] or "").replace(" ", ""), parse(match[2].strip()), parse(match[3].strip())
@@ -318,7 +338,7 @@ def _number(text: str) -> Value | None:
 
 def _sentence(text: str) -> Value | None:
     """The number of a short sentence (`There are 7 apples`), or words with a number in them (`June 20`)."""
-    match = _LABEL.match(text) or _SENTENCE.match(text)
+    match = _OPENING.match(text)
     if match and len(text) > match.end():
         return read(text[match.end() :].strip())
     plain = " ".join(_TEXT.sub(r" \1 ", text).split())

@@ -109,7 +109,7 @@ _CLEANING: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = 
     (re.compile(r"\s+"), " "),
     (re.compile(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?![\d/])"), lambda m: m[1] + m[2].replace(" ", "")),
 ]
-_ELLIPSIS = re.compile(r"(?<![\d.])(\d*\.\d+)(?:\s*\\ldots|\.\.\.+)")
+_ELLIPSIS = re.compile(r"(?<![\d.])(\d{0,20}\.\d{1,40})(?:\s*\\ldots|\.\.\.+)")
 _PERIOD = re.compile(r"(\d*\.\d*?)(?:(\d)\2{2,}|(\d{2,12}?)\3+)")
 _BRACKETED_PERIOD = re.compile(r"([+-]?\s*\d*\.\d*)\s*\((\d+)\)(?=\s*(?:\\%)?$)")
 _PREFACE = re.compile(
@@ -117,8 +117,8 @@ _PREFACE = re.compile(
     r"(?:(?:final|correct)\}? (?:\\text\{)?)?answer\}?\s*(?::|=|(?:\\text\{)?is\}?\s*:?)\s*",
     re.IGNORECASE,
 )
-_CLOSING = re.compile(r"(?:[\s.,;]|(?<!\\)\$|\*+|__|`|\\\\)+\Z")
-_OPENING = re.compile(r"(?:[\s=]|(?<!\\)\$|\*+|__|`|\\(?:approx|therefore)(?![A-Za-z]))+")
+_CLOSING = re.compile(r"(?:[\s.,;]|(?<!\\)\$|\*|__|`|\\\\)+\Z")
+_OPENING = re.compile(r"(?:[\s=]|(?<!\\)\$|\*|__|`|\\(?:approx|therefore)(?![A-Za-z]))+")
 _QUOTED = re.compile(r"``|(?<!\d)''|\"")
 _QUOTES = "\"'`"
 

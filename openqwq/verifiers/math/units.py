@@ -130,11 +130,10 @@ _TOKEN = re.compile(
     r"|\\(?P<command>[A-Za-z]+|.)|(?P<bare>[A-Za-z]+\.?)|(?P<space>\s+)|(?P<other>.)",
     re.DOTALL,
 )
-_UNIT_FRACTION = re.compile(
-    r"\\frac\s*\{((?:\s*\\text\{[^{}]*\}|[\s^\d]|\\cdot)+)\}\s*\{((?:\s*\\text\{[^{}]*\}|[\s^\d]|\\cdot|\^\{-?\d\})+)\}\s*\Z"
-)
+_UNITS_ONLY = r"((?:\\text\{[^{}]*\}|[\s^\d]|\\cdot|\^\{-?\d\})+)"
+_UNIT_FRACTION = re.compile(rf"\\frac\s?\{{{_UNITS_ONLY}\}}\s?\{{{_UNITS_ONLY}\}}\s?\Z")
 _CURRENCY = re.compile(
-    r"(?P<sign>[+-]?\s*)(?:US|\\text\{US\})?\s*(?P<unit>\\\$|[€£¥₹])\s*(?P<amount>[-\d.\\{(].*)", re.DOTALL
+    r"(?P<sign>[+-]?\s*)(?:US|\\text\{US\})?\s*(?P<unit>\\\$|[€£¥₹])\s*(?P<amount>(?!\\\$)[-\d.\\{(].*)", re.DOTALL
 )
 
 
