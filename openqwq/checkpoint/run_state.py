@@ -16,7 +16,6 @@ import json
 import os
 import random
 import shutil
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,12 +30,15 @@ from torch import Tensor
 from openqwq.errors import UserError
 from openqwq.log import logger
 
+from .checksums import checksum, record_sum
+
 LOG_FILES = ("metrics.jsonl", "samples.jsonl", "timeline.jsonl")
 _STATE_FILE = "state.json"
 _KEEP_FILE = "keep"
 _WRITING = ".writing-"
 _KEPT = 2
-_CHUNK_BYTES = 1 << 20
+_DAMAGED = (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a state raises that the disk has changed."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,7 +115,7 @@ class RunStateStore:
             folder = self.folder / f"{serial:08d}"
             try:
                 return _read(folder)
-            except (OSError, SafetensorError, ValueError, KeyError) as error:
+            except _DAMAGED as error:
                 logger.warning("checkpoint %s is damaged (%s); taking the one before it", folder, error)
         if serials:
             raise UserError(f"no checkpoint in {self.folder} can be read", hint="start the run anew in another folder")
@@ -169,7 +171,8 @@ class RunStateStore:
             "file_sizes": self._synced_log_sizes(),
             "files": files,
         }
-        (folder / _STATE_FILE).write_text(json.dumps(record), encoding="utf-8")
+        sealed = {**record, "crc32": record_sum(record)}
+        (folder / _STATE_FILE).write_text(json.dumps(sealed), encoding="utf-8")
         for path in (folder / _STATE_FILE, folder / "model", folder):
             sync(path)
 
@@ -213,8 +216,10 @@ def restore_rng(rng: Mapping[str, Any]) -> None:
 def _read(folder: Path) -> RunState:
     """The state in a folder. Raises ValueError for a file that is not what was written."""
     record = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+    if record.pop("crc32") != record_sum(record):
+        raise ValueError(f"{_STATE_FILE} is not what was written")
     for name, expected in record["files"].items():
-        if _checksum(folder / name) != expected:
+        if checksum(folder / name) != expected:
             raise ValueError(f"{name} is not what was written")
     return RunState(
         stage=record["stage"],
@@ -235,17 +240,9 @@ def _bytes_tensor(text: str) -> Tensor:
     return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
 
 
-def _checksum(path: Path) -> dict[str, int]:
-    crc, size = 0, 0
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            crc, size = zlib.crc32(chunk, crc), size + len(chunk)
-    return {"bytes": size, "crc32": crc}
-
-
 def _sync_and_sum(path: Path) -> dict[str, int]:
     sync(path)
-    return _checksum(path)
+    return checksum(path)
 
 
 def sync(path: Path) -> None:

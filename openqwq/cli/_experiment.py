@@ -5,7 +5,6 @@ Public: RunExperiment, ReportPage.
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 
 from openqwq.config import recipe_from_dict
 from openqwq.errors import UserError
+from openqwq.log import read_json
 from openqwq.types import Problem, Verdict
 
 
@@ -24,10 +24,7 @@ class RunExperiment:
         from openqwq.pipeline.materials import Materials
 
         self.folder = folder
-        try:
-            recipe = recipe_from_dict(json.loads((folder / "recipe.json").read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise UserError(f"{folder / 'recipe.json'} is not valid JSON: {error}") from error
+        recipe = recipe_from_dict(read_json(folder / "recipe.json"))
         self.families = tuple(recipe.eval.families)
         self.max_tokens = recipe.eval.max_completion_tokens
         self._materials: Any = Materials(recipe, folder)

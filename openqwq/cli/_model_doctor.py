@@ -51,7 +51,7 @@ class Examined:
             return self.fixes[name]
         try:
             value = json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None
 

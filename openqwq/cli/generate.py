@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openqwq.errors import UserError
-from openqwq.log import append_jsonl, logger, read_jsonl, write_text_atomic
+from openqwq.log import append_jsonl, logger, read_json, read_jsonl, write_text_atomic
 from openqwq.types import SamplingParams
 
 from ._options import add_engine_arguments, add_style_argument, engine_options
@@ -72,7 +72,7 @@ def keep_settings(path: Path, settings: Mapping[str, Any], *, begun: bool) -> No
     """Note what the completions hang on; raises UserError where a run has begun with something else."""
     text = json.dumps(settings, indent=2) + "\n"
     if begun and path.exists() and path.read_text(encoding="utf-8") != text:
-        former = json.loads(path.read_text(encoding="utf-8"))
+        former = read_json(path)
         changed = [name for name in SETTINGS if former.get(name) != settings[name]]
         words = ", ".join(f"{'--set' if name == 'overrides' else name} was {former.get(name)!r}" for name in changed)
         raise UserError(f"the output was begun with other settings: {words}", hint="choose another --output")

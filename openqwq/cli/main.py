@@ -1,7 +1,7 @@
 """Entry point of `openqwq`: finds the verb, runs it, and turns errors into exit codes.
 
-0 done, 1 the run missed its own target (or a check failed), 2 user error, 130 interrupted, 141 the reader of
-stdout went away. Only the module of the verb that runs is imported.
+0 done, 1 the run missed its own target (or a check failed), 2 user error, 130 interrupted (Ctrl-C, SIGTERM,
+SIGHUP), 141 the reader of stdout went away. Only the module of the verb that runs is imported.
 
 Public: main, verbs.
 """
@@ -14,14 +14,17 @@ import difflib
 import importlib
 import os
 import pkgutil
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import NoReturn
 
 from openqwq import __version__
-from openqwq.errors import TargetMissed, UserError
+from openqwq.errors import TargetMissed, UserError, disk_error
 from openqwq.log import setup_logging
 
 EXIT_MISSED = 1
@@ -41,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's own) and return its exit code."""
     setup_logging()
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        with _stopped_by_signals():
+            code = _run(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()
         return code
     except UserError as error:
         print(error, file=sys.stderr)
@@ -54,9 +58,52 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", *interrupt.args, sep="\n", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # what is still buffered cannot be written; without this the interpreter complains at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        cause = disk_error(error)
+        if cause is None:
+            raise
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
+        print(cause, file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the verb as Ctrl-C does, so that what can be saved is; those that come later wait for it.
+
+    Schedulers send SIGTERM before they take a machine away, closed terminals SIGHUP. `nohup` keeps its meaning, and a
+    verb that has its own way to stop sets its own handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stopped = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            raise KeyboardInterrupt(signal.Signals(number).name)
+
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    former = {number: handler for number, handler in former.items() if handler is signal.SIG_DFL}
+    for number in former:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _drop_output() -> None:
+    """What is still buffered cannot be written; without this the interpreter complains at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def verbs() -> dict[str, str]:

@@ -7,11 +7,10 @@ norms and the head stay as they are. `python benchmarks/quantization.py` measure
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from openqwq.errors import UserError
-from openqwq.log import logger
+from openqwq.log import logger, read_json
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt")
 
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         layout,
         tokenizer_files=[source / name for name in TOKENIZER_FILES if (source / name).exists()],
-        generation_config=json.loads(generation.read_text()) if generation.exists() else None,
+        generation_config=read_json(generation) if generation.exists() else None,
     )
     before, after = (sum(file.stat().st_size for file in f.glob("*.safetensors")) for f in (source, args.out))
     logger.info(f"{args.out}: {after / 2**20:.1f} MiB of weights, before {before / 2**20:.1f} MiB")

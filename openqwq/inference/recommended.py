@@ -26,7 +26,7 @@ def recommended_sampling(folder: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as JSON: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{file} holds no JSON object")

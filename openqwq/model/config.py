@@ -119,6 +119,7 @@ class DecoderConfig:
         for name in _COUNTS:
             check_number(name, getattr(self, name), whole=True)
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            require(getattr(self, name) <= _COUNTS[name], name, getattr(self, name), f"at most {_COUNTS[name]}")
         for name in ("rms_norm_eps", "rope_theta", "swish_beta", "initializer_range"):
             check_number(name, getattr(self, name), whole=False)
         for name in ("tie_word_embeddings", "use_sliding_window", "attention_bias", "output_bias", "qk_norm"):
@@ -131,6 +132,8 @@ class DecoderConfig:
             object.__setattr__(self, "head_dim", self.hidden_size // heads)
         require(self.head_dim > 0 and self.head_dim % 2 == 0, "head_dim", self.head_dim, "even, for rotary pairs")
         require(heads % kv_heads == 0, "num_key_value_heads", kv_heads, f"a divisor of {heads} heads")
+        require(0 < self.rms_norm_eps < 1, "rms_norm_eps", self.rms_norm_eps, "between 0 and 1")
+        require(0 <= self.initializer_range <= 10, "initializer_range", self.initializer_range, "between 0 and 10")
         require(self.swish_beta > 0, "swish_beta", self.swish_beta, "above 0")
         require(self.rope_theta > 1, "rope_theta", self.rope_theta, "above 1")
         require(self.torch_dtype in DTYPES, "torch_dtype", self.torch_dtype, f"one of {', '.join(DTYPES)}")
@@ -199,15 +202,16 @@ class DecoderConfig:
         return {key: value for key, value in sorted(values.items()) if value is not None}
 
 
-_COUNTS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-)
+_COUNTS = {
+    "vocab_size": 1 << 27,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 23,
+    "num_hidden_layers": 1 << 12,
+    "num_attention_heads": 1 << 16,
+    "num_key_value_heads": 1 << 16,
+    "max_position_embeddings": 1 << 31,
+}
+"""What a config may ask for, ten and more times what any published model has: more is a damaged file."""
 
 
 _OF_FAMILY = (

@@ -308,6 +308,14 @@ def _allocate(config: DecoderConfig, device: torch.device | str, dtype: torch.dt
     try:
         with torch.device(device):
             return Decoder(config)
+    except RuntimeError as error:
+        if "allocate" not in str(error):
+            raise
+        raise UserError(
+            f"there is no memory for a model of this size: {config.num_hidden_layers} layers, `hidden_size` "
+            f"{config.hidden_size}, `intermediate_size` {config.intermediate_size}, `vocab_size` {config.vocab_size}",
+            hint="is config.json right? each value has 2 to 4 bytes",
+        ) from error
     finally:
         torch.set_default_dtype(former)
 
@@ -351,7 +359,7 @@ def _read_json(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist", hint="a model folder holds config.json and safetensors") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object")

@@ -18,12 +18,12 @@ from openqwq.eval.evaluate import evaluate
 from openqwq.eval.families import FamilyResult, ScoredCompletion, summarise
 from openqwq.eval.judging import Judge
 from openqwq.inference import Engine
-from openqwq.log import append_jsonl, logger, read_jsonl, write_text_atomic
+from openqwq.log import append_jsonl, logger, read_json, write_text_atomic
 from openqwq.model import Quantization, load_model, resolve_folder
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import Problem, SamplingParams
 
-from .folder import json_value
+from .folder import json_value, read_scored
 from .machine import choose_device, set_threads
 from .materials import Materials
 
@@ -96,7 +96,7 @@ def _open_folder(plan: EvaluationPlan) -> Path | None:
     if not saved.exists():
         write_text_atomic(saved, json.dumps(described, indent=2) + "\n")
         (out / "rows.jsonl").touch()
-    elif found := _differences(json.loads(saved.read_text()), described):
+    elif found := _differences(read_json(saved), described):
         raise UserError(
             f"{out} holds an evaluation with another {', '.join(f'`{key}`' for key in found)}",
             hint="continue it with the same options, or choose another `--out`",
@@ -111,7 +111,7 @@ def _differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
 def _read_whole(out: Path, samples: int) -> list[ScoredCompletion]:
     """The rows of problems whose samples are all there; what a killed writer left besides is taken out of the file."""
     file = out / "rows.jsonl"
-    rows = [ScoredCompletion.from_row(row) for row in read_jsonl(file)]
+    rows = read_scored(file)
     counts = Counter((row.family, row.id, row.prompt) for row in rows)
     whole = [row for row in rows if counts[row.family, row.id, row.prompt] == samples]
     write_text_atomic(file, "".join(json.dumps(row.to_row(), ensure_ascii=False) + "\n" for row in whole))

@@ -27,7 +27,7 @@ from openqwq.config import Recipe, recipe_to_dict
 from openqwq.errors import UserError
 from openqwq.eval.families import ScoredCompletion, strict_scores, summarise
 from openqwq.eval.targets import TargetResult, check_targets
-from openqwq.log import logger, read_jsonl, write_text_atomic
+from openqwq.log import logger, read_json, read_jsonl, torn_file, write_text_atomic
 
 from .extend import changed_stages, check_change
 
@@ -36,7 +36,18 @@ BEGUN = ("run_state", "checkpoints", "eval", "final", "adapters")
 PARTS = (
     *BEGUN,
     *("recipe.json", "results.json", "metrics.jsonl", "samples.jsonl", "report.html", "report.md", "seconds.json"),
-    *("gates.json", "idle.json", "timeline.jsonl", "tokenizer", ".tokenizer", "chains", "trackers", "replay", ".lock"),
+    *(
+        "gates.json",
+        "idle.json",
+        "finished.json",
+        "timeline.jsonl",
+        "tokenizer",
+        ".tokenizer",
+        "chains",
+        "trackers",
+        "replay",
+        ".lock",
+    ),
 )
 """All that a run writes into its folder."""
 LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors", "reasoning-gym", "math-verify")
@@ -80,7 +91,7 @@ class RunFolder:
     def read_evaluation(self, stage: str) -> list[ScoredCompletion] | None:
         """The stage's evaluation, or None while it has none."""
         file = self.evaluation_file(stage)
-        return [ScoredCompletion.from_row(row) for row in read_jsonl(file)] if file.exists() else None
+        return read_scored(file) if file.exists() else None
 
     def write_evaluation(self, stage: str, rows: list[ScoredCompletion]) -> None:
         file = self.evaluation_file(stage)
@@ -94,7 +105,12 @@ class RunFolder:
 
     def read_gates(self) -> dict[str, dict[str, Any]]:
         """Stage -> what its closed gate says; empty when every gate stayed open."""
-        return json.loads(self._gate_file.read_text()) if self._gate_file.exists() else {}
+        if not self._gate_file.exists():
+            return {}
+        gates = read_json(self._gate_file)
+        if not all(isinstance(gate, dict) and {"steps", "fell"} <= gate.keys() for gate in gates.values()):
+            raise torn_file(self._gate_file, "it holds no closed gates")
+        return gates
 
     def write_idle(self, stage: str, why: str) -> None:
         """Note why a stage made no update in any step; an empty reason takes an earlier note back."""
@@ -103,7 +119,7 @@ class RunFolder:
 
     def read_idle(self) -> dict[str, str]:
         """Stage -> why it made no update in any step."""
-        return json.loads(self._idle_file.read_text()) if self._idle_file.exists() else {}
+        return read_json(self._idle_file) if self._idle_file.exists() else {}
 
     @property
     def has_results(self) -> bool:
@@ -147,7 +163,9 @@ class StageClock:
     def __init__(self, path: Path, *, is_writer: bool = True):
         self._file = path / "seconds.json"
         self._is_writer = is_writer
-        self.seconds: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self.seconds: dict[str, float] = read_json(self._file) if self._file.exists() else {}
+        if not all(isinstance(value, int | float) for value in self.seconds.values()):
+            raise torn_file(self._file, "it holds more than seconds")
         self._stage = ""
         self._since = self._written = time.monotonic()
 
@@ -192,7 +210,7 @@ def open_run_folder(
         os.close(_lock(path))
         remove_run(path)
     if saved.exists():
-        before = json.loads(saved.read_text(encoding="utf-8"))
+        before = read_json(saved)
         notes = _check_same_run(path, before, resolved, resume)
         folder = RunFolder(path, recipe)
         if notes:
@@ -223,6 +241,17 @@ def remove_run(path: Path) -> None:
             part.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # something of the user's own is in it
         path.rmdir()
+
+
+def read_scored(file: Path) -> list[ScoredCompletion]:
+    """The evaluated completions of a file. Raises UserError naming the line that is none."""
+    rows = []
+    for number, row in enumerate(read_jsonl(file), 1):
+        try:
+            rows.append(ScoredCompletion.from_row(row))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise torn_file(file, f"row {number} is no evaluated completion ({error})") from None
+    return rows
 
 
 def versions() -> dict[str, str]:
@@ -261,7 +290,12 @@ def _check_same_run(path: Path, saved: dict[str, Any], given: dict[str, Any], re
 
 def _lock(path: Path) -> int:
     """An exclusive lock that the system drops when the process ends, however it ends."""
-    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"cannot write into the run folder {path}: {error.strerror}", hint="choose another `--out`"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

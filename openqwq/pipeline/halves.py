@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from openqwq.checkpoint.checksums import FinishedStages
 from openqwq.checkpoint.run_state import RunStateStore
 from openqwq.config import Recipe, RLStage, recipe_to_dict
 from openqwq.errors import TargetMissed, UserError
@@ -102,6 +103,7 @@ def _reward_model(wanted: str, stage: str, out: Path) -> RewardModel:
             f"stage `{stage}` is paid by the reward model `{wanted}`, which is not in {out}",
             hint="give the folder of a run that made it with `--out`, or set `reward_model_weight` to 0",
         )
+    FinishedStages(out).check_present(wanted)
     return RewardModel.load(folder)
 
 
@@ -120,6 +122,7 @@ def _policy_before(name: str, materials: Materials, out: Path) -> Decoder:
     device = choose_device()
     folder = out / "checkpoints" / policies[-1] if policies else None
     if folder is not None and folder.is_dir():
+        FinishedStages(out).check_present(policies[-1])
         logger.info("policy: %s", folder)
         return load_model(folder, device=device)
     logger.info("policy: the recipe's own model%s", f"; {folder} does not exist" if folder else "")

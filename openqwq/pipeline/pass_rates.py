@@ -73,7 +73,7 @@ def _read_rates(output: Path, problems: Sequence[Problem], settings: Mapping[str
         return []
     done = read_jsonl(output)
     hint = "remove it, or choose another `--output`"
-    if [row["prompt"] for row in done] != [problem.prompt for problem in problems[: len(done)]]:
+    if [row.get("prompt") for row in done] != [problem.prompt for problem in problems[: len(done)]]:
         raise UserError(f"{output} holds pass rates of other problems", hint=hint)
     for key, value in settings.items():
         if other := [row.get(key) for row in done if row.get(key) != value]:

@@ -7,16 +7,16 @@ step; its evaluation is read back from the folder, and only its log rows are wri
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from openqwq.checkpoint.checksums import FinishedStages
 from openqwq.checkpoint.huggingface import link_model, save_model
 from openqwq.checkpoint.run_state import RunState, RunStateStore
 from openqwq.config import PretrainStage, Recipe, RewardModelStage, RLStage, SFTStage
-from openqwq.errors import TargetMissed, UserError
+from openqwq.errors import TargetMissed, UserError, disk_error
 from openqwq.eval.evaluate import evaluate
 from openqwq.eval.families import FamilyResult, ScoredCompletion, summarise
 from openqwq.eval.report import write_report
@@ -40,7 +40,6 @@ NO_THINKING = (
     "note: this model's chat template opens no thinking. Chains are learned with a whole <think> block, and a rollout "
     'without one is read as an answer. To have prompts open it: [tokenizer] chat_template = "qwq"'
 )
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 GENERATION_DEFAULTS = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 40, "repetition_penalty": 1.0}
 """QwQ-32B's generation_config.json but for its token ids."""
 
@@ -111,13 +110,10 @@ def _run_as_rank(materials: Materials, opening: Callable[[], RunFolder]) -> RunO
     except Exception as error:
         if is_first():
             folder.remove_unless_begun()
-        if not isinstance(error, OSError):
+        cause = disk_error(error, folder.path) if isinstance(error, OSError) else None
+        if cause is None:
             raise
-        if error.errno not in DISK_FULL:
-            raise
-        raise UserError(
-            f"the disk of {folder.path} is full: {error}", hint="make room and continue with `--resume`"
-        ) from error
+        raise UserError(cause.message, hint=f"{cause.hint}; then continue with `--resume`") from error
     finally:
         folder.close()
 
@@ -129,6 +125,7 @@ class Pipeline:
         self.recipe, self.folder, self.threads = materials.recipe, folder, threads
         self.materials = materials
         self.store = RunStateStore(folder.path)
+        self.finished = FinishedStages(folder.path)
         self.clock = StageClock(folder.path, is_writer=is_first())
         self.display = open_display(is_shown=is_first())
         self.results: dict[str, dict[str, FamilyResult]] = {}
@@ -143,9 +140,17 @@ class Pipeline:
 
     def _run(self) -> RunOutcome:
         self.display.note(f"run folder: {self.folder.path}, {counted(self.threads, 'thread')}, seed {self.recipe.seed}")
+        state = self.store.load_latest()
+        names = list(self.recipe.stage)
+        if state and state.stage not in names:
+            raise UserError(
+                f"{self.store.folder} holds a checkpoint of stage `{state.stage}`, which the recipe does not have",
+                hint="its checkpoints are of another run",
+            )
+        first = names.index(state.stage) if state else 0
+        from_first(lambda: self._check_finished(names[:first], names[first]))
         if is_first() and not self.folder.has_results:
             self.folder.write_results(self.clock.seconds, self.threads)
-        state = self.store.load_latest()
         wait_for_all()
         if state is None and is_first():
             self.store.rewind_logs(RunState(stage="", step=0, model={}))
@@ -155,8 +160,6 @@ class Pipeline:
             and not self.materials.opens_thinking
         ):
             self.display.note(NO_THINKING)
-        names = list(self.recipe.stage)
-        first = names.index(state.stage) if state else 0
         stages = self._stage_runner(names[:first])
         for name in names[:first]:
             self._read_back(name)
@@ -165,12 +168,18 @@ class Pipeline:
             self.display.stage(name)
             size = sum(parameter.numel() for parameter in stages.model.parameters())
             self.display.note(f"{name}: learning rate {self.recipe.stage[name].learning_rate:g}, {size:,} parameters")
+            from_first(lambda stage=name: self.finished.forget(stage))  # type: ignore[misc]
             outcome = stages.run(name, resume=state if state and state.stage == name else None)
             from_first(lambda own=outcome, stage=name: self._finish_stage(stage, stages, own))  # type: ignore[misc]
             self.clock.tick(write=True)
         targets = from_first(lambda: self._finish(stages.model))
         idle = self.folder.read_idle()
         return RunOutcome(folder=self.folder.path, results=self.results, targets=targets, idle=idle)
+
+    def _check_finished(self, done: list[str], entered: str) -> None:
+        """Raise UserError where a file that the run starts from is not what was written."""
+        self.finished.check(done)
+        self.finished.check_present(entered)
 
     def _finish_stage(self, name: str, stages: StageRunner, outcome: RLOutcome | None) -> None:
         """What a stage leaves behind: its checkpoint and its evaluation."""
@@ -181,6 +190,8 @@ class Pipeline:
         self._save_stage(name, stages)
         if name in self.recipe.evaluated_stages:
             self._evaluate(name, stages)
+        own = [self.folder.checkpoints / name, self.folder.evaluation_file(name), self.folder.path / "tokenizer"]
+        self.finished.write(name, [*own, *(self.folder.path / "chains").glob(f"{name}.*")])
 
     def _finish(self, model: Decoder) -> list[TargetResult]:
         """`final/` and the report; whether the targets are met."""

@@ -333,7 +333,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if config_file.is_file():
         try:
             config = json.loads(config_file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{config_file} is not JSON: {error}") from error
         if not isinstance(config, dict):
             raise UserError(f"{config_file} holds no JSON object")

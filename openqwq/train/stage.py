@@ -36,6 +36,8 @@ AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 SAVES_PER_SHARE = 20
 """Checkpoints by time take at most one part in so many of it: those of large models come less often than asked for."""
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 Progress = Callable[[Mapping[str, Any], int, int], None]
 """(metrics row, steps done, steps in all): called after every step."""
 
@@ -66,7 +68,7 @@ class StageContext:
 
 
 class StageRun(Generic[AnyStage, AnyModel]):
-    """A stage's loop as a context: resumes on entry, saves when due, on Ctrl-C, and at the end.
+    """A stage's loop as a context: resumes on entry, saves when due, on Ctrl-C, SIGTERM and SIGHUP, and at the end.
 
     values, tensors: what the stage itself wants to find again after a resume (JSON; groups of tensors).
     """
@@ -145,9 +147,9 @@ class StageRun(Generic[AnyStage, AnyModel]):
 
     @contextmanager
     def uninterrupted(self) -> Iterator[None]:
-        """Hold back Ctrl-C while weights and logs change, so that every saved state is one between two steps."""
+        """Hold back what interrupts while weights and logs change: every saved state is one between two steps."""
         self._changing = True
-        with _sigint_held_back():
+        with _signals_held_back():
             yield
             self._changing = False
 
@@ -213,15 +215,20 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 @contextmanager
-def _sigint_held_back() -> Iterator[None]:
+def _signals_held_back() -> Iterator[None]:
+    """What would interrupt is noted meanwhile, and raised afterwards through the handler that it had."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     pending: list[int] = []
-    previous = signal.signal(signal.SIGINT, lambda number, frame: pending.append(number))
+    former = {number: signal.getsignal(number) for number in STOPPING}
+    former = {number: handler for number, handler in former.items() if callable(handler)}
+    for number in former:
+        signal.signal(number, lambda number, frame: pending.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous if previous is not None else signal.SIG_DFL)
+        for number, handler in former.items():
+            signal.signal(number, handler)
     if pending:
-        raise KeyboardInterrupt
+        signal.raise_signal(pending[0])

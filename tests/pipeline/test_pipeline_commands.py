@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from openqwq.checkpoint.checksums import FinishedStages
 from openqwq.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -138,3 +140,112 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(recipe, tmp_path):
     assert done.returncode == 2, done.stderr
     assert "error: " in done.stderr and "--resume" in done.stderr and "Traceback" not in done.stderr
     assert "00000001" in done.stderr.splitlines()[-1]
+
+
+def copied(missed, tmp_path):
+    shutil.copytree(missed[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def damage(file, how):
+    data = file.read_bytes()
+    middle = len(data) // 2
+    if how == "flipped":
+        data = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+    elif how == "cut":
+        data = data[: middle + 1]
+    elif how == "torn":
+        data = data[:middle] + b"\n" + data[middle + 2 :]
+    elif how == "foreign":
+        data = b"[1]\n"
+    else:
+        data = b"[" * 100_000 + b"\n"
+    file.write_bytes(data)
+
+
+LEFT = ["model.safetensors", "config.json", "tokenizer.json", "generation_config.json"]
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "cold_start"])
+@pytest.mark.parametrize("name", LEFT)
+def test_flipped_byte_in_a_finished_checkpoint_is_seen_at_resume(stage, name, missed, recipe, tmp_path, capsys):
+    out = copied(missed, tmp_path)
+    file = out / "checkpoints" / stage / name
+    damage(file, "flipped")
+    capsys.readouterr()
+    assert main(["train", str(recipe), "--out", str(out), "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert f"error: {file} is not what stage `{stage}` has written" in error and "\nhint: " in error
+
+
+@pytest.mark.parametrize("how", ["torn", "foreign", "deep"])
+@pytest.mark.parametrize(
+    "name",
+    ["recipe.json", "seconds.json", "finished.json", "eval/pretrain.jsonl", "eval/cold_start.jsonl",
+     "chains/cold_start.jsonl", "tokenizer/tokenizer.json"],
+)  # fmt: skip
+def test_damaged_file_of_a_run_is_named(name, how, missed, recipe, tmp_path, capsys):
+    out = copied(missed, tmp_path)
+    damage(out / name, how)
+    capsys.readouterr()
+    assert main(["train", str(recipe), "--out", str(out), "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert str(out / name) in error and "\nhint: " in error
+
+
+def test_evaluation_that_no_finished_stage_vouches_for_is_read_with_care(missed, recipe, tmp_path, capsys):
+    out = copied(missed, tmp_path)
+    FinishedStages(out).forget("cold_start")
+    damage(out / "eval" / "cold_start.jsonl", "torn")
+    capsys.readouterr()
+    assert main(["train", str(recipe), "--out", str(out), "--resume"]) == 2
+    assert f"{out / 'eval' / 'cold_start.jsonl'} is damaged: line " in capsys.readouterr().err
+
+
+def test_deleted_leftover_of_the_last_stage_is_made_again(missed, recipe, tmp_path):
+    out = copied(missed, tmp_path)
+    shutil.rmtree(out / "checkpoints" / "cold_start")
+    assert main(["train", str(recipe), "--out", str(out), "--resume"]) == 1
+    assert (out / "checkpoints" / "cold_start" / "model.safetensors").read_bytes() == (
+        missed[0] / "checkpoints" / "cold_start" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_folder_that_cannot_be_written_is_a_user_error(recipe, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    out.mkdir()
+    real = os.open
+
+    def refuse(path, *arguments, **options):
+        if str(path).startswith(str(out)):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert main(["train", str(recipe), "--out", str(out)]) == 2
+    assert capsys.readouterr().err.startswith(
+        f"error: cannot write into the run folder {out}: Permission denied\nhint: "
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signal_that_ends_a_run_saves_it_and_says_how_to_resume(number, recipe, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "openqwq", "train", str(recipe), "--out", str(out)]
+    command += ["--set", "stage.pretrain.tokens=4_000_000"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.startswith("pretrain 2/"):
+            process.send_signal(number)
+            process.send_signal(number if number != signal.SIGINT else 0)
+            break
+    said += process.stderr.readlines()
+    assert process.wait(timeout=60) == 130, "".join(said)
+    text = "".join(said)
+    assert "saving stage `pretrain` after" in text or "the last checkpoint stands" in text
+    assert f"continue with: openqwq train {recipe} --out {out}" in text and "--resume" in text
+    assert "Traceback" not in text
+    states = sorted((out / "run_state").iterdir())
+    assert json.loads((states[-1] / "state.json").read_text())["step"] >= 1

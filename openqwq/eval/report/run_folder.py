@@ -91,10 +91,7 @@ def _read_completions(file: Path) -> list[ScoredCompletion]:
 
 def _read_rows(file: Path) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file; none where there is no file."""
-    try:
-        return read_jsonl(file) if file.exists() else []
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON lines: {error}") from None
+    return read_jsonl(file) if file.exists() else []
 
 
 def _interval(entry: dict[str, float | None] | None) -> Interval:
@@ -113,7 +110,7 @@ def _read_json(path: Path, key: str) -> dict[str, Any]:
         raise _no_run(path.parent, why) from None
     except NotADirectoryError:
         raise _no_run(path.parent, "it is a file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(table, dict) or key not in table:
         raise _no_run(path.parent, f"its {path.name} has no `{key}`")

@@ -79,7 +79,7 @@ class RolloutFile:
             state = json.loads(self._state_file.read_text(encoding="utf-8"))
             made_by, size = state["made_by"], int(state["bytes"])
             self.steps, self.rollouts, self.problems = state["steps"], state["rollouts"], state["problems"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{self._state_file} is no state of a file of rollouts", hint=hint) from error
         if made_by != self._made_by:
             changed = [name for name in self._made_by if made_by.get(name) != self._made_by[name]]
@@ -175,5 +175,5 @@ def _read_rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
         return [(number, json.loads(line)) for number, line in enumerate(lines, 1) if line.strip()]
     except OSError as error:
         raise UserError(f"cannot read the rollouts in {file}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not made of JSON lines: {error}") from error
