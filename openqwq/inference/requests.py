@@ -100,7 +100,7 @@ class RequestMaker:
         if needs_reasoning(params) and not thinking:
             raise UserError(
                 "`thinking_budget` and `min_thinking_tokens` need a prompt that ends inside a thinking",
-                hint="use the chat template, which opens one, and a tokenizer with <think> and </think>",
+                hint="use a chat template whose prompts end with <think>",
             )
         for sample in request.sequences:
             sample.thinking = thinking
@@ -126,7 +126,7 @@ class RequestMaker:
         if params.stop and self.tokenizer is None:
             raise UserError("stop strings need a tokenizer, and this engine has none", hint="use `stop_token_ids`")
         if params.max_repeats is not None and self.reasoning is None:
-            raise UserError("`max_repeats` needs a tokenizer with <think> and </think>")
+            raise UserError("`max_repeats` needs a tokenizer, and this engine has none")
         if not prompt_ids:
             raise UserError("the prompt has no tokens, but at least 1 is needed")
         if len(prompt_ids) >= self.max_model_len:

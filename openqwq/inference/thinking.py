@@ -11,12 +11,11 @@ stop strings and grammars begin behind the token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
 from functools import lru_cache
 
 from openqwq.errors import UserError
 from openqwq.tokenizer import Tokenizer
-from openqwq.tokenizer.special_tokens import THINK_END, THINK_START
+from openqwq.tokenizer.special_tokens import THINK_END
 from openqwq.types import SamplingParams
 
 from .constraints.loop_detector import LoopDetector
@@ -36,11 +35,12 @@ class Reasoning:
     """
 
     def __init__(self, tokenizer: Tokenizer, closing_text: str = CLOSING_TEXT):
-        self.start_id, self.end_id = tokenizer.think_start_id, tokenizer.think_end_id
+        if THINK_END not in closing_text:
+            raise UserError(f"the closing text {closing_text!r} does not hold {THINK_END}")
+        self.end_id = tokenizer.token_id(THINK_END)  # None: it is spelled out of several tokens
         self.closing_ids = tokenizer.encode(closing_text)
         self.prolonging_ids = tokenizer.encode(PROLONGING_TEXT)
-        if self.end_id not in self.closing_ids:
-            raise UserError(f"the closing text {closing_text!r} does not hold {THINK_END}")
+        self.is_open = tokenizer.opens_thinking
         self._decode = tokenizer.decode
         self._ends_line = lru_cache(maxsize=None)(lambda token_id: b"\n" in tokenizer.token_bytes(token_id))
         last = THINK_END[-1].encode()
@@ -48,16 +48,8 @@ class Reasoning:
 
     @classmethod
     def of(cls, tokenizer: object, closing_text: str = CLOSING_TEXT) -> Reasoning | None:
-        """None for what has no tokens for thinking."""
-        known = isinstance(tokenizer, Tokenizer) and tokenizer.token_id(THINK_START) and tokenizer.token_id(THINK_END)
-        return cls(tokenizer, closing_text) if known and isinstance(tokenizer, Tokenizer) else None
-
-    def is_open(self, prompt_ids: Seq[int]) -> bool:
-        """Whether the prompt ends inside a thinking."""
-        for token_id in reversed(prompt_ids):
-            if token_id in (self.start_id, self.end_id):
-                return token_id == self.start_id
-        return False
+        """None for what is no whole tokenizer."""
+        return cls(tokenizer, closing_text) if isinstance(tokenizer, Tokenizer) else None
 
     def detector(self, params: SamplingParams) -> LoopDetector | None:
         return None if params.max_repeats is None else LoopDetector(params.max_repeats, self._ends_line)
