@@ -1,6 +1,7 @@
 """Options that several verbs share, so that they read and behave alike.
 
-Public: add_recipe_arguments, add_quantization_argument, add_engine_arguments, engine_options, read_bytes,
+Public: add_recipe_arguments, add_quantization_argument, add_engine_arguments, check_model, engine_options,
+read_bytes,
 add_style_argument, add_json_argument, print_json.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from openqwq.errors import UserError
@@ -16,9 +18,12 @@ from openqwq.errors import UserError
 UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
-def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+def add_recipe_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """RECIPE and any number of `--set a.b=value`; read them as `args.recipe` and `args.overrides`."""
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe's TOML file, e.g. recipes/tiny.toml")
+    nargs: dict[str, Any] = {"nargs": "?", "default": ""} if optional else {}
+    parser.add_argument(
+        "recipe", metavar="RECIPE", **nargs, help="a recipe's TOML file, or the name of a shipped one, e.g. tiny"
+    )
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -84,6 +89,13 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help="free what attention hardly looks at: tokens=1024 for every layer, or mass=0.99,text=FILE for windows "
         "that hold that share of each layer's attention on a text (default: all layers see everything)",
     )
+
+
+def check_model(name: str) -> None:
+    """Raises UserError for a path that is not there, before anything heavy is imported."""
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix == ".gguf"
+    if is_path and not Path(name).expanduser().exists():
+        raise UserError(f"there is no model at `{name}`", hint="give a model folder, a hub name such as Qwen/QwQ-32B")
 
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:

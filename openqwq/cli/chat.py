@@ -7,20 +7,21 @@ Ctrl-C stops the answer, not the program; Ctrl-\\ ends the thinking, and the mod
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib
-import os
+import json
 import signal
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openqwq.errors import UserError
+from openqwq.log import counted
 from openqwq.types import Message, SamplingParams
 
-from ._options import add_engine_arguments, add_style_argument, engine_options
+from ._options import add_engine_arguments, add_style_argument, check_model, engine_options
 from ._sampling import add_sampling_arguments, parse_params
+from ._screen import Screen
 
 if TYPE_CHECKING:
     from openqwq.inference import LLM
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 PROMPT_LOOKUP = {"method": "ngram", "num_speculative_tokens": 4}
 KEYS = "Ctrl-C stops an answer, Ctrl-\\ only its thinking"
-DIM, PLAIN, ERASE_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
+SHOWN = 60
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     parse_params(args.overrides)  # mistakes are found before weights are loaded
+    check_model(args.model)
     from openqwq.inference import LLM
     from openqwq.inference.params import check_params
 
@@ -54,64 +56,6 @@ def run(args: argparse.Namespace) -> int:
     check_params(params)
     Chat(llm, params, system=args.system, fold=args.fold, style=args.style).loop()
     return 0
-
-
-class Screen:
-    """What a person sees: thinking apart from answers, in colour only on a terminal that wants it."""
-
-    def __init__(self, fold: bool):
-        self.fold = fold
-        self.interactive = sys.stdin.isatty() and sys.stdout.isatty()
-        self.colour = self.interactive and "NO_COLOR" not in os.environ
-        self._started = 0.0
-        if self.interactive:
-            with contextlib.suppress(ImportError):  # not everywhere
-                importlib.import_module("readline")  # `input` then knows arrow keys and pasted lines
-
-    def begin(self) -> None:
-        self._started = time.monotonic()
-
-    def think(self, text: str, num_tokens: int) -> None:
-        if not self.interactive:
-            return
-        if self.fold:
-            seconds = time.monotonic() - self._started
-            self._write(f"{ERASE_LINE}thinking: {num_tokens} tokens, {seconds:.0f} s" if self.colour else "")
-        else:
-            self._write(self._dim(text))
-
-    def end_thinking(self, num_tokens: int) -> None:
-        if self.interactive and num_tokens:
-            seconds = time.monotonic() - self._started
-            erase = ERASE_LINE if self.fold and self.colour else "\n"
-            self._write(erase + self._dim(f"[thought {num_tokens} tokens, {seconds:.1f} s]") + "\n\n")
-
-    def answer(self, text: str) -> None:
-        self._write(text)
-
-    def end(self, note: str) -> None:
-        self._write("\n" + (self._dim(note) + "\n" if self.interactive else ""))
-
-    def tell(self, text: str) -> None:
-        print(text, file=sys.stdout if self.interactive else sys.stderr)
-
-    def ask(self) -> str | None:
-        """The next line of input; None at its end."""
-        try:
-            return input("> " if self.interactive else "")
-        except EOFError:
-            return None
-        except KeyboardInterrupt:
-            self._write("\n")
-            return ""
-
-    def _dim(self, text: str) -> str:
-        return f"{DIM}{text}{PLAIN}" if self.colour else text
-
-    @staticmethod
-    def _write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
 
 
 class Chat:
@@ -127,11 +71,13 @@ class Chat:
         self.thoughts = ""
         self.commands: dict[str, tuple[str, Callable[[str], None]]] = {
             "help": ("list the commands", lambda _: self._help()),
-            "clear": ("forget the conversation", lambda _: self.turns.clear()),
+            "clear": ("forget the conversation", lambda _: self._clear()),
             "undo": ("take back the last turn and its answer", lambda _: self._undo()),
             "retry": ("answer the last turn again", lambda _: self._retry()),
-            "system": ("set the system turn, e.g. /system Answer briefly.", self._set_system),
-            "set": ("change sampling, e.g. /set temperature=1.0", self._set),
+            "system": ("show or set the system turn, e.g. /system Answer briefly.", self._set_system),
+            "save": ("write the conversation to a JSON file", self._save),
+            "load": ("go on with a conversation from a JSON file", self._load),
+            "set": ("show or change sampling, e.g. /set temperature=1.0", self._set),
             "fold": ("show or fold the thinking", lambda _: self._fold()),
             "thoughts": ("print the last thinking", lambda _: self.screen.tell(self.thoughts)),
         }
@@ -144,11 +90,12 @@ class Chat:
             self.screen.tell(f"/help lists the commands; {KEYS}; /exit or Ctrl-D leaves")
         while (line := self.screen.ask()) is not None:
             if line.strip() in ("/exit", "/quit"):
-                return
+                break
             try:
                 self.take(line)
             except UserError as error:
                 self.screen.tell(str(error))
+        self.screen.keep_history()
 
     def take(self, line: str) -> None:
         """One line of the user's: a command or a turn."""
@@ -166,6 +113,7 @@ class Chat:
         """Answer a turn; the thinking stays out of the history, as the model was trained."""
         turn = Message("user", text)
         prompt_ids = self._encode(turn)
+        self._check_room(len(prompt_ids))
         opened = self.tokenizer.opens_thinking(prompt_ids)
         completion = self._stream(prompt_ids, opened)
         if completion.error:
@@ -227,22 +175,64 @@ class Chat:
         lines = [f"/{name:<9} {text}" for name, (text, _) in self.commands.items()]
         self.screen.tell("\n".join([*lines, "/exit      leave", KEYS]))
 
+    def _check_room(self, num_tokens: int) -> None:
+        room = self.llm.engine.max_model_len
+        if num_tokens >= room:
+            raise UserError(
+                f"the conversation has {num_tokens} tokens, but the context is {room}",
+                hint="/undo takes back a turn, /clear all of them; or start with a larger --max-model-len",
+            )
+
+    def _clear(self) -> None:
+        self.turns.clear()
+        self.screen.tell("the conversation is empty")
+
     def _undo(self) -> None:
+        if not self.turns:
+            raise UserError("there is no turn to take back")
+        taken = self.turns[-2].content
         del self.turns[-2:]
+        self.screen.tell(f"taken back: {shortened(taken)}")
+
+    def _save(self, name: str) -> None:
+        from openqwq.log import write_text_atomic
+
+        if not name:
+            raise UserError("/save needs a file", hint="as in /save chat.json")
+        turns = [{"role": turn.role, "content": turn.content} for turn in self._messages()]
+        write_text_atomic(Path(name).expanduser(), json.dumps({"messages": turns}, indent=2, ensure_ascii=False) + "\n")
+        self.screen.tell(f"{counted(len(turns), 'message')} in {name}")
+
+    def _load(self, name: str) -> None:
+        try:
+            rows = json.loads(Path(name).expanduser().read_text(encoding="utf-8"))["messages"]
+            turns = [Message(str(row["role"]), str(row["content"])) for row in rows]  # type: ignore[arg-type]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"cannot read a conversation from {name!r}: {error}", hint="/save writes such a file"
+            ) from error
+        if turns and turns[0].role == "system":
+            self.system, turns = turns[0].content, turns[1:]
+        if [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
+            raise UserError(f"{name} has no conversation of user and assistant in turn")
+        self.turns = turns
+        self.screen.tell(f"{counted(len(turns), 'message')} from {name}")
 
     def _retry(self) -> None:
         if not self.turns:
             raise UserError("there is no turn to answer again")
         last = self.turns[-2].content
-        self._undo()
+        del self.turns[-2:]
         self.say(last)
 
     def _set_system(self, text: str) -> None:
-        self.system = text
+        if text:
+            self.system = text
+        self.screen.tell(f"system turn: {self.system or 'none'}")
 
     def _set(self, text: str) -> None:
         if not text:
-            self.screen.tell(str(self.params))
+            self.screen.tell(described(self.params, self.llm.default_sampling_params))
         else:
             from openqwq.inference.params import check_params
 
@@ -252,6 +242,27 @@ class Chat:
 
     def _fold(self) -> None:
         self.screen.fold = not self.screen.fold
+
+
+def shortened(text: str) -> str:
+    """The first line of a text, cut to what fits into a line."""
+    first, _, more = text.partition("\n")
+    return first if len(first) <= SHOWN and not more else f"{first[:SHOWN]}..."
+
+
+def described(params: SamplingParams, default: SamplingParams) -> str:
+    """The sampling parameters, a line each: those that were changed first."""
+    own, usual = vars_of(params), vars_of(default)
+    changed = [f"{name} = {value!r}  (was {usual[name]!r})" for name, value in own.items() if value != usual[name]]
+    rest = [
+        f"{name} = {value!r}" for name, value in own.items() if value == usual[name] and value not in (None, (), {})
+    ]
+    return "\n".join([*changed, *rest])
+
+
+def vars_of(params: SamplingParams) -> dict[str, Any]:
+    """The parameters by name."""
+    return {field.name: getattr(params, field.name) for field in fields(params)}
 
 
 class _View:

@@ -1,4 +1,6 @@
-"""Complete every row of a JSON-lines file with a model, in order, resumable.
+"""Complete a text, or every row of a JSON-lines file in order and resumable, with a model.
+
+`openqwq generate MODEL "text"` prints the answer to one user turn. With --input and --output:
 
 A row is {"prompt": "text as it is"} or {"messages": [{"role": "user", "content": "..."}]}; further fields are kept.
 An output row is {"line": 1, "input": {...}, "outputs": [{"text": "...", "finish_reason": "stop", "num_tokens": 7}]}.
@@ -21,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from openqwq.errors import UserError
 from openqwq.log import append_jsonl, logger, read_json, read_jsonl, write_text_atomic
-from openqwq.types import SamplingParams
+from openqwq.types import Message, SamplingParams
 
-from ._options import add_engine_arguments, add_style_argument, engine_options
+from ._options import add_engine_arguments, add_style_argument, check_model, engine_options
 from ._sampling import add_sampling_arguments, parse_params, read_params
 
 if TYPE_CHECKING:
@@ -38,8 +40,9 @@ SETTINGS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model folder or hub name")
-    parser.add_argument("--input", required=True, type=Path, metavar="FILE", help="JSON lines of prompts")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON lines of completions")
+    parser.add_argument("text", metavar="TEXT", nargs="?", help="one user turn, instead of --input and --output")
+    parser.add_argument("--input", type=Path, metavar="FILE", help="JSON lines of prompts")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON lines of completions")
     parser.add_argument("--max-model-len", type=int, metavar="N", help="prompt and completion, in tokens")
     parser.add_argument("--max-num-seqs", type=int, default=256, metavar="N", help="sequences at once (256)")
     add_style_argument(parser)
@@ -50,6 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     parse_params(args.overrides)  # mistakes are found before weights are loaded
     options = engine_options(args)
+    check_model(args.model)
+    if args.text is not None:
+        return _answer(args, options)
+    if args.input is None or args.output is None:
+        raise UserError(
+            "there is nothing to complete",
+            hint='give a text, as in `openqwq generate MODEL "1+1="`, or `--input FILE --output FILE`',
+        )
     rows = list(read_rows(args.input))
     sink = Sink.open(args.output, rows)
     settings = {name: getattr(args, name) for name in SETTINGS}
@@ -68,8 +79,27 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _answer(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Print the answer to one user turn, thinking included."""
+    if args.input is not None or args.output is not None:
+        raise UserError("a text goes without `--input` and `--output`", hint="give one or the other")
+    from openqwq.inference import LLM
+    from openqwq.inference.params import check_params
+    from openqwq.tokenizer import with_style
+
+    llm = LLM(args.model, max_model_len=args.max_model_len, max_num_seqs=args.max_num_seqs, **options)
+    params = parse_params(args.overrides, llm.default_sampling_params)
+    check_params(params)
+    [output] = llm.chat(with_style([Message("user", args.text)], args.style), params)
+    for completion in output.outputs:
+        if completion.error:
+            raise UserError(completion.error)
+        print(completion.text)
+    return 0
+
+
 def keep_settings(path: Path, settings: Mapping[str, Any], *, begun: bool) -> None:
-    """Note what the completions hang on; raises UserError where a run has begun with something else."""
+    """Note what the completions depend on; raises UserError where a run has begun with something else."""
     text = json.dumps(settings, indent=2) + "\n"
     if begun and path.exists() and path.read_text(encoding="utf-8") != text:
         former = read_json(path)

@@ -8,11 +8,24 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from openqwq.errors import UserError
 from openqwq.log import logger, read_json
 
+if TYPE_CHECKING:
+    from openqwq.model import DecoderConfig
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt")
+
+
+GROUP_SIZES = (128, 64, 32)
+
+
+def fitting_group(config: DecoderConfig) -> int:
+    """The largest group size that divides the inputs of every linear layer; -1, the whole channel, where none does."""
+    inputs = (config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim)
+    return next((size for size in GROUP_SIZES if not any(count % size for count in inputs)), -1)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,19 +33,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the new folder")
     parser.add_argument("--format", choices=("awq", "gptq", "gptq_v2"), default="awq", help="the form (awq)")
     parser.add_argument(
-        "--group-size", type=int, default=128, metavar="N", help="inputs that share a scale: 32, 64, 128, ... or -1"
+        "--group-size",
+        type=int,
+        metavar="N",
+        help="inputs that share a scale: 32, 64, 128, ... or -1 (the largest of 128, 64 and 32 that fits the model)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     from openqwq.checkpoint.quantized import packed_layout, save_packed
-    from openqwq.model import load_model, resolve_folder
+    from openqwq.model import load_model, read_config, resolve_folder
 
+    size = args.group_size
     try:
-        layout = packed_layout(args.format, args.group_size)
+        packed_layout(args.format, size or GROUP_SIZES[0])
     except UserError as error:  # says where the number would stand in the new folder
-        raise UserError(f"`--group-size {args.group_size}` cannot be: {error.message}", hint=error.hint) from error
+        raise UserError(f"`--group-size {size}` is not possible: {error.message}", hint=error.hint) from error
     source = resolve_folder(args.model)
+    size = fitting_group(read_config(source)) if size is None else size
+    layout = packed_layout(args.format, size)
+    if args.group_size is None and size != GROUP_SIZES[0]:
+        logger.info("groups of %d inputs: %d do not divide the model's layers", size, GROUP_SIZES[0])
     if args.out.resolve() == source.resolve():
         raise UserError(f"`--out` is the model's own folder, {source}", hint="choose another one")
     generation = source / "generation_config.json"

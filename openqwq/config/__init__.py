@@ -25,6 +25,7 @@ from .recipe import (
     TokenizerConfig,
     ValueConfig,
 )
+from .shipped import find_recipe, shipped_recipes
 
 __all__ = [
     "TEXT_TYPES",
@@ -47,6 +48,7 @@ __all__ = [
     "TokenizerConfig",
     "ValueConfig",
     "check_algorithm",
+    "find_recipe",
     "is_own",
     "load_recipe",
     "own_files",
@@ -54,5 +56,6 @@ __all__ = [
     "recipe_from_tables",
     "recipe_to_dict",
     "rounds",
+    "shipped_recipes",
     "split_own",
 ]

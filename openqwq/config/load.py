@@ -28,6 +28,7 @@ from .build import build_recipe, suggest
 from .checks import check_files, check_recipe
 from .own_names import resolve_own
 from .recipe import Recipe
+from .shipped import find_recipe
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -39,7 +40,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, only_source:
     An override's value is read as TOML, or as plain text where it is none. Raises UserError for anything that
     is missing, unknown, of another type or out of range, before any work begins.
     """
-    tables = _read_with_parents(Path(path), ())
+    tables = _read_with_parents(find_recipe(path), ())
     tables = _merge(tables, _resolve_paths(_parse_overrides(overrides, tables), Path.cwd()))
     return _checked(tables, str(path), only_source)
 
@@ -54,7 +55,7 @@ def recipe_from_tables(
     if isinstance(recipe, Mapping):
         tables, where = {"name": "run", **_resolve_paths(recipe, Path.cwd())}, "the recipe"
     else:
-        tables, where = _read_with_parents(Path(recipe), ()), str(recipe)
+        tables, where = _read_with_parents(find_recipe(recipe), ()), str(recipe)
     own = tables.get("source", {})
     if sources and isinstance(own, Mapping):
         tables = {**tables, "source": {**sources, **own}}

@@ -67,7 +67,7 @@ class LLM:
         choice = read_window(attention_window) if attention_window else None
         device = _read_device(device)
         dtype = _read_dtype(dtype, device)
-        folder = _find(model)
+        folder, self._name = _find(model), str(model)
         self.default_sampling_params = SamplingParams(**recommended_sampling(folder) if folder else {})
         vocabulary, kept = tokenizer or folder, quantization or "stored"
         self.tokenizer = Tokenizer.load(vocabulary) if vocabulary else None
@@ -141,7 +141,10 @@ class LLM:
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer; raises UserError where the model has none."""
         if self.tokenizer is None:
-            raise UserError("this model has no tokenizer", hint="give prompts as token ids, or `tokenizer=` a folder")
+            raise UserError(
+                f"`{self._name}` is a shape with random weights and has no tokenizer",
+                hint="give a model's folder, e.g. runs/tiny; or prompts as token ids, or `tokenizer=` a folder",
+            )
         return self.tokenizer
 
 

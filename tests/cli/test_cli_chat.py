@@ -3,12 +3,14 @@
 import io
 import json
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from openqwq.checkpoint.huggingface import save_model
-from openqwq.cli import chat
+from openqwq.cli import _screen, chat
 from openqwq.cli.main import main
 from openqwq.errors import UserError
 from openqwq.inference import LLM
@@ -118,12 +120,12 @@ def test_a_terminal_shows_thinking_dimmed_or_folded(talk, capsys):
     talk.screen.interactive = talk.screen.colour = True
     talk.take("x")
     out = capsys.readouterr().out
-    assert out.startswith(f"{chat.DIM}a{chat.PLAIN}") and "[thought 8 tokens" in out
+    assert out.startswith(f"{_screen.DIM}a{_screen.PLAIN}") and "[thought 8 tokens" in out
     assert "tokens/s" in out and "of the context, cut at the limit" in out
     talk.take("/fold")
     talk.take("x")
     out = capsys.readouterr().out
-    assert "thinking: 3 tokens" in out and f"{chat.DIM}a{chat.PLAIN}" not in out
+    assert "thinking: 3 tokens" in out and f"{_screen.DIM}a{_screen.PLAIN}" not in out
 
 
 @pytest.fixture
@@ -159,7 +161,7 @@ def test_another_key_ends_the_thinking_only(talk, press):
 
 
 def test_a_conversation_that_does_not_fit_is_said_so_and_kept(talk):
-    with pytest.raises(UserError, match="max_model_len"):
+    with pytest.raises(UserError, match="max-model-len"):
         talk.take("long" * 200)
     assert not talk.turns and not talk.llm.engine.has_unfinished
 
@@ -245,3 +247,66 @@ def test_bench_says_that_rounds_differ(warned):
     assert not warned
     bench.warn_of_noise({**row, "spread": 4.0})
     assert "4.0 times as long" in warned[0]
+
+
+def test_a_conversation_is_saved_and_loaded(talk, tmp_path, capsys):
+    talk.params = PARAMS.replace(stop=(), max_tokens=10)
+    talk.take("/system Be brief.")
+    talk.take("one")
+    file = tmp_path / "chat.json"
+    talk.take(f"/save {file}")
+    saved = json.loads(file.read_text())["messages"]
+    assert [row["role"] for row in saved] == ["system", "user", "assistant"]
+    turns = list(talk.turns)
+    talk.take("/clear")
+    talk.take("/system other")
+    talk.take(f"/load {file}")
+    assert talk.turns == turns and talk.system == "Be brief."
+    assert "3 messages" in capsys.readouterr().err
+    file.write_text('{"messages": [{"role": "assistant", "content": "x"}]}')
+    with pytest.raises(UserError, match="user and assistant in turn"):
+        talk.take(f"/load {file}")
+    with pytest.raises(UserError, match="cannot read a conversation"):
+        talk.take(f"/load {tmp_path / 'nothing'}")
+    with pytest.raises(UserError, match="needs a file"):
+        talk.take("/save")
+    assert talk.turns == turns
+
+
+def test_commands_tell_what_they_did(talk, capsys):
+    talk.params = PARAMS.replace(stop=(), max_tokens=10)
+    talk.take("first line")
+    talk.take("/undo")
+    talk.take("/system")
+    talk.take("/set")
+    told = capsys.readouterr().err
+    assert "taken back: first line" in told and "system turn: none" in told
+    assert told.index("max_tokens = 10  (was") < told.index("top_p =")
+    with pytest.raises(UserError, match="no turn to take back"):
+        talk.take("/undo")
+
+
+def test_lines_between_quotes_are_one_message(monkeypatch, folder, talk):
+    monkeypatch.setattr("sys.stdin", io.StringIO('"""one\ntwo\n"""\nthree\n"""four"""\n'))
+    assert [talk.screen.ask() for _ in range(4)] == ["one\ntwo", "three", "four", None]
+
+
+def test_a_full_context_names_the_ways_out(talk):
+    with pytest.raises(UserError) as error:
+        talk.take("word " * 600)
+    assert "the context is 512" in error.value.message and "/undo" in error.value.hint and not talk.turns
+
+
+def test_a_shape_without_weights_cannot_talk(capsys):
+    assert main(["chat", "tiny"]) == 2
+    assert "`tiny` is a shape with random weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["chat", "generate"])
+def test_a_wrong_path_is_told_before_torch_is_imported(verb, tmp_path):
+    code = (
+        f"import sys; from openqwq.cli.main import main; code = main([{verb!r}, {str(tmp_path / 'no' / 'model')!r}]);"
+        "sys.exit(9 if 'torch' in sys.modules else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "there is no model at" in done.stderr

@@ -164,3 +164,17 @@ def test_attention_windows_are_an_option(folder, files, capsys):
     assert run(folder, files, "--attention-window", "mass=0.9") == 2
     assert "no measurement of attention mass" in capsys.readouterr().err
     assert run(folder, files, "--attention-window", "tokens=32") == 0
+
+
+def test_a_text_is_answered_on_stdout(folder, capsys):
+    assert main(["generate", str(folder), "hi", "--set", "max_tokens=5", "--set", "temperature=0"]) == 0
+    once = capsys.readouterr().out
+    assert main(["generate", str(folder), "hi", "--set", "max_tokens=5", "--set", "temperature=0", "--set", "n=2"]) == 0
+    assert once.strip() and capsys.readouterr().out == once * 2
+
+
+def test_a_text_and_files_do_not_go_together(folder, files, capsys):
+    assert main(["generate", str(folder), "hi", "--input", str(files[0])]) == 2
+    assert "a text goes without" in capsys.readouterr().err
+    assert main(["generate", str(folder), "--input", str(files[0])]) == 2
+    assert "nothing to complete" in capsys.readouterr().err

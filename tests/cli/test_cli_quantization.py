@@ -24,4 +24,4 @@ def test_another_rounding_is_a_wrong_argument(capsys):
 
 def test_a_group_size_that_no_folder_can_have_is_named_as_it_was_given(tmp_path, capsys):
     assert main(["quantize", "tiny", "--out", str(tmp_path / "out"), "--group-size", "7"]) == 2
-    assert "`--group-size 7` cannot be" in capsys.readouterr().err
+    assert "`--group-size 7` is not possible" in capsys.readouterr().err

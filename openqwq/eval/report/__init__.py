@@ -38,7 +38,12 @@ def write_comparison(paths: Sequence[str | Path], folder: str | Path | None = No
 
 
 def _write(folder: Path, name: str, page: str, text: str) -> tuple[Path, Path]:
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        good = os.access(folder, os.W_OK)
+    except OSError:
+        good = False
+    if not good:
         raise UserError(f"{folder} is no folder that can be written to", hint="name another one with `--out`")
     files = folder / f"{name}.html", folder / f"{name}.md"
     for file, content in zip(files, (page, text), strict=True):
