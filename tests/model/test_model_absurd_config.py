@@ -8,12 +8,14 @@ from openqwq.model.load import read_config
 
 MINIMAL = {
     "model_type": "qwen2", "vocab_size": 32, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
-    "num_attention_heads": 2, "num_key_value_heads": 1,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64,
 }  # fmt: skip
 
 
 def test_model_that_no_memory_holds_is_a_user_error():
-    config = DecoderConfig.from_dict({**MINIMAL, "vocab_size": 1 << 27, "hidden_size": 1 << 20})
+    config = DecoderConfig.from_dict(
+        {**MINIMAL, "vocab_size": 1 << 27, "hidden_size": 1 << 20, "num_attention_heads": 1 << 13}
+    )
     with pytest.raises(UserError, match="no memory for a model of this size"):
         create_model(config, seed=0)
 
