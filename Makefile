@@ -1,6 +1,7 @@
 # make demo    install into .venv, then train the tiny recipe through every stage (CPU, two cores)
 # make test    install into .venv with the development tools, then run the tests
 # make lint    style and types
+# make docs    build the documentation site into build/site; a broken link fails
 # make clean   remove .venv; runs/ stays
 #
 # Another Python: `PYTHON=python3.12 make test` (used when .venv is made). Some of the tests: `make test ARGS="-k sandbox"`.
@@ -15,7 +16,7 @@ TORCH  := $(shell sed -n 's/^ *"\(torch[><=][^"]*\)",.*/\1/p' pyproject.toml)
 # A GPU build of torch brings its own. Elsewhere its interpreter tests the kernels; later versions are a third larger.
 TRITON := triton>=3.7,<3.8
 
-.PHONY: demo test lint clean jail
+.PHONY: demo test lint docs clean jail
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed jail
@@ -28,6 +29,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy openqwq
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV)
@@ -47,8 +51,12 @@ $(VENV)/.installed: $(VENV)/.torch
 $(VENV)/.installed-dev: $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -m pip install --quiet '$(TRITON)' || \
-	  echo 'Triton cannot be had here: the tests of the kernels for GPUs are skipped' >&2
+	  echo 'Triton is not available: the tests of the GPU kernels are skipped' >&2
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	@touch $@
 
 # Programs that a model wrote run in bubblewrap, or not at all.
 jail:
