@@ -16,29 +16,18 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from openqwq import SPIN_COUNT, SPIN_COUNT_COMES_LATE
+from openqwq.checkpoint.doctor import Finding, examine_model, write_fixed
 from openqwq.errors import UserError
 
 from ._options import add_json_argument, print_json
 
 # The tiny recipe's peak is far below; less than this and torch itself hardly starts.
 LEAST_MEMORY_GIB = 1.0
-
-
-Status = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found. "warn": works, but slower or with less."""
-
-    name: str
-    status: Status
-    text: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,8 +51,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _examine(args: argparse.Namespace) -> list[Finding]:
-    from ._model_doctor import examine_model, write_fixed
-
     examined = examine_model(args.model)
     if args.fix and examined.fixes:
         target = write_fixed(examined, args.out)

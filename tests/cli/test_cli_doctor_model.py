@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from openqwq.checkpoint.doctor import examine_model, write_fixed
 from openqwq.cli import doctor, main
-from openqwq.cli._model_doctor import examine_model, write_fixed
 from openqwq.tokenizer import load_default_template
 
 BASE = Path(__file__).parents[2] / "recipes" / "base" / "tiny"

@@ -53,7 +53,6 @@ SIBLINGS = [
 """Verifiers that are folders: none imports another."""
 
 CIRCLES: set[frozenset[str]] = {
-    frozenset({"openqwq.cli.doctor", "openqwq.cli._model_doctor"}),
     frozenset({"openqwq.inference.draft_model", "openqwq.inference.runner"}),
 }
 """Files that still import each other. Opening one means taking it from this list."""

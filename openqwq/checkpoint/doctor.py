@@ -1,9 +1,9 @@
-"""The known traps of a model folder, found before they cost an evening, and the files that mend them.
+"""The known traps of a model folder, found before they cost an evening, and the files that fix them.
 
 Facts about QwQ-32B: its README's usage guidelines; readers of YaRN blocks: transformers 4 ignores a block without
 `rope_type`, and 4.51 takes the factor from `max_position_embeddings`.
 
-Public: examine_model, write_fixed.
+Public: Finding, Status, Examined, examine_model, write_fixed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from openqwq.errors import UserError
 from openqwq.log import write_text_atomic
-
-from .doctor import Finding, Status
 
 if TYPE_CHECKING:
     from openqwq.tokenizer import Tokenizer
@@ -30,10 +28,21 @@ SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 40, "
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found. "warn": works, but slower or with less."""
+
+    name: str
+    status: Status
+    text: str
+
 
 @dataclass
 class Examined:
-    """A folder's files, what was found in them, and the contents that mend them.
+    """A folder's files, what was found in them, and the contents that fix them.
 
     fixes: file name -> new JSON value, or new text for the template.
     """
@@ -46,7 +55,7 @@ class Examined:
         self.findings.append(Finding(name, status, text))
 
     def json(self, name: str) -> dict[str, Any] | None:
-        """The file's object, mended so far; None where it is missing or unreadable."""
+        """The file's object, with the fixes so far; None where it is missing or unreadable."""
         if name in self.fixes:
             return self.fixes[name]
         try:
