@@ -242,10 +242,11 @@ def pass_seconds(engine) -> float:
     """Seconds of the model's pass alone, without sampling and the host's part, over the rows that run."""
     import torch
 
-    runner, rows = engine.runner, engine.runner.num_rows
-    inputs = runner.tokens[:rows], runner.positions[:rows], runner.tables[:rows]
+    runner, batch = engine.runner, engine.runner.batch
+    rows = slice(batch.num_rows)
+    inputs = batch.tokens[rows], batch.positions[rows], batch.tables[rows]
     with torch.inference_mode():
-        return timed(lambda: runner._decoder(*inputs, runner.longest + 1, None), 20)
+        return timed(lambda: runner._decoder(*inputs, batch.longest + 1, None), 20)
 
 
 def run_single(report: Report, quantization: str | None) -> None:

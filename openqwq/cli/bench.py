@@ -81,7 +81,7 @@ def load_engine(
 ) -> Engine:
     """An engine with no more rows and no longer sequences than the measurement needs."""
     from openqwq.inference import LLM, Engine, Speculation
-    from openqwq.inference.draft_model import read_speculation
+    from openqwq.inference.speculative_config import read_speculation
     from openqwq.inference.windows import choose_windows, read_window
 
     options = {"max_num_seqs": max_num_seqs, "max_model_len": max_model_len, "prefix_caching": False, **options}

@@ -10,11 +10,11 @@
 from openqwq.types import SamplingParams, StructuredOutputs
 
 from .async_engine import AsyncEngine, CompletionDelta
-from .draft_model import Speculation
 from .engine import Engine
 from .llm import LLM
 from .outputs import EngineStats, RequestOutput
 from .quantized_engine import QuantizedEngine
+from .speculative_config import Speculation
 
 __all__ = [
     "LLM",

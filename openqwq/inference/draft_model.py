@@ -5,84 +5,25 @@ other. So shared prefixes, forks, preemption and aborts need nothing of their ow
 that the target computes. Where tokens were put in behind guesses that all stayed, one place of its cache may be that
 of an older token: this can cost a guess, never a token of the target's.
 
-"strict" keeps a guess when it is what the target itself samples there with its own noise: the tokens are those of
-plain sampling, whatever is guessed. The draft model uses the same noise, so that similar distributions mostly agree.
-"standard" is rejection sampling: the same distribution, more guesses stay, other tokens than without guesses.
+Which guesses stay: speculative_config.py.
 
-Public: Speculation, read_speculation, DraftModel.
+Public: DraftModel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from openqwq.errors import UserError
-from openqwq.model import Decoder, FusedDecoder, KVCache, PagedAttention, PagedChunk, fused_decoder
+from openqwq.model import FusedDecoder, KVCache, PagedAttention, fused_decoder
 
+from .batch import Batch, chunk_inputs
 from .sampling.logits_processors import Lines, LogitRules
 from .sampling.sampler import GUESS_STREAM, SamplingTable, sample_guess
 from .scheduler import Chunk
-
-if TYPE_CHECKING:
-    from .runner import Runner
-
-Rejection = Literal["strict", "standard"]
-MAX_NUM_TOKENS = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Speculation:
-    """How many tokens are guessed at a time, and by what.
-
-    num_tokens: at most; fewer where a sample ends before.
-    model:      the draft model, with the target's token ids and on its device; None: prompt lookup.
-    rejection:  which of a draft model's guesses stay.
-    """
-
-    num_tokens: int
-    model: Decoder | None = None
-    rejection: Rejection = "strict"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.num_tokens <= MAX_NUM_TOKENS:
-            raise UserError(f"`num_speculative_tokens` is {self.num_tokens}, but must be 1 to {MAX_NUM_TOKENS}")
-
-
-@dataclass(frozen=True, slots=True)
-class SpeculativeConfig:
-    """vLLM's `speculative_config`, checked: "ngram" (prompt lookup), or a draft model by its folder or name."""
-
-    num_tokens: int
-    model: str | None
-    rejection: Rejection
-
-
-def read_speculation(config: Mapping[str, Any]) -> SpeculativeConfig:
-    """Raises UserError for anything but the keys that exist here, with vLLM's names and meanings.
-
-    {"method": "ngram", "num_speculative_tokens": 4}
-    {"model": "path/or/name", "num_speculative_tokens": 4, "rejection_sample_method": "strict" | "standard"}
-    """
-    known = ("method", "model", "num_speculative_tokens", "rejection_sample_method")
-    if unknown := sorted(set(config) - set(known)):
-        raise UserError(f"`speculative_config` has no key `{unknown[0]}`", hint=f"it has {', '.join(known)}")
-    model, num_tokens = config.get("model"), config.get("num_speculative_tokens")
-    method = config.get("method", "draft_model" if model else "ngram")
-    rejection = config.get("rejection_sample_method", "strict")
-    if method not in ("ngram", "draft_model"):
-        raise UserError(f"`method` of `speculative_config` is {method!r}, but must be 'ngram' or 'draft_model'")
-    if (method == "draft_model") != bool(model):
-        raise UserError("`speculative_config` needs a `model` for the method 'draft_model', and for no other")
-    if rejection not in ("strict", "standard"):
-        raise UserError(f"`rejection_sample_method` is {rejection!r}, but must be 'strict' or 'standard'")
-    if type(num_tokens) is not int:
-        raise UserError("`speculative_config` needs `num_speculative_tokens`, a whole number")
-    return SpeculativeConfig(num_tokens, str(model) if model else None, rejection)
+from .speculative_config import Speculation
 
 
 class DraftModel:
@@ -114,28 +55,27 @@ class DraftModel:
         self._decoder = self._kernel if self._kernel is not None and self._kernel.bind_weights() else None
 
     def propose(
-        self, runner: Runner, rooms: Mapping[int, int], before_last: Sequence[int], chunks: Sequence[Chunk]
+        self, batch: Batch, rooms: Mapping[int, int], chunks: Sequence[Chunk]
     ) -> tuple[dict[int, list[int]], Tensor | None]:
         """Guesses by row, and with "standard" the distributions [D, V] they are from, in the guesses' order.
 
-        rooms:       how many tokens to guess for some rows; the others' caches are kept up all the same.
-        before_last: the token before the last one of every row: it may not be in the cache yet.
+        rooms: how many tokens to guess for some rows; the others' caches are kept up all the same.
         """
-        logits = self._catch_up(runner, before_last, chunks)
+        logits = self._catch_up(batch, chunks)
         device = logits.device
-        size = torch.zeros(runner.num_rows, dtype=torch.int64)
+        size = torch.zeros(batch.num_rows, dtype=torch.int64)
         for row, room in rooms.items():
             size[row] = room
         most = int(size.max()) if rooms else 0
-        guessed = torch.zeros(runner.num_rows, max(most, 1), dtype=torch.int64, device=device)
+        guessed = torch.zeros(batch.num_rows, max(most, 1), dtype=torch.int64, device=device)
         probs = []
         for step in range(most):
             rows = (size > step).nonzero()[:, 0].to(device)
-            logits = logits[rows] if step == 0 else self._next(runner, rows, guessed, step)
-            tokens, distribution = self._sample(logits, runner.table, runner.rules, rows, guessed, step)
+            logits = logits[rows] if step == 0 else self._next(batch, rows, guessed, step)
+            tokens, distribution = self._sample(logits, batch.table, batch.rules, rows, guessed, step)
             guessed[rows, step] = tokens
             if self.rejection == "standard":
-                whole = distribution.new_zeros(runner.num_rows, self.vocab_size)
+                whole = distribution.new_zeros(batch.num_rows, self.vocab_size)
                 probs.append(whole.index_copy_(0, rows, distribution))
         table = guessed.tolist()
         drafts = {row: table[row][:room] for row, room in rooms.items()}
@@ -144,24 +84,24 @@ class DraftModel:
         rows_of, steps = zip(*((row, i) for row, draft in drafts.items() for i in range(len(draft))), strict=True)
         return drafts, torch.stack(probs)[list(steps), list(rows_of)]
 
-    def _catch_up(self, runner: Runner, before_last: Sequence[int], chunks: Sequence[Chunk]) -> Tensor:
+    def _catch_up(self, batch: Batch, chunks: Sequence[Chunk]) -> Tensor:
         """Compute what the cache lacks, chunks and the last two tokens of every row; logits behind each row's last."""
-        rows = slice(runner.num_rows)
-        last, positions = runner.tokens[rows], runner.positions[rows]
-        earlier = torch.tensor(before_last, dtype=torch.int64, device=last.device)
+        rows = slice(batch.num_rows)
+        last, positions = batch.tokens[rows], batch.positions[rows]
+        earlier = torch.tensor(batch.before_last(), dtype=torch.int64, device=last.device)
         places = torch.cat(((positions - 1).clamp(min=0), positions))
-        twice = torch.arange(runner.num_rows, device=last.device).repeat(2)
-        logits = self._logits(runner, twice, torch.cat((earlier, last)), places, runner.longest + 1, chunks)
-        return logits[runner.num_rows :]
+        twice = torch.arange(batch.num_rows, device=last.device).repeat(2)
+        logits = self._logits(batch, twice, torch.cat((earlier, last)), places, batch.longest + 1, chunks)
+        return logits[batch.num_rows :]
 
-    def _next(self, runner: Runner, rows: Tensor, guessed: Tensor, step: int) -> Tensor:
+    def _next(self, batch: Batch, rows: Tensor, guessed: Tensor, step: int) -> Tensor:
         """Logits behind the last guess of some rows."""
-        tokens, places = guessed[rows, step - 1], runner.positions[rows] + step
-        return self._logits(runner, rows, tokens, places, runner.longest + 1 + step)
+        tokens, places = guessed[rows, step - 1], batch.positions[rows] + step
+        return self._logits(batch, rows, tokens, places, batch.longest + 1 + step)
 
     def _logits(
         self,
-        runner: Runner,
+        batch: Batch,
         rows: Tensor,
         tokens: Tensor,
         positions: Tensor,
@@ -169,7 +109,7 @@ class DraftModel:
         chunks: Sequence[Chunk] = (),
     ) -> Tensor:
         """Logits behind tokens of some rows, valid until the next call; chunks are computed beside them."""
-        tables, scaled = runner.tables[rows], None if runner.scaled is None else runner.scaled[rows]
+        tables, scaled = batch.tables[rows], None if batch.scaled is None else batch.scaled[rows]
         known_ids = self.model.config.vocab_size - 1
         tokens = tokens.clamp(max=known_ids)
         if self._decoder is not None and not chunks and 0 < len(rows) <= self._decoder.max_rows:
@@ -193,10 +133,3 @@ class DraftModel:
             rules.weigh(logits, table.positions, Lines(rows, offsets, guessed[rows]))
         stream = GUESS_STREAM if self.rejection == "standard" else 0
         return sample_guess(logits.contiguous(), table, rows, offsets, stream=stream)
-
-
-def chunk_inputs(chunks: Sequence[Chunk]) -> tuple[list[int], list[PagedChunk]]:
-    """Tokens of chunks end to end, and where they stand; chunks from position 0 on must come first."""
-    known = [token for c in chunks for token in c.sequence.known_ids(c.start, c.end)]
-    paged = [PagedChunk(c.start, c.end - c.start, c.sequence.table.blocks, c.sequence.request.scaled) for c in chunks]
-    return known, paged

@@ -20,7 +20,6 @@ from openqwq.types import Completion, Prompt, SamplingParams
 from .cache.block_manager import ROOT, SCALED_ROOT
 from .cache.memory import cache_memory, check_sizes
 from .constraints.structured_outputs import Guide
-from .draft_model import Speculation
 from .outputs import EngineStats, RequestOutput
 from .params import nothing_to_sample
 from .partial import restore
@@ -30,6 +29,7 @@ from .sampling.sampled import Sampled
 from .scheduler import Plan, Scheduler
 from .sequence import NO_ROW, Request, failed_completion
 from .sequence import Sequence as Sample
+from .speculative_config import Speculation
 from .stop_strings import holds_stop, sample_end, search_start
 from .thinking import CLOSING_TEXT, Reasoning
 

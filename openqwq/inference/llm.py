@@ -19,10 +19,10 @@ from openqwq.model import HUB_NAMES, PRESETS, DecoderConfig, Quantization, load_
 from openqwq.tokenizer import Rendered, Tokenizer, folder_end_ids
 from openqwq.types import Message, SamplingParams
 
-from .draft_model import Speculation, SpeculativeConfig, read_speculation
 from .engine import Engine
 from .outputs import RequestOutput
 from .recommended import recommended_sampling
+from .speculative_config import Speculation, SpeculativeConfig, read_speculation
 from .windows import choose_windows, read_window
 
 Conversation = Sequence[Message | Mapping[str, Any]]

@@ -17,10 +17,10 @@ from openqwq.types import SamplingParams
 
 from .constraints.guide_maker import GuideMaker
 from .constraints.structured_outputs import Guide
-from .draft_model import Speculation
 from .params import check_params, forbids_tokens
 from .prompt_lookup import PromptLookup
 from .sequence import Request
+from .speculative_config import Speculation
 from .thinking import Reasoning, needs_reasoning
 
 LAST = 2**62  # numbers from here on come after those of all requests that were sent

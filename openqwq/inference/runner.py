@@ -1,7 +1,6 @@
 """Runs one step's plan on the model: block copies, then one pass for chunks and rows, then a token for every row.
 
-All tensors of a step are views of the first rows of tensors [S], S rows, that live as long as the engine. A row with
-a draft brings one more line for each token of it; its sampled tokens count up to the first that differs.
+`batch.py` has the rows. Of a row with guesses, the sampled tokens count up to the first that differs from its guess.
 """
 
 from __future__ import annotations
@@ -25,27 +24,24 @@ from openqwq.model import (
 from openqwq.model.attention.paged import as_rows
 from openqwq.model.key_offsets import KeyOffsets
 
+from .batch import Batch, chunk_inputs
 from .cache.block_manager import BlockPool
 from .cache.memory import BLOCK_SIZE, fit_blocks, storage_dtype
 from .cache.windowed_pool import WindowedPool, fit_pages
-from .draft_model import DraftModel, Speculation, chunk_inputs
+from .draft_model import DraftModel
 from .sampling.cuda_graphs import SampleGraphs
-from .sampling.logits_processors import Lines, LogitRules
-from .sampling.sampled import Sampled, accept, line_numbers, top_logprobs
-from .sampling.sampler import Guesses, SamplingTable, kept_ids, sample
+from .sampling.sampled import Sampled, top_logprobs
+from .sampling.sampler import kept_ids, sample
 from .scheduler import Chunk, Plan
-from .sequence import Sequence
+from .speculative_config import Speculation
 
 
 class Runner:
     """The model's side of the engine.
 
-    tokens:    the last token of each row, not yet in the cache.
-    positions: where it goes, which is the number of tokens that the cache holds for the row.
-    tables:    the blocks of each row [S, W].
-    scaled:    whether YaRN is for each row; None: as the model's config says.
-    longest:   the largest position of the running rows.
-    pages:     with attention windows, where each band of layers keeps the blocks; None: all layers in the same place.
+    batch: the rows that decode.
+    cache: keys and values of all rows.
+    pages: with attention windows, where each band of layers keeps the blocks; None: all layers in the same place.
     """
 
     def __init__(
@@ -94,23 +90,14 @@ class Runner:
                     both_settings=yarn_per_request,
                     max_rows=max_num_seqs,
                 )
-            self.table = SamplingTable(max_num_seqs, model.config.vocab_size, device)
-            self.rules = LogitRules(max_num_seqs, model.config.vocab_size, device)
-            self.tokens = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
-            self.positions = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
-            self.tables = torch.zeros((max_num_seqs, width), dtype=torch.int32, device=device)
-            self.scaled = torch.zeros(max_num_seqs, dtype=torch.bool, device=device) if yarn_per_request else None
+            self.batch = Batch(max_num_seqs, width, model.config.vocab_size, device, yarn_per_request=yarn_per_request)
             lines = max_num_seqs * (1 + (speculation.num_tokens if speculation else 0))
             whole = self.pages is None
             self._kernel = (
                 fused_decoder(model, self.cache, both_settings=yarn_per_request, max_rows=lines) if whole else None
             )
-            self._sampler, self._graphs = model.ops.make_sampler(self.table), SampleGraphs(self.table)
+            self._sampler, self._graphs = model.ops.make_sampler(self.batch.table), SampleGraphs(self.batch.table)
         self._decoder: FusedDecoder | None = None
-        self.num_rows = 0
-        self.longest = 0
-        self._wanted: dict[int, int] = {}
-        self._keeping: dict[int, Sequence] = {}
 
     @property
     def block_bytes(self) -> int:
@@ -133,106 +120,81 @@ class Runner:
             sources, targets = zip(*plan.copies, strict=True)
             for cache in self._caches:
                 cache.copy_slots(sources, targets, BLOCK_SIZE)
-        changed = bool(plan.moves or plan.arrivals) or len(plan.running) != self.num_rows
-        self._move(plan.moves)
-        self._seat(plan.arrivals)
-        self._enter(plan.entries)
-        if changed:
-            self.num_rows = len(plan.running)
-            self.longest = max((s.num_tokens for s in plan.running), default=1) - 1
-            self.table.focus(self.num_rows)
-            self.rules.focus(plan.running)
-            if self.draft_model is not None:
-                self.draft_model.bind_weights()
-            self._wanted = {
-                s.row: s.request.params.logprobs for s in plan.running if s.request.params.logprobs is not None
-            }
-            self._keeping = {s.row: s for s in plan.running if s.request.params.kept_ids}
+        batch = self.batch
+        changed = batch.update(plan)
+        if changed and self.draft_model is not None:
+            self.draft_model.bind_weights()
         if changed or plan.chunks:
             self._decoder = self._kernel if self._kernel is not None and self._kernel.bind_weights() else None
         chunks = sorted(plan.chunks, key=lambda chunk: chunk.start > 0)  # those from position 0 on come first
         probs = None
         if self.draft_model is not None:
-            before_last = [s.known_ids(max(s.num_tokens - 2, 0), max(s.num_tokens - 1, 1))[0] for s in plan.running]
-            plan.drafts, probs = self.draft_model.propose(self, plan.rooms, before_last, chunks)
-        lines = self._lines(plan.drafts) if plan.drafts else None
-        logits = self._forward(chunks, lines)
-        return self._sample(logits, lines, plan.drafts, probs) if self.num_rows else Sampled()
+            plan.drafts, probs = self.draft_model.propose(batch, plan.rooms, chunks)
+        batch.take_drafts(plan.drafts)
+        logits = self._forward(chunks)
+        return self._sample(logits, probs) if batch.num_rows else Sampled()
 
     @property
     def _caches(self) -> list[KVCache]:
         return [self.cache] if self.draft_model is None else [self.cache, self.draft_model.cache]
 
-    def _sample(
-        self, logits: Tensor, lines: Lines | None, drafts: dict[int, list[int]], probs: Tensor | None
-    ) -> Sampled:
-        rows = slice(self.num_rows)
-        places = line_numbers(self._wanted, drafts, self.num_rows) if self._wanted else {}
-        raw = {row: logits[numbers].log_softmax(-1) for row, numbers in places.items()}
-        if not self.rules.idle:
-            self.rules.apply(logits, self.table.positions[rows], lines)
-        by_torch = self._keeping  # the kernel leaves no trace of what its cuts took
-        ops = self.model.ops
+    def _sample(self, logits: Tensor, probs: Tensor | None) -> Sampled:
+        """A token for every row, and those behind it that guesses got right; probs: what the guesses are drawn from."""
+        batch, ops = self.batch, self.model.ops
+        lines = batch.lines
+        raw = self._raw_logprobs(logits)
+        if not batch.rules.idle:
+            batch.rules.apply(logits, batch.table.positions[: batch.num_rows], lines)
+        by_torch = batch.keeping  # the kernel leaves no trace of what its cuts took
         if lines is None and self._sampler is not None and self._sampler.fits(ops.invariant) and not by_torch:
-            tokens, logprobs = self._sampler(logits, self.tokens, self.positions, invariant=ops.invariant)
-            self.rules.count(tokens)
-            self.longest += 1
+            tokens, logprobs = self._sampler(logits, batch.tokens, batch.positions, invariant=ops.invariant)
+            batch.rules.count(tokens)
+            batch.longest += 1
             return self._with_top(Sampled(tokens.tolist(), logprobs.tolist()), raw)
         if lines is None:
             tokens, logprobs = self._graphs(logits, ops)
             result = Sampled(tokens.tolist(), logprobs.tolist())
             last, count = tokens, torch.ones_like(tokens)
-            self.rules.count(tokens)
+            batch.rules.count(tokens)
         else:
-            guesses = None if probs is None else self._guesses(drafts, probs)
-            tokens, logprobs = sample(logits, self.table, lines.row, lines.offset, guesses, ops=ops)
-            result = accept(tokens.tolist(), logprobs.tolist(), self.num_rows, drafts)
-            runs = [[token for token, _ in result.run_of(row)] for row in range(self.num_rows)]
+            guesses = None if probs is None else batch.guesses(probs)
+            tokens, logprobs = sample(logits, batch.table, lines.row, lines.offset, guesses, ops=ops)
+            result = batch.accept(tokens.tolist(), logprobs.tolist())
+            runs = [[token for token, _ in result.run_of(row)] for row in range(batch.num_rows)]
             last = torch.tensor([run[-1] for run in runs], device=tokens.device)
             count = torch.tensor([len(run) for run in runs], device=tokens.device)
             flat = torch.tensor([token for run in runs for token in run], device=tokens.device)
-            self.rules.count(flat, torch.arange(len(runs), device=count.device).repeat_interleave(count))
-        if self._keeping:
-            self._note_kept(logits, drafts, result)
-        self.tokens[rows] = last
-        self.positions[rows] += count
-        self.table.positions[rows] += count
-        self.longest += 1 + max(map(len, result.more.values()), default=0)
+            batch.rules.count(flat, torch.arange(len(runs), device=count.device).repeat_interleave(count))
+        if batch.keeping:
+            self._note_kept(logits, result)
+        batch.advance(last, count, 1 + max(map(len, result.more.values()), default=0))
         return self._with_top(result, raw)
+
+    def _raw_logprobs(self, logits: Tensor) -> dict[int, Tensor]:
+        """Raw log-probs of the lines of the rows that want the likeliest tokens."""
+        if not self.batch.wanting_top:
+            return {}
+        places = self.batch.lines_of(s.row for s in self.batch.wanting_top)
+        return {row: logits[numbers].log_softmax(-1) for row, numbers in places.items()}
 
     def _with_top(self, result: Sampled, raw: dict[int, Tensor]) -> Sampled:
         """What was sampled, with the likeliest tokens of the rows that asked, from the raw log-probs of their lines."""
-        for row, number in self._wanted.items():
+        for wanting in self.batch.wanting_top:
+            row, number = wanting.row, wanting.request.params.logprobs
+            assert number is not None
             result.top[row] = [
                 top_logprobs(p, number, t) for p, (t, _) in zip(raw[row], result.run_of(row), strict=False)
             ]
         return result
 
-    def _note_kept(self, drawn: Tensor, drafts: dict[int, list[int]], result: Sampled) -> None:
+    def _note_kept(self, drawn: Tensor, result: Sampled) -> None:
         """Tell the samples that want to know what the cuts left at each of their new tokens."""
-        places = line_numbers(self._keeping, drafts, self.num_rows)
+        keeping = {s.row: s for s in self.batch.keeping}
+        places = self.batch.lines_of(keeping)
         lines = [(row, n) for row, own in places.items() for n, _ in zip(own, result.run_of(row), strict=False)]
         found = kept_ids(drawn[[number for _, number in lines]], invariant=self.model.ops.invariant)
         for (row, _), ids in zip(lines, found, strict=True):
-            self._keeping[row].kept_ids.append(ids)
-
-    def _lines(self, drafts: dict[int, list[int]]) -> Lines:
-        """One line a row, then one for each drafted token."""
-        pairs = [(row, i + 1) for row, draft in drafts.items() for i in range(len(draft))]
-        device, most = self.tokens.device, max(map(len, drafts.values()))
-        row, offset = torch.tensor(pairs, device=device).unbind(1)
-        every = torch.arange(self.num_rows, device=device)
-        rows = torch.cat((every, row))
-        padded = [(draft := drafts.get(r, [])) + [0] * (most - len(draft)) for r in range(self.num_rows)]
-        before = torch.tensor(padded, device=device)[rows]
-        return Lines(rows, torch.cat((torch.zeros_like(every), offset)), before)
-
-    def _guesses(self, drafts: dict[int, list[int]], probs: Tensor) -> Guesses:
-        """Every guess, at the line whose token it is a guess at: the one before its own."""
-        numbers = line_numbers(drafts, drafts, self.num_rows)
-        lines = [line for row in drafts for line in numbers[row][:-1]]
-        tokens = [token for draft in drafts.values() for token in draft]
-        return Guesses(torch.tensor(lines, device=probs.device), torch.tensor(tokens, device=probs.device), probs)
+            keeping[row].kept_ids.append(ids)
 
     def _score_prompts(self, chunks: list[Chunk], hidden: Tensor) -> None:
         """Raw log-probs of the prompt tokens that follow each chunk's, for requests that want them."""
@@ -256,53 +218,14 @@ class Runner:
                 for cache in self._caches:
                     cache.clear_slots(blocks)
 
-    def _move(self, moves: list[tuple[int, int]]) -> None:
-        if not moves:
-            return
-        from_rows, to_rows = zip(*moves, strict=True)
-        sources, targets = (torch.tensor(rows, device=self.tokens.device) for rows in (from_rows, to_rows))
-        self.table.move(sources, targets)
-        self.rules.move(sources, targets)
-        for column in (self.tokens, self.positions, self.tables, self.scaled):
-            if column is not None:
-                column[targets] = column[sources]
-
-    def _seat(self, arrivals: list[Sequence]) -> None:
-        """Set the rows of sequences that begin to decode: the last known token is the next to be read."""
-        if not arrivals:
-            return
-        numbers = [sequence.row for sequence in arrivals]
-        rows = torch.tensor(numbers, device=self.tokens.device)
-        lasts = [s.token_ids[-1] if s.token_ids else s.request.prompt_ids[-1] for s in arrivals]
-        self.tokens[rows] = torch.tensor(lasts, device=self.tokens.device)
-        self.positions[rows] = torch.tensor([s.num_tokens - 1 for s in arrivals], device=self.tokens.device)
-        if self.scaled is not None:
-            self.scaled[rows] = torch.tensor([s.request.scaled for s in arrivals], device=self.tokens.device)
-        width = max(len(s.table.blocks) for s in arrivals)
-        tables = [s.table.blocks + [0] * (width - len(s.table.blocks)) for s in arrivals]
-        self.tables[rows, :width] = torch.tensor(tables, dtype=torch.int32, device=self.tokens.device)
-        self.table.write(arrivals)
-        self.rules.write(arrivals)
-
-    def _enter(self, entries: list[tuple[int, int, int]]) -> None:
-        if entries:
-            rows, columns, blocks = torch.tensor(entries, device=self.tokens.device).unbind(1)
-            self.tables[rows, columns] = blocks.to(torch.int32)
-
-    def _forward(self, chunks: list[Chunk], lines: Lines | None) -> Tensor:
+    def _forward(self, chunks: list[Chunk]) -> Tensor:
         """Logits behind every line's token. Chunks, those from position 0 on first, are computed beside them."""
-        rows: slice | Tensor = slice(self.num_rows)
-        tokens, positions, longest = self.tokens[rows], self.positions[rows], self.longest + 1
-        if lines is not None:
-            rows, last = lines.row, lines.before.shape[1] - 1
-            guess = lines.before.gather(1, (lines.offset - 1).clamp(0, last)[:, None])[:, 0]
-            tokens = torch.where(lines.offset > 0, guess, self.tokens[rows])
-            positions, longest = self.positions[rows] + lines.offset, longest + last + 1
+        rows, tokens, positions, longest = self.batch.inputs()
         known, paged = chunk_inputs(chunks)
         if known:
             tokens = torch.cat((tokens, torch.tensor(known, device=tokens.device)))
-        scaled = None if self.scaled is None else self.scaled[rows]
-        tables = self.tables[rows]
+        scaled = None if self.batch.scaled is None else self.batch.scaled[rows]
+        tables = self.batch.tables[rows]
         decoder = self._decoder
         if decoder is not None and not chunks and 0 < len(positions) <= decoder.max_rows:
             return decoder(tokens, positions, tables, longest, scaled)

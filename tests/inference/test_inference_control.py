@@ -12,9 +12,9 @@ from openqwq.errors import UserError
 from openqwq.inference import Engine
 from openqwq.inference.constraints.loop_detector import LoopDetector
 from openqwq.inference.constraints.writing_systems import forbidden_tokens
-from openqwq.inference.draft_model import Speculation
 from openqwq.inference.sampling.logits_processors import LogitRules
 from openqwq.inference.sequence import Request
+from openqwq.inference.speculative_config import Speculation
 from openqwq.model import create_model, preset
 from openqwq.tokenizer import parse_tool_calls, train_tokenizer
 from openqwq.types import Completion, Prompt, SamplingParams, StructuredOutputs

@@ -9,8 +9,8 @@ import torch
 from openqwq.checkpoint.huggingface import save_model
 from openqwq.errors import UserError
 from openqwq.inference import LLM, Engine, Speculation
-from openqwq.inference.draft_model import read_speculation
 from openqwq.inference.sampling.sampler import GUESS_STREAM, Guesses, accept_or_replace, draw_uniform
+from openqwq.inference.speculative_config import read_speculation
 from openqwq.model import KVCache, create_model, preset
 from openqwq.tokenizer import train_tokenizer
 from openqwq.types import Prompt, SamplingParams
