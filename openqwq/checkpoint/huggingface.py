@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from openqwq.errors import UserError
+from openqwq.formats import INDEX_NAME, SINGLE_NAME
 from openqwq.model import Decoder, DecoderConfig, convert_swish_beta
 from openqwq.model.config import PublishedFormat
-from openqwq.model.load import INDEX_NAME, SINGLE_NAME
 
 from .run_state import sync
 

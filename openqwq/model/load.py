@@ -1,24 +1,22 @@
-"""Models from Hugging Face folders, from the hub, or from a seed.
+"""Models from folders, from the hub, or from a seed: resolve, open, allocate, fill.
 
 Public: `load_model`, `create_model`, `init_weights`, `resolve_folder`, `read_config`.
 
-Weights are read tensor by tensor from memory-mapped safetensors into parameters that are allocated once, in
-their final dtype and place: the peak is one copy of the weights. Pickled weights are never read.
+Weights are read tensor by tensor from memory-mapped files into parameters that are allocated once, in their final
+dtype and place: the peak is one copy of the weights.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from openqwq.errors import UserError
+from openqwq.formats import find_folder, open_weights
 from openqwq.kernels import choose_ops
 from openqwq.kernels.layouts import KINDS, Quantization
 
@@ -29,11 +27,7 @@ from .presets import HUB_NAMES, PRESETS, preset
 from .published import PACKED_PARTS, unpack_layer
 from .quantize import pack_weight, quantize_weights
 
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
-COMPUTED_BUFFERS = (".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached")
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
 
 
 def load_model(
@@ -97,27 +91,13 @@ def init_weights(model: Decoder, seed: int, *, drawn_on: torch.device | str = "c
 
 
 def resolve_folder(source: str | Path) -> Path:
-    """The local folder of a path, a hub name or a preset's hub name; downloads when it is not in the cache.
-
-    The folder of a run (`openqwq train --out`) means the model in its `final`.
-    Raises UserError when there is no such folder and no such download.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        is_run = (path / "final" / "config.json").is_file() and not (path / "config.json").exists()
-        return path / "final" if is_run else path
-    name = HUB_NAMES.get(str(source), str(source))
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UserError(
-            f"`{source}` is neither a model folder, nor a hub name, nor a preset",
-            hint=f"give a folder with config.json, a name such as Qwen/QwQ-32B, or one of {', '.join(PRESETS)}",
-        )
-    return _download(name)
+    """The local folder of a path, a hub name or a preset's hub name, see `find_folder`."""
+    return find_folder(source, HUB_NAMES, PRESETS)
 
 
 def read_config(folder: Path) -> DecoderConfig:
     """The config in a folder's config.json. Raises UserError when it is absent, unreadable or unsupported."""
-    return DecoderConfig.from_dict(_read_json(Path(folder) / "config.json"))
+    return DecoderConfig.from_dict(open_weights(folder).config)
 
 
 @torch.no_grad()
@@ -127,7 +107,7 @@ def load_weights(model: Decoder, folder: str | Path) -> None:
     parameters = dict(model.named_parameters())
     missing = set(parameters)
     tied_head = None
-    for shard, name, tensor in iter_weights(folder):
+    for shard, name, tensor in open_weights(folder):
         if name == "lm_head.weight" and model.lm_head is None:
             tied_head = tensor.clone()
             continue
@@ -157,7 +137,7 @@ def _load_layer_by_layer(
     model = _allocate(config, "meta", dtype)
     waiting, tied_head = _names_by_layer(folder), None
     held: dict[str, dict[str, Tensor]] = {}
-    for shard, name, tensor in iter_weights(folder):
+    for shard, name, tensor in open_weights(folder):
         layer, _, part = name.rpartition(".")
         tensors = held.setdefault(layer, {})
         tensors[part] = tensor.clone()
@@ -183,7 +163,7 @@ def _load_layer_by_layer(
 def _names_by_layer(folder: Path) -> dict[str, set[str]]:
     """The last parts of the tensors' names by what comes before."""
     layers: dict[str, set[str]] = {}
-    for name in tensor_names(folder):
+    for name in open_weights(folder).names():
         layer, _, part = name.rpartition(".")
         layers.setdefault(layer, set()).add(part)
     return layers
@@ -246,61 +226,6 @@ def _place(model: Decoder, name: str, layer: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, layer)
 
 
-def tensor_names(folder: Path) -> list[str]:
-    """The names of all tensors in a folder, in shard order; nothing else is read."""
-    names = []
-    for shard in _shards(folder):
-        with _readable(shard):
-            names += _names_in(shard)
-    return names
-
-
-def _names_in(shard: Path) -> list[str]:
-    """The shard's tensors without the buffers that older libraries saved and that are computed here."""
-    with safe_open(shard, framework="pt") as file:
-        return [name for name in file.keys() if not name.endswith(COMPUTED_BUFFERS)]  # noqa: SIM118  no mapping
-
-
-def iter_weights(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
-    """(shard, name, tensor) of every tensor in a folder, one at a time, on the CPU, in shard order.
-
-    A shard is mapped anew for each tensor: pages that were read would otherwise stay in memory beside the weights.
-    """
-    for shard in _shards(folder):
-        with _readable(shard):
-            for name in _names_in(shard):
-                with safe_open(shard, framework="pt") as file:
-                    tensor = file.get_tensor(name)
-                yield shard, name, tensor
-
-
-@contextmanager
-def _readable(shard: Path) -> Iterator[None]:
-    try:
-        yield
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{shard} cannot be read, it may be truncated: {error}", hint="download or copy it again"
-        ) from error
-
-
-def _shards(folder: Path) -> list[Path]:
-    """The files that hold the weights: the whole file where there is one, for an index beside it is left over."""
-    names = [SINGLE_NAME]
-    if not (folder / SINGLE_NAME).is_file() and (folder / INDEX_NAME).exists():
-        weight_map = _read_json(folder / INDEX_NAME).get("weight_map", {})
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise UserError(f"`weight_map` in {folder / INDEX_NAME} does not map tensor names to file names")
-        names = sorted(set(weight_map.values()))
-    absent = [name for name in names if not (folder / name).is_file()]
-    if absent or not names:
-        raise UserError(
-            f"{folder} lacks {', '.join(absent) or 'any shard in its index'}",
-            hint="copy or download the missing files; weights must be safetensors",
-        )
-    return [folder / name for name in names]
-
-
 def _allocate(config: DecoderConfig, device: torch.device | str, dtype: torch.dtype | None) -> Decoder:
     """An unfilled model in its final dtype and place."""
     former = torch.get_default_dtype()
@@ -352,28 +277,3 @@ def _check_tensor(shard: Path, name: str, tensor: Tensor, parameter: Tensor) -> 
             f"`{name}` in {shard} has shape {list(tensor.shape)}, but config.json asks for {list(parameter.shape)}",
             hint="config.json and the weights are of different models",
         )
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist", hint="a model folder holds config.json and safetensors") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return value
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_PATTERNS))
-    except Exception as error:  # the hub client raises its own, its HTTP library's and the system's errors
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(
-            f"`{name}` is no local folder and could not be downloaded: {reason}",
-            hint="check the name and the network, or give a folder on this machine",
-        ) from error

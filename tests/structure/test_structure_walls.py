@@ -25,6 +25,7 @@ NEVER = {
 
 ONLY = {
     "kernels": {"errors", "log"},
+    "formats": {"kernels", "errors", "log"},
     "model": {"kernels", "formats", "errors", "log"},
     "sandbox": {"types", "errors"},
     "config": {"types", "errors", "log"},
