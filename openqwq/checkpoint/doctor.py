@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from openqwq.errors import UserError
+from openqwq.formats.gguf.container import read_gguf
+from openqwq.formats.gguf.weights import LINK_NAME
 from openqwq.log import write_text_atomic
 
 if TYPE_CHECKING:
@@ -94,6 +97,11 @@ def _check_config(examined: Examined) -> None:
 
 
 def _check_weights(examined: Examined) -> None:
+    if (link := examined.folder / LINK_NAME).is_symlink():
+        kinds = Counter(info.kind for info in read_gguf(link).tensors.values())
+        listed = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
+        examined.note("weights", "ok", f"GGUF: {listed}")
+        return
     shards = _shard_names(examined)
     if not shards:
         examined.note("weights", "fail", "there are no safetensors; pickled weights are never read")

@@ -1,6 +1,6 @@
 """Models written as Hugging Face folders: whole or not at all.
 
-Public: `save_model`, `save_weights`.
+Public: `save_model`, `save_weights`, `beside_weights`.
 
 A folder is written beside its destination, synced, and swapped in by rename: whoever reads the destination sees
 the old folder or the new one, and an error while writing leaves the old one as it was.
@@ -23,12 +23,14 @@ from torch import Tensor
 
 from openqwq.errors import UserError
 from openqwq.formats import INDEX_NAME, SINGLE_NAME
+from openqwq.log import read_json
 from openqwq.model import Decoder, DecoderConfig, convert_swish_beta
 from openqwq.model.config import PublishedFormat
 
 from .run_state import sync
 
 MAX_SHARD_BYTES = 5 * 10**9
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt")
 
 
 def save_model(
@@ -126,6 +128,15 @@ def link_model(source: str | Path, folder: str | Path) -> None:
             f"the model could not be saved to {folder}: {error}",
             hint="check the space and the rights on the disk, or choose another folder; the earlier one is unchanged",
         ) from error
+
+
+def beside_weights(folder: Path) -> dict[str, Any]:
+    """What `save_model` is to write beside the weights, so that the new folder speaks as this one does."""
+    generation = folder / "generation_config.json"
+    return {
+        "tokenizer_files": [folder / name for name in TOKENIZER_FILES if (folder / name).exists()],
+        "generation_config": read_json(generation) if generation.exists() else None,
+    }
 
 
 def plan_shards(sizes: Mapping[str, int], max_shard_bytes: int) -> list[list[str]]:

@@ -31,7 +31,9 @@ LEAST_MEMORY_GIB = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="a model folder to look through")
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", type=Path, help="a model folder or GGUF file to look through"
+    )
     parser.add_argument("--fix", action="store_true", help="write fixed files into MODEL-fixed")
     parser.add_argument("--out", metavar="FOLDER", type=Path, help="where `--fix` writes instead")
     add_json_argument(parser)
@@ -51,6 +53,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _examine(args: argparse.Namespace) -> list[Finding]:
+    from openqwq.formats.gguf.container import is_gguf
+
+    if is_gguf(args.model):
+        from openqwq.model import resolve_folder
+
+        if args.fix:
+            raise UserError(
+                f"`--fix` writes model folders, and {args.model} is a GGUF file",
+                hint=f"`openqwq convert {args.model} FOLDER`, then `openqwq doctor FOLDER --fix`",
+            )
+        return examine_model(resolve_folder(args.model)).findings
     examined = examine_model(args.model)
     if args.fix and examined.fixes:
         target = write_fixed(examined, args.out)

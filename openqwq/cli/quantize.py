@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openqwq.errors import UserError
-from openqwq.log import logger, read_json
+from openqwq.log import logger
 
 if TYPE_CHECKING:
     from openqwq.model import DecoderConfig
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt")
-
 
 GROUP_SIZES = (128, 64, 32)
 
@@ -41,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from openqwq.checkpoint.huggingface import beside_weights
     from openqwq.checkpoint.quantized import packed_layout, save_packed
     from openqwq.model import load_model, read_config, resolve_folder
 
@@ -56,14 +54,11 @@ def run(args: argparse.Namespace) -> int:
         logger.info("groups of %d inputs: %d do not divide the model's layers", size, GROUP_SIZES[0])
     if args.out.resolve() == source.resolve():
         raise UserError(f"`--out` is the model's own folder, {source}", hint="choose another one")
-    generation = source / "generation_config.json"
-    save_packed(
-        load_model(source),
-        args.out,
-        layout,
-        tokenizer_files=[source / name for name in TOKENIZER_FILES if (source / name).exists()],
-        generation_config=read_json(generation) if generation.exists() else None,
-    )
-    before, after = (sum(file.stat().st_size for file in f.glob("*.safetensors")) for f in (source, args.out))
+    save_packed(load_model(source), args.out, layout, **beside_weights(source))
+    before, after = (_weight_bytes(folder) for folder in (source, args.out))
     logger.info(f"{args.out}: {after / 2**20:.1f} MiB of weights, before {before / 2**20:.1f} MiB")
     return 0
+
+
+def _weight_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for pattern in ("*.safetensors", "*.gguf") for file in folder.glob(pattern))

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from .gguf.weights import LINK_NAME, GgufWeights
 from .safetensors import SafetensorsWeights
 
 
@@ -34,4 +35,5 @@ class Weights(Protocol):
 
 def open_weights(folder: str | Path) -> Weights:
     """The weights in a folder. Raises UserError while they are read where they are missing or damaged."""
-    return SafetensorsWeights(Path(folder))
+    folder = Path(folder)
+    return GgufWeights(folder) if (folder / LINK_NAME).is_symlink() else SafetensorsWeights(folder)

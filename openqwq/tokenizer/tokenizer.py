@@ -55,6 +55,7 @@ class Tokenizer:
         self.chat_template = load_default_template() if own is None else own
         self.eos_token = _token_text("eos_token", self.config) or END_OF_TURN
         self.pad_token = _token_text("pad_token", self.config) or END_OF_TEXT
+        self.bos_token = _token_text("bos_token", self.config) or ""
         self.end_ids = tuple(end_ids)
         self._end_of_turn: tuple[str, str] | None = None
 
@@ -245,7 +246,7 @@ class Tokenizer:
     @property
     def _template_names(self) -> dict[str, str]:
         """The special tokens, under the names by which templates ask for them."""
-        return {"eos_token": self.eos_token, "pad_token": self.pad_token, "bos_token": ""}
+        return {"eos_token": self.eos_token, "pad_token": self.pad_token, "bos_token": self.bos_token}
 
     def _required_id(self, token: str) -> int:
         token_id = self.backend.token_to_id(token)

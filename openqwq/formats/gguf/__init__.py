@@ -1,0 +1,1 @@
+"""GGUF files, llama.cpp's and Ollama's format: read as a model folder is."""
