@@ -27,7 +27,7 @@ NOISY = 1.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a model folder, hub name or preset")
+    parser.add_argument("model", metavar="MODEL", help="a model folder, GGUF file, hub name or preset")
     parser.add_argument("--batch", default="1,8,32", metavar="N,N", help="sequences at once (1,8,32)")
     parser.add_argument("--prompt", type=int, default=128, metavar="N", help="tokens of each prompt (128)")
     parser.add_argument("--new", type=int, default=64, metavar="N", help="sampled tokens of each (64)")

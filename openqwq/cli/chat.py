@@ -34,7 +34,7 @@ SHOWN = 60
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a model folder or hub name")
+    parser.add_argument("model", metavar="MODEL", help="a model folder, GGUF file or hub name")
     parser.add_argument("--system", default="", metavar="TEXT", help="the system turn (QwQ has none)")
     parser.add_argument("--fold", action="store_true", help="show how long the model thinks, not what")
     parser.add_argument("--max-model-len", type=int, metavar="N", help="the whole conversation, in tokens")

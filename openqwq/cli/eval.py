@@ -15,7 +15,7 @@ NEVER_GREEDY = "0 is greedy decoding, which QwQ's authors advise against"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder or hub name")
+    parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder, GGUF file or hub name")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--recipe", help="evaluate on the held-out problems of this recipe's [eval] families")
     what.add_argument(

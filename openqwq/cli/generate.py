@@ -39,7 +39,7 @@ SETTINGS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a model folder or hub name")
+    parser.add_argument("model", metavar="MODEL", help="a model folder, GGUF file or hub name")
     parser.add_argument("text", metavar="TEXT", nargs="?", help="one user turn, instead of --input and --output")
     parser.add_argument("--input", type=Path, metavar="FILE", help="JSON lines of prompts")
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSON lines of completions")

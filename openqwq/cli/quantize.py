@@ -26,7 +26,7 @@ def fitting_group(config: DecoderConfig) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a model folder or hub name")
+    parser.add_argument("model", metavar="MODEL", help="a model folder, GGUF file or hub name")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the new folder")
     parser.add_argument("--format", choices=("awq", "gptq", "gptq_v2"), default="awq", help="the form (awq)")
     parser.add_argument(

@@ -30,7 +30,7 @@ SWITCH_S = 0.0005
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a model folder, a hub name, or a run's folder")
+    parser.add_argument("model", metavar="MODEL", help="a model folder, a GGUF file, a hub name, or a run's folder")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two checkpoints of a run, side by side")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")

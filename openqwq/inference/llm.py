@@ -32,7 +32,7 @@ OnePrompt = str | Sequence[int] | Mapping[str, Any]
 class LLM:
     """A model, its tokenizer and an engine.
 
-    model:   a Hugging Face folder, a hub name, or a preset; `tiny` has random weights and no tokenizer.
+    model:   a Hugging Face folder, a GGUF file, a hub name, or a preset; `tiny` has random weights and no tokenizer.
     device:  None: the first GPU when there is one, else the CPU.
     dtype:   also by its name, as "bfloat16". None or "auto": the one of config.json on a GPU, float32 on a CPU.
     quantization: "bf16", "int8" or "int4" rounds the weights as they are read: a half, a quarter, an eighth of

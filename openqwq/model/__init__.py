@@ -1,4 +1,4 @@
-"""The Qwen2 decoder with Hugging Face names: QwQ-32B, Qwen2.5 and everything smaller."""
+"""One decoder for Qwen2, Qwen3, Llama and Mistral models, with Hugging Face names."""
 
 from openqwq.kernels.layouts import Quantization
 

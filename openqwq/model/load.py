@@ -38,7 +38,7 @@ def load_model(
     seed: int = 0,
     quantization: Quantization | Literal["stored"] | None = None,
 ) -> Decoder:
-    """The model in a folder, of a hub name ("Qwen/QwQ-32B"), or of a preset.
+    """The model in a folder or GGUF file, of a hub name ("Qwen/QwQ-32B"), or of a preset.
 
     A preset with published weights means those; `tiny` has none and starts from random weights of `seed`.
     dtype: None keeps the one that config.json names.
