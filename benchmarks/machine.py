@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +16,7 @@ READ_FLOATS = 1 << 28
 
 
 def describe_machine() -> dict:
-    """CPU, cores, instruction set, versions and commit."""
+    """The command, CPU, cores, instruction set, versions and commit."""
     import torch
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -24,10 +26,18 @@ def describe_machine() -> dict:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     isa = torch.backends.cpu.get_cpu_capability()
     return {
+        "command": command_line(),
         "machine": {"cpu": cpu or platform.processor(), "cores": os.cpu_count(), "isa": isa},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "commit": commit,
     }
+
+
+def command_line() -> str:
+    """The command that is running, with paths of this machine cut to their last part."""
+    script, *words = sys.argv
+    words = [Path(word).name if Path(word).is_absolute() else word for word in words]
+    return shlex.join(["python", f"benchmarks/{Path(script).name}", *words])
 
 
 def read_bandwidth() -> float:
