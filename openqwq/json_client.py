@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from openqwq.errors import UserError
+from openqwq.key_hosts import check_key_host
 from openqwq.log import logger
 
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -35,15 +36,18 @@ class JsonClient:
     """One address that JSON is posted to; may be used from several threads.
 
     key_env:   the environment variable that holds the key; empty: no key is sent.
+    trusted:   whether the user named the address; else a key goes only to hosts in OPENQWQ_KEY_HOSTS.
     retries:   further tries of a request that failed in a way that may pass, waiting twice as long each time.
     backoff_s: the first wait.
     Raises UserError for an address that is none and for a key that is not there.
     """
 
-    def __init__(self, url: str, *, key_env: str, retries: int, backoff_s: float = 1.0):
+    def __init__(self, url: str, *, key_env: str, retries: int, backoff_s: float = 1.0, trusted: bool = False):
         self.url = _checked(url)
         self.retries = retries
         self.backoff_s = backoff_s
+        if key_env and not trusted:
+            check_key_host(url, f"the key in `{key_env}`")
         self._headers = {"Content-Type": "application/json", **_authorization(key_env)}
         self._opener = urllib.request.build_opener(_NoRedirect)
 
@@ -88,9 +92,19 @@ class ChatClient:
     The other arguments, and what is raised, are `JsonClient`'s.
     """
 
-    def __init__(self, url: str, model: str, *, key_env: str, timeout_s: float, retries: int, backoff_s: float = 1.0):
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        key_env: str,
+        timeout_s: float,
+        retries: int,
+        backoff_s: float = 1.0,
+        trusted: bool = False,
+    ):
         self.model, self.timeout_s = model, timeout_s
-        self._client = JsonClient(chat_url(url), key_env=key_env, retries=retries, backoff_s=backoff_s)
+        self._client = JsonClient(chat_url(url), key_env=key_env, retries=retries, backoff_s=backoff_s, trusted=trusted)
 
     def body(self, messages: Sequence[Mapping[str, str]], sampling: Mapping[str, Any]) -> dict[str, Any]:
         """The request for one reply."""

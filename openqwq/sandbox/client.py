@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
 
 from openqwq.errors import UserError
+from openqwq.key_hosts import check_key_host
 
 from .base import BaseSandbox
 from .canary import find_fault, is_doubtful
@@ -288,7 +289,8 @@ def find_sandbox(where: str | BaseSandbox) -> BaseSandbox:
     """The sandbox that is meant; those that are named are shared by the whole process, and started on first use.
 
     where: "" for the default, "bubblewrap" or "gvisor" for one with jails of that kind, or a service's address; the
-           environment variable OPENQWQ_SANDBOX_TOKEN holds the service's token.
+           environment variable OPENQWQ_SANDBOX_TOKEN holds the service's token, which goes to this machine and to hosts
+           in OPENQWQ_KEY_HOSTS only.
     Raises UserError where it cannot be had.
     """
     if isinstance(where, BaseSandbox):
@@ -304,7 +306,9 @@ def find_sandbox(where: str | BaseSandbox) -> BaseSandbox:
 
 def _make(where: str) -> BaseSandbox:
     if "://" in where:
-        return RemoteSandbox(where, token=os.environ.get(TOKEN, ""))
+        if token := os.environ.get(TOKEN, ""):
+            check_key_host(where, f"the token in `{TOKEN}`")
+        return RemoteSandbox(where, token=token)
     return Sandbox(jail=cast(JailKind, where)) if where else Sandbox()
 
 

@@ -50,7 +50,13 @@ class ServerTeacher:
         self.samples = samples
         self.sampling = dict(sampling)
         self._client = ChatClient(
-            url, model, key_env=api_key_env, timeout_s=timeout_s, retries=retries, backoff_s=backoff_s
+            url,
+            model,
+            key_env=api_key_env,
+            timeout_s=timeout_s,
+            retries=retries,
+            backoff_s=backoff_s,
+            trusted=True,  # its address comes from the command line, never from a recipe
         )
         self._file = attempts_file
         self._kept = _read_kept(attempts_file)
