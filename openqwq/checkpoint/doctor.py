@@ -215,9 +215,8 @@ def _check_ends(examined: Examined, tokenizer: Tokenizer) -> bool:
             "readers that look at `eos_token` alone",
         )
     if pad is None or pad == end:
-        free = next(
-            t for t in ("<|endoftext|>", "<|vision_pad|>", eos, pad) if t != end and tokenizer.token_id(t or "")
-        )
+        candidates = [token for token in ("<|endoftext|>", "<|vision_pad|>", eos, pad) if token and token != end]
+        free = next(token for token in candidates if tokenizer.token_id(token))
         changes["pad_token"] = free
         state = "is missing" if pad is None else f"is the end token {end}"
         examined.note("pad token", "warn", f"`pad_token` {state}: fine-tuning may unlearn to end; use {free}")

@@ -96,7 +96,11 @@ def _serve(args: argparse.Namespace) -> int:
     )
     jobs_per_jail = 1 if args.jail_per_job else JOBS_PER_JAIL
     with Sandbox(workers=args.workers, jobs_per_jail=jobs_per_jail, jail=args.jail, no_jail=args.no_jail) as sandbox:
-        serve(sandbox, options, host=args.host, port=args.port)
+        try:
+            serve(sandbox, options, host=args.host, port=args.port)
+        except KeyboardInterrupt as stop:
+            if stop.args != ("SIGTERM",):  # being told to end is no failure of a service
+                raise
     return 0
 
 

@@ -19,7 +19,7 @@ name = "small"
 preset = "tiny"
 overrides = {hidden_size = 64, rope_scaling = {type = "yarn", factor = 4.0}}
 [source.words]
-type = "instructions"
+type = "python_functions"
 prompt_suffix = "\\nSay \\"yes\\" in \\\\boxed{} \\u007f \\u00e9"
 config = {rules = [{kind = "a"}, {kind = "b"}]}
 [stage.rl]
@@ -141,8 +141,9 @@ def test_recipe_show_json_is_the_resolved_tree(file, capsys):
 
 
 def test_recipe_check_says_ok_or_what_is_wrong(file, capsys):
+    file.write_text(RECIPE.replace('config = {rules = [{kind = "a"}, {kind = "b"}]}', ""))
     assert main.main(["recipe", "check", str(file)]) == 0
-    assert capsys.readouterr().out == f"{file}: ok: rl (rl); 1 families evaluated, 0 targets\n"
+    assert capsys.readouterr().out == f"{file}: ok: rl (rl); 1 family evaluated, 0 targets\n"
     assert main.main(["recipe", "check", str(file), "--json", "--set", "stage.rl.samples_per_prompt=1"]) == 2
     captured = capsys.readouterr()
     assert json.loads(captured.out)["ok"] is False

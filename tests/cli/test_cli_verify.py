@@ -84,7 +84,7 @@ def test_missing_file_and_unknown_verifier_are_user_errors(file, capsys):
 def test_summary_for_people(file, capsys):
     assert main(["verify", "math", str(file)]) == 0
     out = capsys.readouterr().out
-    assert "math (version 2): 4 rows, mean score 0.3333" in out
+    assert "math (version 3): 4 rows, mean score 0.3333" in out
     assert "line 4: is no JSON" in out
 
 

@@ -177,10 +177,10 @@ def test_a_broken_file_of_a_run_is_named(runs, file, text, capsys):
 def test_one_run_is_reported_into_its_folder_or_where_it_is_asked_for(tmp_path, runs, capsys):
     assert main(["report", str(runs[0])]) == 0
     assert capsys.readouterr().out.split() == [str(runs[0] / "report.html"), str(runs[0] / "report.md")]
-    out = tmp_path / "out"
-    assert main(["report", *map(str, runs), "--out", str(out)]) == 2
+    (tmp_path / "file").write_text("")
+    assert main(["report", *map(str, runs), "--out", str(tmp_path / "file" / "out")]) == 2
     assert "hint: name another one with `--out`" in capsys.readouterr().err
-    out.mkdir()
+    out = tmp_path / "new" / "out"
     assert main(["report", *map(str, runs), "--out", str(out)]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["comparison.html", "comparison.md"]
 

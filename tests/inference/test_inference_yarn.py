@@ -101,5 +101,5 @@ def test_llm_extends_a_model_by_a_rope_scaling_block():
     block = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
     llm = LLM("tiny", max_num_seqs=1, kv_cache_memory=2**27, rope_scaling=block)
     assert llm.engine.max_model_len == 8192 and llm.engine.requests.plain_window == 2048
-    with pytest.raises(UserError, match="only 'yarn' is"):
+    with pytest.raises(UserError, match="'yarn' and 'llama3' are"):
         LLM("tiny", rope_scaling={"rope_type": "linear", "factor": 4.0})

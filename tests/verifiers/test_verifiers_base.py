@@ -10,7 +10,7 @@ import pytest
 
 from openqwq.errors import UserError
 from openqwq.types import Message, Problem, Verdict
-from openqwq.verifiers import Verifier, answer_part, get_verifier, verifier_of, verify_all
+from openqwq.verifiers import Verifier, answer_part, get_verifier, verify_all
 from openqwq.verifiers.registry import BUILT_IN
 
 
@@ -109,14 +109,12 @@ def test_format_free_may_be_given_to_verifiers_that_read_no_answer(name):
 
 def test_the_documentation_says_what_runs():
     text = (Path(__file__).parents[2] / "docs" / "verifiers.md").read_text(encoding="utf-8")
-    first, own = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    first, *others = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     namespace = {}
     exec(first, namespace)
     assert namespace["verdict"].status == "correct"
-    exec(own, namespace)
-    made = verifier_of(namespace["no_digits"], "no_digits")
-    assert made(allowed=1)(make_problem(None), "12</think>3").status == "correct"
-    assert made()(make_problem(None), "12</think>3").status == "wrong"
+    for own in others:
+        exec(own, namespace)
     table = set(re.findall(r"^\| (`[^|]*`) \|", text, re.MULTILINE))
     assert {name for cell in table for name in re.findall(r"`(\w+)`", cell)} >= set(BUILT_IN)
 
