@@ -21,11 +21,11 @@ from typing import Any
 from machine import ROOT, describe_machine
 
 from openqwq.config import load_recipe
+from openqwq.config.engine import CLOSING_TEXT
 from openqwq.eval.evaluate import evaluate
 from openqwq.eval.families import ScoredCompletion, strict_scores
 from openqwq.eval.intervals import mean_interval, paired_change
 from openqwq.inference import Engine
-from openqwq.inference.thinking import CLOSING_TEXT
 from openqwq.model import load_model
 from openqwq.pipeline.machine import set_threads
 from openqwq.pipeline.materials import Materials
@@ -135,7 +135,7 @@ class ClosingPolicy:
 
     def generate(self, prompts: Sequence[Prompt], params: Sequence[SamplingParams]) -> list[list[Completion]]:
         done: dict[str, list[Completion]] = {}
-        size = self.engine.runner.num_slots
+        size = self.engine.config.max_num_seqs
         for start in range(0, len(prompts), size):
             batch = list(zip(prompts, params, strict=True))[start : start + size]
             names = [self.engine.add_request(p.token_ids, own, str(start + i)) for i, (p, own) in enumerate(batch)]

@@ -205,7 +205,8 @@ def _check_ends(examined: Examined, tokenizer: Tokenizer) -> bool:
     """Whether something is wrong with the tokenizer's end and pad tokens."""
     raw = examined.json(TOKENIZER_CONFIG) or {}
     pad, eos = (_content(raw.get(name)) for name in ("pad_token", "eos_token"))
-    end, changes = tokenizer.end_of_turn, {}
+    end = tokenizer.end_of_turn
+    changes: dict[str, str | None] = {}
     if eos != end:
         changes["eos_token"] = end
         examined.note(

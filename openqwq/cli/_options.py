@@ -1,8 +1,7 @@
 """Options that several verbs share, so that they read and behave alike.
 
-Public: add_recipe_arguments, add_quantization_argument, add_engine_arguments, check_model, engine_options,
-read_bytes,
-add_style_argument, add_json_argument, print_json.
+Public: add_recipe_arguments, add_quantization_argument, add_engine_arguments, add_engine_argument, check_model,
+engine_options, read_bytes, add_style_argument, add_json_argument, print_json.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from openqwq.config.engine import EngineConfig, ModelOptions, option_choices, option_texts
 from openqwq.errors import UserError
 
 UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -34,61 +34,47 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, *, optional: bool = Fa
     )
 
 
+SHARED: dict[str, dict[str, Any]] = {
+    "quantization": {},
+    "speculative_config": {"metavar": "JSON"},
+    "kv_cache_memory": {"metavar": "SIZE"},
+    "gpu_memory_utilization": {"type": float, "metavar": "SHARE"},
+    "max_num_batched_tokens": {"type": int, "metavar": "N"},
+    "kv_cache_dtype": {},
+    "kernels": {},
+    "rope_scaling": {"metavar": "JSON"},
+    "attention_window": {"metavar": "KEY=VALUE,..."},
+}
+"""The options that every verb with an engine has, and what argparse needs to know of each."""
+SIZES = ("max_model_len", "max_num_seqs", "seed")
+"""The options that only some verbs have."""
+
+
 def add_quantization_argument(parser: argparse.ArgumentParser) -> None:
     """`--quantization`: weights rounded as they are read."""
-    parser.add_argument(
-        "--quantization",
-        choices=("bf16", "int8", "int4"),
-        help="round the weights as they are read: a half, a quarter, an eighth of float32's memory "
-        "(default: as the folder holds them)",
-    )
+    add_engine_argument(parser, "quantization")
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """How a model runs, with vLLM's names; read them with `engine_options(args)`."""
-    add_quantization_argument(parser)
-    parser.add_argument(
-        "--speculative-config",
-        metavar="JSON",
-        help='guess tokens, e.g. \'{"model": "small/model", "num_speculative_tokens": 4}\' or, from what stands in '
-        'the prompt, \'{"method": "ngram", "num_speculative_tokens": 4}\'',
-    )
-    parser.add_argument(
-        "--kv-cache-memory",
-        type=read_bytes,
-        metavar="SIZE",
-        help="memory for the KV cache, e.g. 8GiB (default: half of what a GPU has free, or 2GiB on a CPU)",
-    )
-    parser.add_argument(
-        "--gpu-memory-utilization",
-        type=float,
-        metavar="SHARE",
-        help="instead of it: the share of a GPU for weights and cache together, e.g. 0.9",
-    )
-    parser.add_argument(
-        "--max-num-batched-tokens",
-        type=int,
-        metavar="N",
-        help="tokens of one pass, longer prompts go in chunks: fewer let others on sooner (8192)",
-    )
-    parser.add_argument(
-        "--kv-cache-dtype",
-        choices=("auto", "float32", "bfloat16", "int8"),
-        default="auto",
-        help="what the KV cache is kept in; bfloat16 and int8 hold more tokens and round (auto: the model's own)",
-    )
-    parser.add_argument(
-        "--rope-scaling",
-        metavar="JSON",
-        help='YaRN for what is longer than the trained window, e.g. \'{"rope_type": "yarn", "factor": 4.0, '
-        '"original_max_position_embeddings": 32768}\'; what fits stays plain',
-    )
-    parser.add_argument(
-        "--attention-window",
-        metavar="KEY=VALUE,...",
-        help="free what attention hardly looks at: tokens=1024 for every layer, or mass=0.99,text=FILE for windows "
-        "that hold that share of each layer's attention on a text (default: all layers see everything)",
-    )
+    for name, form in SHARED.items():
+        if name == "kv_cache_memory":
+            form = {**form, "type": read_bytes}
+        add_engine_argument(parser, name, **form)
+
+
+def add_engine_argument(parser: argparse.ArgumentParser, name: str, **form: Any) -> None:
+    """One option of `ModelOptions` or `EngineConfig`, with its default and explanation; `form`: for argparse."""
+    cls = EngineConfig if name in option_texts(EngineConfig) else ModelOptions
+    form = {"default": getattr(cls(), name), **form}
+    if name in option_choices(cls):
+        form["choices"] = option_choices(cls)[name]
+    text = option_texts(cls)[name].rstrip(".").replace(" None: ", " Default: ").replace("%", "%%")
+    first = text.partition(" ")[0]
+    text = (first.lower() if first.istitle() else first) + text[len(first) :]
+    if form["default"] is not None:
+        text += " (default: %(default)s)"
+    parser.add_argument(f"--{name.replace('_', '-')}", help=text, **form)
 
 
 def check_model(name: str) -> None:
@@ -99,14 +85,11 @@ def check_model(name: str) -> None:
 
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Options of `LLM` that were given. Raises UserError for a configuration that is none."""
-    options: dict[str, Any] = {"kv_cache_dtype": args.kv_cache_dtype, "quantization": args.quantization}
+    """Options of `LLM`. Raises UserError for JSON that is not an object."""
+    options = {name: getattr(args, name) for name in (*SHARED, *SIZES) if getattr(args, name, None) is not None}
     for name in ("speculative_config", "rope_scaling"):
-        if getattr(args, name) is not None:
-            options[name] = _read_object(f"--{name.replace('_', '-')}", getattr(args, name))
-    for name in ("kv_cache_memory", "gpu_memory_utilization", "max_num_batched_tokens", "attention_window"):
-        if getattr(args, name) is not None:
-            options[name] = getattr(args, name)
+        if name in options:
+            options[name] = _read_object(f"--{name.replace('_', '-')}", options[name])
     return options
 
 

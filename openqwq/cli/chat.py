@@ -19,7 +19,7 @@ from openqwq.errors import UserError
 from openqwq.log import counted
 from openqwq.types import Message, SamplingParams
 
-from ._options import add_engine_arguments, add_style_argument, check_model, engine_options
+from ._options import add_engine_argument, add_engine_arguments, add_style_argument, check_model, engine_options
 from ._sampling import add_sampling_arguments, parse_params
 from ._screen import Screen
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model folder, GGUF file or hub name")
     parser.add_argument("--system", default="", metavar="TEXT", help="the system turn (QwQ has none)")
     parser.add_argument("--fold", action="store_true", help="show how long the model thinks, not what")
-    parser.add_argument("--max-model-len", type=int, metavar="N", help="the whole conversation, in tokens")
+    add_engine_argument(parser, "max_model_len", type=int, metavar="N")
     add_style_argument(parser)
     add_engine_arguments(parser)
     add_sampling_arguments(parser)
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from openqwq.inference.params import check_params
 
     options = {"speculative_config": PROMPT_LOOKUP, **engine_options(args)}
-    llm = LLM(args.model, max_model_len=args.max_model_len, max_num_seqs=1, **options)
+    llm = LLM(args.model, max_num_seqs=1, **options)
     llm.require_tokenizer()
     params = parse_params(args.overrides, llm.default_sampling_params)
     check_params(params)

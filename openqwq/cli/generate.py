@@ -25,7 +25,7 @@ from openqwq.errors import UserError
 from openqwq.log import append_jsonl, logger, read_json, read_jsonl, write_text_atomic
 from openqwq.types import Message, SamplingParams
 
-from ._options import add_engine_arguments, add_style_argument, check_model, engine_options
+from ._options import add_engine_argument, add_engine_arguments, add_style_argument, check_model, engine_options
 from ._sampling import add_sampling_arguments, parse_params, read_params
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 SEED_STRIDE = 2**32  # rows have seeds of their own: seed * stride + line
 SETTINGS = (
-    "model", "overrides", "style", "quantization", "kv_cache_dtype", "rope_scaling", "attention_window", "max_model_len"
+    "model", "overrides", "style", "quantization", "kv_cache_dtype", "rope_scaling", "attention_window",
+    "max_model_len", "kernels",
 )  # fmt: skip
 
 
@@ -43,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", metavar="TEXT", nargs="?", help="one user turn, instead of --input and --output")
     parser.add_argument("--input", type=Path, metavar="FILE", help="JSON lines of prompts")
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSON lines of completions")
-    parser.add_argument("--max-model-len", type=int, metavar="N", help="prompt and completion, in tokens")
-    parser.add_argument("--max-num-seqs", type=int, default=256, metavar="N", help="sequences at once (256)")
+    add_engine_argument(parser, "max_model_len", type=int, metavar="N")
+    add_engine_argument(parser, "max_num_seqs", type=int, metavar="N")
     add_style_argument(parser)
     add_engine_arguments(parser)
     add_sampling_arguments(parser)
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         from openqwq.inference import LLM
         from openqwq.inference.params import check_params
 
-        llm = LLM(args.model, max_model_len=args.max_model_len, max_num_seqs=args.max_num_seqs, **options)
+        llm = LLM(args.model, **options)
         params = parse_params(args.overrides, llm.default_sampling_params)
         check_params(params)  # here they are no row's fault
         complete_rows(llm, todo, params, sink, style=args.style)
@@ -87,7 +88,7 @@ def _answer(args: argparse.Namespace, options: dict[str, Any]) -> int:
     from openqwq.inference.params import check_params
     from openqwq.tokenizer import with_style
 
-    llm = LLM(args.model, max_model_len=args.max_model_len, max_num_seqs=args.max_num_seqs, **options)
+    llm = LLM(args.model, **options)
     params = parse_params(args.overrides, llm.default_sampling_params)
     check_params(params)
     [output] = llm.chat(with_style([Message("user", args.text)], args.style), params)
@@ -100,13 +101,15 @@ def _answer(args: argparse.Namespace, options: dict[str, Any]) -> int:
 
 def keep_settings(path: Path, settings: Mapping[str, Any], *, begun: bool) -> None:
     """Note what the completions depend on; raises UserError where a run has begun with something else."""
-    text = json.dumps(settings, indent=2) + "\n"
-    if begun and path.exists() and path.read_text(encoding="utf-8") != text:
-        former = read_json(path)
+    if begun and path.exists():
+        former = {"kernels": "auto", **read_json(path)}  # files of former versions do not name them
         changed = [name for name in SETTINGS if former.get(name) != settings[name]]
-        words = ", ".join(f"{'--set' if name == 'overrides' else name} was {former.get(name)!r}" for name in changed)
-        raise UserError(f"the output was begun with other settings: {words}", hint="choose another --output")
-    write_text_atomic(path, text)
+        if changed:
+            words = ", ".join(
+                f"{'--set' if name == 'overrides' else name} was {former.get(name)!r}" for name in changed
+            )
+            raise UserError(f"the output was begun with other settings: {words}", hint="choose another --output")
+    write_text_atomic(path, json.dumps(settings, indent=2) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +217,7 @@ def complete_rows(
     progress, tokens_before = Progress(len(rows)), llm.engine.num_generated
     waiting = iter(rows)
     running: dict[str, Row] = {}
-    queue_length = 2 * llm.engine.runner.num_slots
+    queue_length = 2 * llm.engine.config.max_num_seqs
     exhausted = False
     while running or not exhausted:
         while len(running) < queue_length and not exhausted:

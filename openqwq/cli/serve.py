@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING
 
 from openqwq.errors import UserError
 
-from ._options import add_engine_arguments, engine_options
+from ._options import add_engine_argument, add_engine_arguments, engine_options
 
 if TYPE_CHECKING:
     from openqwq.serve import Server, ServeSettings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KEY_VARIABLE = "OPENQWQ_API_KEY"
+MAX_NUM_SEQS = 64  # with fewer samples at once, each is quicker
 # The engine's thread takes the interpreter's lock many times a token, and waits so long for one that computes.
 SWITCH_S = 0.0005
 
@@ -35,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--served-model-name", metavar="NAME", help="how clients call it (default: the folder's name)")
-    parser.add_argument("--max-model-len", type=int, metavar="N", help="prompt and completion, in tokens")
-    parser.add_argument("--max-num-seqs", type=int, default=64, metavar="N", help="samples at once (64)")
-    parser.add_argument("--seed", type=int, default=0, help="of requests that bring none (default: %(default)s)")
+    add_engine_argument(parser, "max_model_len", type=int, metavar="N")
+    add_engine_argument(parser, "max_num_seqs", type=int, default=MAX_NUM_SEQS, metavar="N")
+    add_engine_argument(parser, "seed", type=int, metavar="N")
     add_engine_arguments(parser)
     access = parser.add_argument_group("who may do what")
     access.add_argument("--api-key", action="append", default=[], metavar="KEY", help="let this key in; repeatable")
@@ -126,13 +127,8 @@ def _load(args: argparse.Namespace, settings: ServeSettings) -> Server:
     else:
         place = _newest(folder) if is_run else args.model
         places = {args.served_model_name or folder.resolve().name or args.model: place}
-    options = {
-        "max_model_len": args.max_model_len,
-        "max_num_seqs": args.max_num_seqs,
-        "quantization": args.quantization,
-    }
-    options |= engine_options(args)
-    models = {name: load_served_model(place, name, seed=args.seed, **options) for name, place in places.items()}
+    options = engine_options(args)
+    models = {name: load_served_model(place, name, **options) for name, place in places.items()}
     experiment = RunExperiment(folder) if is_run else None
     return Server(models, settings, experiment=experiment, default="final" if "final" in models else "")
 

@@ -1,7 +1,8 @@
-"""Recipes: one frozen, keyword-only dataclass tree, read from TOML."""
+"""Settings: recipes, a frozen, keyword-only dataclass tree read from TOML, and the options of an engine."""
 
 from .algorithm import check_algorithm, rounds
 from .build import recipe_from_dict, recipe_to_dict
+from .engine import DraftOptions, EngineConfig, ModelOptions, make_config
 from .load import load_recipe, recipe_from_tables
 from .own_names import is_own, own_files, split_own
 from .recipe import (
@@ -31,12 +32,15 @@ __all__ = [
     "TEXT_TYPES",
     "CorrectionConfig",
     "CurriculumConfig",
+    "DraftOptions",
+    "EngineConfig",
     "EntropyConfig",
     "EvalConfig",
     "GateConfig",
     "KLConfig",
     "LoRAConfig",
     "ModelConfig",
+    "ModelOptions",
     "PretrainStage",
     "RLStage",
     "Recipe",
@@ -51,6 +55,7 @@ __all__ = [
     "find_recipe",
     "is_own",
     "load_recipe",
+    "make_config",
     "own_files",
     "recipe_from_dict",
     "recipe_from_tables",

@@ -1,12 +1,14 @@
 """The engine that samples from a model: batched, KV-cached, with log-probs that training can trust.
 
 - `LLM`           a model by its path; texts and conversations in, `RequestOutput` out
+- `EngineConfig`  every option of an engine, with its default and one line of explanation
 - `Engine`        one module; a `Policy`, and `add_request`, `step`, `abort` underneath
 - `Speculation`   how tokens are guessed for an `Engine` and checked in one pass
 - `QuantizedEngine` an `Engine` over a rounded copy of a model that is trained
 - `AsyncEngine`   an `Engine` in a thread of its own, for event loops
 """
 
+from openqwq.config import EngineConfig
 from openqwq.types import SamplingParams, StructuredOutputs
 
 from .async_engine import AsyncEngine, CompletionDelta
@@ -21,6 +23,7 @@ __all__ = [
     "AsyncEngine",
     "CompletionDelta",
     "Engine",
+    "EngineConfig",
     "EngineStats",
     "QuantizedEngine",
     "RequestOutput",

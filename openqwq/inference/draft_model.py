@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from openqwq.model import FusedDecoder, KVCache, PagedAttention, fused_decoder
+from openqwq.config import DraftOptions
+from openqwq.model import Decoder, FusedDecoder, KVCache, PagedAttention, fused_decoder
 
 from .batch import Batch, chunk_inputs
 from .sampling.logits_processors import Lines, LogitRules
 from .sampling.sampler import GUESS_STREAM, SamplingTable, sample_guess
 from .scheduler import Chunk
-from .speculative_config import Speculation
 
 
 class DraftModel:
@@ -37,7 +37,7 @@ class DraftModel:
 
     def __init__(
         self,
-        speculation: Speculation,
+        speculation: DraftOptions,
         cache: KVCache,
         vocab_size: int,
         *,
@@ -45,7 +45,8 @@ class DraftModel:
         max_rows: int = 1,
     ):
         assert speculation.model is not None
-        self.model, self.rejection = speculation.model, speculation.rejection
+        self.model: Decoder = speculation.model
+        self.rejection = speculation.rejection
         self.cache, self.vocab_size = cache, vocab_size
         self._kernel = fused_decoder(self.model, cache, both_settings=both_settings, max_rows=2 * max_rows)
         self._decoder: FusedDecoder | None = None

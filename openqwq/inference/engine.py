@@ -10,28 +10,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
+from openqwq.config import DraftOptions, EngineConfig, make_config
 from openqwq.errors import UserError
-from openqwq.model import AttentionWindows, Decoder, set_batch_invariant, weight_checksum
+from openqwq.model import Decoder, set_batch_invariant, weight_checksum
 from openqwq.types import Completion, Prompt, SamplingParams
 
 from .cache.block_manager import ROOT, SCALED_ROOT
-from .cache.memory import cache_memory, check_sizes
+from .cache.memory import cache_memory
 from .constraints.structured_outputs import Guide
 from .outputs import EngineStats, RequestOutput
 from .params import nothing_to_sample
 from .partial import restore
-from .requests import RequestMaker, TextDecoder, check_invariant, check_windows, common_length, plain_window
+from .requests import RequestMaker, TextDecoder, common_length
 from .runner import Runner
 from .sampling.sampled import Sampled
 from .scheduler import Plan, Scheduler
 from .sequence import NO_ROW, Request, failed_completion
 from .sequence import Sequence as Sample
-from .speculative_config import Speculation
 from .stop_strings import holds_stop, sample_end, search_start
-from .thinking import CLOSING_TEXT, Reasoning
+from .thinking import Reasoning
 
 MAX_SEED = 2**62
 
@@ -39,94 +41,36 @@ MAX_SEED = 2**62
 class Engine:
     """Continuous batching with a KV cache over one model.
 
-    tokenizer:              decodes texts and finds stop strings; without one, texts are empty.
-    eos_token_ids:          ids that end every sample; None: the tokenizer's.
-    max_num_seqs:           sequences that run at once, at most; fewer when the KV cache does not hold them.
-    max_model_len:          prompt and completion together; None: the model's context, which is also the most.
-    max_num_batched_tokens: tokens of one pass, prompts and decoding rows together; longer prompts go in chunks.
-    kv_cache_memory:        bytes; None: half of the GPU's free memory, or 2 GiB on a CPU.
-    kv_cache_dtype:         "bfloat16" or "int8" (a scale for each token and head) keep more tokens in it, rounded:
-                            log-probs are then not the trainer's. "auto": the model's own type, exact.
-    gpu_memory_utilization: instead of `kv_cache_memory`: the share of the GPU for weights and cache together.
-    speculation:            tokens are guessed, by prompt lookup or a draft model, and checked in one pass.
-    yarn_per_request:       plain rotary embedding for requests whose prompt and `max_tokens` fit the window that the
-                            model was trained at, YaRN from the first token on for longer ones. False: as the config
-                            says, for all alike.
-    attention_windows:      how far back each layer sees; what no window holds is freed. None: everything, exactly.
-    closing_text:           what is put in to close a thinking; must hold `</think>`.
-    batch_invariant:        a token and its log-prob never depend on what else runs (model/invariant.py); CPU, float32.
-    prefix_caching:         keep the cache of prompts for later ones that begin alike.
-    seed:                   of requests that bring none; request number and this seed decide their noise.
-    Raises UserError naming what no engine can have, what does not go together, and a cache too small for one sequence.
+    tokenizer: decodes texts and finds stop strings; without one, texts are empty.
+    config:    `openqwq.config.EngineConfig` explains every option; options given by name replace its values.
+    Raises UserError for an unknown option, options that do not go together, and a cache too small for one sequence.
     """
 
     def __init__(
         self,
         model: Decoder,
         tokenizer: TextDecoder | None = None,
-        *,
-        eos_token_ids: Sequence[int] | None = None,
-        max_num_seqs: int = 256,
-        max_model_len: int | None = None,
-        max_num_batched_tokens: int = 8192,
-        kv_cache_memory: int | None = None,
-        kv_cache_dtype: str = "auto",
-        gpu_memory_utilization: float | None = None,
-        prefix_caching: bool = True,
-        speculation: Speculation | None = None,
-        yarn_per_request: bool = False,
-        batch_invariant: bool = False,
-        attention_windows: AttentionWindows | None = None,
-        closing_text: str = CLOSING_TEXT,
-        seed: int = 0,
+        config: EngineConfig | None = None,
+        **options: Any,
     ):
-        self.model = model
-        if batch_invariant:
-            set_batch_invariant(model, True)
-        if model.batch_invariant:
-            check_invariant(kv_cache_dtype, yarn_per_request, speculation, attention_windows)
-        check_windows(attention_windows, model.config.num_hidden_layers, speculation)
-        self.tokenizer = tokenizer
+        config = fit_config(make_config(config or EngineConfig(), options), model)
+        assert config.max_model_len is not None
+        self.model, self.tokenizer, self.config = model, tokenizer, config
         own_ids = tokenizer.eos_token_ids if tokenizer else ()
-        self.eos_token_ids = frozenset(own_ids if eos_token_ids is None else eos_token_ids)
-        self.max_model_len = model.config.max_context if max_model_len is None else max_model_len
-        check_sizes(
-            model.config.max_context,
-            gpu_memory_utilization,
-            max_model_len=self.max_model_len,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-        )
-        self.reasoning = Reasoning.of(tokenizer, closing_text)
-        self.requests = RequestMaker(
-            tokenizer,
-            self.reasoning,
-            eos_token_ids=self.eos_token_ids,
-            vocab_size=model.config.vocab_size,
-            max_model_len=self.max_model_len,
-            device=model.device,
-            speculation=speculation,
-            plain_window=plain_window(model.config) if yarn_per_request else None,
-        )
-        self.seed = seed
+        self.eos_token_ids = frozenset(own_ids if config.eos_token_ids is None else config.eos_token_ids)
+        self.max_model_len = config.max_model_len
+        self.reasoning = Reasoning.of(tokenizer, config.closing_text)
+        self.requests = RequestMaker(model, tokenizer, self.reasoning, config, eos_token_ids=self.eos_token_ids)
+        self.seed = config.seed
         self.version = 0
         self.weight_checksums: dict[int, str] = {}
         self._ahead: set[str] = set()
         self.num_requests = self.num_generated = self.num_drafted = self.num_accepted = 0
-        if kv_cache_memory is None:
-            kv_cache_memory = cache_memory(model.device, gpu_memory_utilization)
-        self.runner = Runner(
-            model,
-            max_num_seqs=max_num_seqs,
-            max_model_len=self.max_model_len,
-            kv_cache_memory=kv_cache_memory,
-            kv_cache_dtype=kv_cache_dtype,
-            speculation=speculation,
-            yarn_per_request=yarn_per_request,
-            attention_windows=attention_windows,
+        self.runner = Runner(model, config)
+        self.pool = self.runner.make_pool(prefix_caching=config.prefix_caching)
+        self.scheduler = Scheduler(
+            self.pool, max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens
         )
-        self.pool = self.runner.make_pool(prefix_caching=prefix_caching)
-        self.scheduler = Scheduler(self.pool, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
 
     @property
     def has_unfinished(self) -> bool:
@@ -284,7 +228,7 @@ class Engine:
         self.version = self.version + 1 if version is None else version
         self.weight_checksums[self.version] = weight_checksum(self.model)
 
-    def _speculate(self, plan: Plan, speculation: Speculation) -> None:
+    def _speculate(self, plan: Plan, speculation: DraftOptions) -> None:
         """Make room for guesses, as far as blocks reach without preempting anyone; all but draft models guess here."""
         for sample in plan.running:
             room = min(speculation.num_tokens, sample.request.max_new_tokens - len(sample.token_ids) - 1)
@@ -398,3 +342,23 @@ class Engine:
             sum(sample.num_drafted for sample in request.sequences),
             sum(sample.num_accepted for sample in request.sequences),
         )
+
+
+def fit_config(config: EngineConfig, model: Decoder) -> EngineConfig:
+    """The config with sizes for this model in place of None; the model computes by the kernels that it names.
+
+    Raises UserError for what this model or machine does not allow.
+    """
+    config.check_model(max_context=model.config.max_context, num_layers=model.config.num_hidden_layers)
+    if config.batch_invariant or model.batch_invariant:
+        config.check_invariant()
+    if config.batch_invariant or config.kernels != "auto":
+        set_batch_invariant(model, config.batch_invariant, backend=config.kernels)
+    if config.kernels != "auto" and config.speculation is not None and config.speculation.model is not None:
+        set_batch_invariant(config.speculation.model, False, backend=config.kernels)
+    memory = config.kv_cache_memory
+    return replace(
+        config,
+        max_model_len=config.max_model_len or model.config.max_context,
+        kv_cache_memory=cache_memory(model.device, config.gpu_memory_utilization) if memory is None else memory,
+    )

@@ -8,14 +8,15 @@ outputs[0].outputs[0].text
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
+from openqwq.config import EngineConfig, ModelOptions, make_config
 from openqwq.errors import UserError
-from openqwq.model import HUB_NAMES, PRESETS, DecoderConfig, Quantization, load_model, resolve_folder
+from openqwq.model import HUB_NAMES, PRESETS, DecoderConfig, load_model, resolve_folder
 from openqwq.tokenizer import Rendered, Tokenizer, folder_end_ids
 from openqwq.types import Message, SamplingParams
 
@@ -32,19 +33,14 @@ OnePrompt = str | Sequence[int] | Mapping[str, Any]
 class LLM:
     """A model, its tokenizer and an engine.
 
-    model:   a Hugging Face folder, a GGUF file, a hub name, or a preset; `tiny` has random weights and no tokenizer.
-    device:  None: the first GPU when there is one, else the CPU.
-    dtype:   also by its name, as "bfloat16". None or "auto": the one of config.json on a GPU, float32 on a CPU.
-    quantization: "bf16", "int8" or "int4" rounds the weights as they are read: a half, a quarter, an eighth of
-                  float32's memory. None: as the folder holds them. 4-bit AWQ and GPTQ layers stay packed in any case.
-    speculative_config: guesses that are checked in one pass, in vLLM's form: `{"method": "ngram",
-                  "num_speculative_tokens": 4}` for prompt lookup, `{"model": "small/model", ...}` for a draft model.
-    rope_scaling: YaRN for requests that do not fit the trained window, in config.json's form: `{"rope_type": "yarn",
-                  "factor": 4.0, "original_max_position_embeddings": 32768}`; the others stay as the model was trained.
-    attention_window: how far back layers see, e.g. "tokens=1024" or "mass=0.99,text=FILE" (windows.py).
-    options: of `Engine`, e.g. `max_model_len=4096`.
+    model:     a Hugging Face folder, a GGUF file, a hub name, or a preset; `tiny` has random weights and no tokenizer.
+    tokenizer: the folder of another tokenizer; None: the model's.
+    config:    how the engine runs; its `seed` also decides a preset's random weights.
+    options:   of `openqwq.config.ModelOptions` and `EngineConfig`, which explain each, e.g. `max_model_len=4096`;
+               with `rope_scaling`, `yarn_per_request` is on unless it is given.
 
     default_sampling_params: what the folder's generation_config.json recommends, or else `SamplingParams()`.
+    Raises UserError naming the nearest option for one that does not exist.
     """
 
     def __init__(
@@ -52,35 +48,33 @@ class LLM:
         model: str | Path,
         *,
         tokenizer: str | Path | None = None,
-        device: str | None = None,
-        dtype: torch.dtype | str | None = None,
-        quantization: Quantization | None = None,
-        speculative_config: Mapping[str, Any] | None = None,
-        rope_scaling: Mapping[str, Any] | None = None,
-        attention_window: str | Mapping[str, Any] | None = None,
-        seed: int = 0,
+        config: EngineConfig | None = None,
         **options: Any,
     ):
-        if quantization not in (None, *get_args(Quantization)):
-            raise UserError(f"`quantization` is {quantization!r}, but must be 'bf16', 'int8', 'int4' or None")
+        known = {field.name for field in fields(ModelOptions)}
+        loading = make_config(ModelOptions(), {name: options.pop(name) for name in known & options.keys()})
+        if loading.rope_scaling is not None:
+            options.setdefault("yarn_per_request", True)
+        config = make_config(config or EngineConfig(), options, ModelOptions)
+        speculative_config, window = loading.speculative_config, loading.attention_window
         speculative = read_speculation(speculative_config) if speculative_config else None
-        choice = read_window(attention_window) if attention_window else None
-        device = _read_device(device)
-        dtype = _read_dtype(dtype, device)
+        choice = read_window(window) if window else None
+        device = _read_device(loading.device)
+        dtype = _read_dtype(loading.dtype, device)
         folder, self._name = _find(model), str(model)
         self.default_sampling_params = SamplingParams(**recommended_sampling(folder) if folder else {})
-        vocabulary, kept = tokenizer or folder, quantization or "stored"
+        vocabulary, kept = tokenizer or folder, loading.quantization or "stored"
         self.tokenizer = Tokenizer.load(vocabulary) if vocabulary else None
-        network = load_model(folder or model, device=device, dtype=dtype, seed=seed, quantization=kept)
-        if rope_scaling is not None:
-            network.rescale(rope_scaling)
-            options.setdefault("yarn_per_request", True)
+        network = load_model(folder or model, device=device, dtype=dtype, seed=config.seed, quantization=kept)
+        if loading.rope_scaling is not None:
+            network.rescale(loading.rope_scaling)
         if speculative is not None:
-            options["speculation"] = _load_speculation(speculative, self.tokenizer, device, dtype)
+            config = replace(config, speculation=_load_speculation(speculative, self.tokenizer, device, dtype))
         if choice is not None:
-            options["attention_windows"] = choose_windows(choice, network, self.tokenizer, folder)
-        eos_token_ids = _end_tokens(self.tokenizer, folder, network.config)
-        self.engine = Engine(network, self.tokenizer, eos_token_ids=eos_token_ids, seed=seed, **options)
+            config = replace(config, attention_windows=choose_windows(choice, network, self.tokenizer, folder))
+        if config.eos_token_ids is None:
+            config = replace(config, eos_token_ids=_end_tokens(self.tokenizer, folder, network.config))
+        self.engine = Engine(network, self.tokenizer, config)
 
     def generate(
         self,

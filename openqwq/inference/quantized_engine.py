@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from openqwq.config import EngineConfig
 from openqwq.kernels.layouts import Quantization
 from openqwq.model import Decoder, weight_checksum
 from openqwq.model.lora import merge_lora
@@ -25,12 +26,20 @@ from .requests import TextDecoder
 class QuantizedEngine(Engine):
     """An engine over a rounded copy of a model that is trained elsewhere; its log-probs are the copy's own.
 
-    kind:    "bf16", "int8" or "int4", see model/quantize.py. options: as `Engine` takes them.
+    kind:    "bf16", "int8" or "int4", see model/quantize.py. config, options: as `Engine` takes them.
     Tokens bear the checksum of the trained weights that the copy was made of.
     """
 
-    def __init__(self, source: Decoder, tokenizer: TextDecoder | None, *, kind: Quantization, **options: Any):
-        super().__init__(rounded_copy(source, kind), tokenizer, **options)
+    def __init__(
+        self,
+        source: Decoder,
+        tokenizer: TextDecoder | None,
+        config: EngineConfig | None = None,
+        *,
+        kind: Quantization,
+        **options: Any,
+    ):
+        super().__init__(rounded_copy(source, kind), tokenizer, config, **options)
         self.kind = kind
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
 """From a prompt and parameters to a `Request`: everything is checked before the engine takes it in.
 
-Public: RequestMaker, TextDecoder, plain_window, check_invariant, check_windows, common_length.
+Public: RequestMaker, TextDecoder, common_length.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from collections.abc import Sequence as Seq
 from itertools import count
 from typing import Protocol
 
-import torch
-
+from openqwq.config import EngineConfig
 from openqwq.errors import UserError
-from openqwq.model import AttentionWindows, DecoderConfig
+from openqwq.model import Decoder, DecoderConfig
 from openqwq.types import SamplingParams
 
 from .constraints.guide_maker import GuideMaker
@@ -20,7 +19,6 @@ from .constraints.structured_outputs import Guide
 from .params import check_params, forbids_tokens
 from .prompt_lookup import PromptLookup
 from .sequence import Request
-from .speculative_config import Speculation
 from .thinking import Reasoning, needs_reasoning
 
 LAST = 2**62  # numbers from here on come after those of all requests that were sent
@@ -35,30 +33,30 @@ class TextDecoder(Protocol):
 
 
 class RequestMaker:
-    """Makes the requests of one engine.
+    """Makes the requests of one engine, whose config has no `max_model_len` of None.
 
-    speculation:  how tokens are guessed for requests that allow it; None: not at all.
-    plain_window: prompt and completion that fit into so many tokens need no YaRN; None: YaRN as the config says.
+    plain_window: prompt and completion of up to N tokens need no YaRN; None: YaRN as the model's config says.
     """
 
     def __init__(
         self,
+        model: Decoder,
         tokenizer: TextDecoder | None,
         reasoning: Reasoning | None,
+        config: EngineConfig,
         *,
         eos_token_ids: frozenset[int],
-        vocab_size: int,
-        max_model_len: int,
-        device: torch.device,
-        speculation: Speculation | None,
-        plain_window: int | None = None,
     ):
-        self.tokenizer, self.reasoning = tokenizer, reasoning
-        self.eos_token_ids, self.vocab_size, self.max_model_len = eos_token_ids, vocab_size, max_model_len
-        self.device, self.speculation, self.plain_window = device, speculation, plain_window
+        assert config.max_model_len is not None
+        self.tokenizer, self.reasoning, self.eos_token_ids = tokenizer, reasoning, eos_token_ids
+        self.vocab_size, self.max_model_len = model.config.vocab_size, config.max_model_len
+        self.device, self.speculation = model.device, config.speculation
+        self.plain_window = plain_window(model.config) if config.yarn_per_request else None
         self._numbers_ahead = count(LAST)
         end_id = None if reasoning is None else reasoning.end_id
-        self._guides = GuideMaker(tokenizer, vocab_size, device, stop_ids=sorted(eos_token_ids), end_id=end_id)
+        self._guides = GuideMaker(
+            tokenizer, self.vocab_size, self.device, stop_ids=sorted(eos_token_ids), end_id=end_id
+        )
 
     def prepare(self, params: SamplingParams) -> Guide | None:
         """What a request forbids; None where that is nothing.
@@ -152,34 +150,3 @@ def plain_window(config: DecoderConfig) -> int:
             hint='for QwQ-32B: {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}',
         )
     return config.rope_scaling.original_max_position_embeddings
-
-
-def check_invariant(
-    kv_cache_dtype: str,
-    yarn_per_request: bool,
-    speculation: Speculation | None,
-    attention_windows: AttentionWindows | None,
-) -> None:
-    """Raises UserError for what the batch-invariant mode cannot go together with."""
-    clashes = {
-        f"`kv_cache_dtype` {kv_cache_dtype!r}, which rounds": kv_cache_dtype not in ("auto", "float32"),
-        "`yarn_per_request`": yarn_per_request,
-        "rejection 'standard', whose tokens hang on guesses": speculation and speculation.rejection == "standard",
-        "attention windows": attention_windows is not None,
-    }
-    for what, there in clashes.items():
-        if there:
-            raise UserError(f"`batch_invariant` cannot be had with {what}", hint="leave one of them out")
-
-
-def check_windows(windows: AttentionWindows | None, num_layers: int, speculation: Speculation | None) -> None:
-    """Raises UserError for another model's windows, and for what they cannot go together with."""
-    if windows is None:
-        return
-    if len(windows.layers) != num_layers:
-        raise UserError(f"the attention windows are for {len(windows.layers)} layers, but the model has {num_layers}")
-    if speculation is not None and speculation.model is not None:
-        raise UserError(
-            "attention windows cannot be had with a draft model, whose cache is kept block by block with the model's",
-            hint='let tokens be guessed by `{"method": "ngram", ...}`',
-        )

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
+from openqwq.config import EngineConfig
 from openqwq.errors import UserError
 from openqwq.model import (
     AttentionWindows,
@@ -33,7 +36,6 @@ from .sampling.cuda_graphs import SampleGraphs
 from .sampling.sampled import Sampled, top_logprobs
 from .sampling.sampler import kept_ids, sample
 from .scheduler import Chunk, Plan
-from .speculative_config import Speculation
 
 
 class Runner:
@@ -44,33 +46,28 @@ class Runner:
     pages: with attention windows, where each band of layers keeps the blocks; None: all layers in the same place.
     """
 
-    def __init__(
-        self,
-        model: Decoder,
-        *,
-        max_num_seqs: int,
-        max_model_len: int,
-        kv_cache_memory: int,
-        kv_cache_dtype: str = "auto",
-        speculation: Speculation | None = None,
-        yarn_per_request: bool = False,
-        attention_windows: AttentionWindows | None = None,
-    ):
+    def __init__(self, model: Decoder, config: EngineConfig):
+        """config: as an engine has fitted it to the model, `max_model_len` and `kv_cache_memory` included."""
+        assert config.max_model_len is not None and config.kv_cache_memory is not None
         self.model = model
         device = model.device
-        width = -(-max_model_len // BLOCK_SIZE)
-        self.num_slots = max_num_seqs
+        max_num_seqs, both_settings = config.max_num_seqs, config.yarn_per_request
+        speculation = config.speculation
+        windows = cast(AttentionWindows | None, config.attention_windows)
+        width = -(-config.max_model_len // BLOCK_SIZE)
         models = [model] if speculation is None or speculation.model is None else [model, speculation.model]
-        kept = [storage_dtype(kv_cache_dtype, each.dtype) for each in models]
+        kept = [storage_dtype(config.kv_cache_dtype, each.dtype) for each in models]
         shapes = [each.config for each in models]
-        bands = [] if attention_windows is None else bands_of(attention_windows, BLOCK_SIZE)
+        bands = [] if windows is None else bands_of(windows, BLOCK_SIZE)
         if bands:
             shapes = [model.config.replace(num_hidden_layers=len(bands[0].layers))]
         token_bytes = sum(KVCache.bytes_per_token(shape, own) for shape, own in zip(shapes, kept, strict=True))
         if bands:
-            self.num_blocks = fit_pages(bands, width, max_num_seqs, token_bytes * BLOCK_SIZE, kv_cache_memory)
+            self.num_blocks = fit_pages(bands, width, max_num_seqs, token_bytes * BLOCK_SIZE, config.kv_cache_memory)
         else:
-            self.num_blocks = fit_blocks(token_bytes, max_num_seqs * width, max_model_len, kv_cache_memory)
+            self.num_blocks = fit_blocks(
+                token_bytes, max_num_seqs * width, config.max_model_len, config.kv_cache_memory
+            )
         self.pages = PageMap(bands, min(max_num_seqs * width, self.num_blocks + width), device) if bands else None
         self.draft_model: DraftModel | None = None
         with torch.inference_mode():
@@ -80,21 +77,21 @@ class Runner:
             ]
             for cache, each in zip(caches, models, strict=True):
                 cache.offsets = KeyOffsets.of(each) if cache.rounds else None
-                _check_offsets(cache, kv_cache_dtype, yarn_per_request, attention_windows)
+                _check_offsets(cache, config)
             self.cache = caches[0]
             if speculation is not None and speculation.model is not None:
                 self.draft_model = DraftModel(
                     speculation,
                     caches[1],
                     model.config.vocab_size,
-                    both_settings=yarn_per_request,
+                    both_settings=both_settings,
                     max_rows=max_num_seqs,
                 )
-            self.batch = Batch(max_num_seqs, width, model.config.vocab_size, device, yarn_per_request=yarn_per_request)
+            self.batch = Batch(max_num_seqs, width, model.config.vocab_size, device, yarn_per_request=both_settings)
             lines = max_num_seqs * (1 + (speculation.num_tokens if speculation else 0))
             whole = self.pages is None
             self._kernel = (
-                fused_decoder(model, self.cache, both_settings=yarn_per_request, max_rows=lines) if whole else None
+                fused_decoder(model, self.cache, both_settings=both_settings, max_rows=lines) if whole else None
             )
             self._sampler, self._graphs = model.ops.make_sampler(self.batch.table), SampleGraphs(self.batch.table)
         self._decoder: FusedDecoder | None = None
@@ -278,15 +275,16 @@ def _wants_prompt_logprobs(chunk: Chunk) -> bool:
     return chunk.sequence.request.params.prompt_logprobs is not None
 
 
-def _check_offsets(
-    cache: KVCache, kv_cache_dtype: str, yarn_per_request: bool, attention_windows: AttentionWindows | None
-) -> None:
+def _check_offsets(cache: KVCache, config: EngineConfig) -> None:
     """Raises UserError for what large key biases, which are turned by position as keys are read, do not go with."""
-    clashes = {"`yarn_per_request`": yarn_per_request, "attention windows": attention_windows is not None}
+    clashes = {
+        "`yarn_per_request`": config.yarn_per_request,
+        "attention windows": config.attention_windows is not None,
+    }
     for what, there in clashes.items():
         if cache.offsets is not None and there:
             raise UserError(
-                f"`kv_cache_dtype` {kv_cache_dtype!r} is not available with {what}: this model has large key biases, "
-                "which are turned by position as keys are read",
+                f"`kv_cache_dtype` {config.kv_cache_dtype!r} is not available with {what}: this model has large key "
+                "biases, which are turned by position as keys are read",
                 hint='leave out one of them: `kv_cache_dtype` "auto" rounds nothing',
             )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from openqwq.config.engine import CLOSING_TEXT
 from openqwq.errors import UserError
 from openqwq.tokenizer import Tokenizer
 from openqwq.tokenizer.special_tokens import THINK_END
@@ -21,10 +22,6 @@ from openqwq.types import SamplingParams
 from .constraints.loop_detector import LoopDetector
 from .sequence import Sequence
 
-CLOSING_TEXT = (
-    "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now."
-    "\n</think>\n\n"
-)
 PROLONGING_TEXT = "\nWait"
 
 

@@ -16,22 +16,10 @@ from openqwq.model import resolve_folder
 from .engine import ServedModel
 
 
-def load_served_model(
-    source: str | Path,
-    name: str,
-    *,
-    max_model_len: int | None = None,
-    max_num_seqs: int = 64,
-    seed: int = 0,
-    **options: Any,
-) -> ServedModel:
-    """The model of a folder, a hub name or a preset, in an engine of its own.
-
-    max_model_len: None: the model's context.
-    options:       further ones of `LLM`, e.g. `kv_cache_dtype`.
-    """
+def load_served_model(source: str | Path, name: str, **options: Any) -> ServedModel:
+    """The model of a folder, a hub name or a preset, in an engine of its own. options: as `LLM` takes them."""
     folder = resolve_folder(source)
-    llm = LLM(folder, max_model_len=max_model_len, max_num_seqs=max_num_seqs, seed=seed, **options)
+    llm = LLM(folder, **options)
     log_choice(llm.engine.model.ops.name, llm.engine.model.device.type, llm.engine.model.dtype)
     return ServedModel(
         name=name,

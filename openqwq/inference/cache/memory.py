@@ -1,6 +1,6 @@
 """How much memory the KV cache takes, and in what its keys and values are kept.
 
-Public: BLOCK_SIZE, check_sizes, cache_memory, storage_dtype, fit_blocks.
+Public: BLOCK_SIZE, cache_memory, storage_dtype, fit_blocks.
 """
 
 from __future__ import annotations
@@ -15,23 +15,6 @@ CPU_CACHE_BYTES = 2 * 2**30
 GPU_CACHE_SHARE = 0.5  # of the memory that is free once the weights are loaded: a trainer may need the rest
 BLOCK_SIZE = 16
 KV_CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
-
-
-def check_sizes(max_context: int, gpu_memory_utilization: float | None, **sizes: int) -> None:
-    """Raises UserError naming the first of an engine's sizes that it cannot run with.
-
-    max_context: positions that the model has. sizes: by their names, `max_model_len` among them.
-    """
-    for name, size in sizes.items():
-        if size < 1:
-            raise UserError(f"`{name}` is {size}, but must be at least 1")
-    if sizes["max_model_len"] > max_context:
-        raise UserError(
-            f"`max_model_len` is {sizes['max_model_len']}, but the model has {max_context} positions",
-            hint="lower it, or extend the model by YaRN with `rope_scaling`",
-        )
-    if gpu_memory_utilization is not None and not 0 < gpu_memory_utilization <= 1:
-        raise UserError(f"`gpu_memory_utilization` is {gpu_memory_utilization}, but must be above 0 and at most 1")
 
 
 def cache_memory(device: torch.device, gpu_memory_utilization: float | None) -> int:
@@ -51,9 +34,6 @@ def storage_dtype(kv_cache_dtype: str, dtype: torch.dtype) -> torch.dtype:
     """What the keys and values of a model in `dtype` are kept in. Raises UserError for what saves nothing."""
     if kv_cache_dtype == "auto":
         return dtype
-    if kv_cache_dtype not in KV_CACHE_DTYPES:
-        names = ", ".join(map(repr, KV_CACHE_DTYPES))
-        raise UserError(f"`kv_cache_dtype` is {kv_cache_dtype!r}, but must be 'auto' or one of {names}")
     kept = KV_CACHE_DTYPES[kv_cache_dtype]
     if kept != dtype and kept.itemsize >= dtype.itemsize:
         raise UserError(
