@@ -98,8 +98,8 @@ def _check_config(examined: Examined) -> None:
 
 def _check_weights(examined: Examined) -> None:
     if (link := examined.folder / LINK_NAME).is_symlink():
-        kinds = Counter(info.kind for info in read_gguf(link).tensors.values())
-        listed = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
+        counts = Counter(info.kind for info in read_gguf(link).tensors.values())
+        listed = ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
         examined.note("weights", "ok", f"GGUF: {listed}")
         return
     shards = _shard_names(examined)
