@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
@@ -20,14 +20,16 @@ from openqwq.key_hosts import check_key_host
 
 from .base import BaseSandbox
 from .canary import find_fault, is_doubtful
-from .cancellation import Ticket
+from .cancellation import Cancelled, Ticket
 from .http.remote import RemoteSandbox
+from .inside import archive
 from .jail.jail import Jail, JailError, Job, Outcome
 from .jail.options import JAILS, JailKind
 from .jail.probe import find_options
 from .judge import UNREADABLE, UnreadableTests, judge, run
 from .languages import Toolchain, describe_languages, find_toolchains
 from .outcomes import LOST, read_outcome
+from .programs import Execute
 from .spec import LANGUAGES, MAX_CODE_CHARACTERS, TOKEN, JudgeResult, Limits, RunResult, Submission, check_files
 
 JOBS_PER_JAIL = 2000  # bounds whatever a kernel may keep of a job beyond its namespaces
@@ -92,6 +94,24 @@ class Sandbox(BaseSandbox):
         self._check(submission)
         return self._pool.submit(self._run, submission, stdin, ticket or Ticket())
 
+    def run_workspace(
+        self, code: str, files: Mapping[str, bytes], limits: Limits | None = None, ticket: Ticket | None = None
+    ) -> tuple[RunResult, dict[str, bytes] | None]:
+        """The run of a Python program among some files, and the files as it left them.
+
+        None where they are more or larger than `check_files` allows. Raises Cancelled once the ticket is.
+        """
+        submission = Submission(code=code, files=files, limits=limits or Limits())
+        self._check(submission)
+        kept: list[dict[str, bytes]] = []
+        result = self._pool.submit(self._run, submission, "", ticket or Ticket(), kept).result()
+        left = kept[-1] if kept else None
+        try:
+            check_files(left or {}, submission.limits)
+        except ValueError:
+            left = None
+        return result, left
+
     def submit_judge(self, submission: Submission, ticket: Ticket | None = None) -> Future[JudgeResult]:
         """The judgement of a submission as a future, which a cancelled ticket ends with Cancelled."""
         self._check(submission)
@@ -114,10 +134,16 @@ class Sandbox(BaseSandbox):
     def _run_one(self, submission: Submission, stdin: str) -> RunResult:
         return self.submit_run(submission, stdin).result()
 
-    def _run(self, submission: Submission, stdin: str, ticket: Ticket) -> RunResult:
+    def _run(
+        self, submission: Submission, stdin: str, ticket: Ticket, kept: list[dict[str, bytes]] | None = None
+    ) -> RunResult:
+        """How a program ended; the files that it left are added to `kept`."""
+
         def work() -> RunResult:
             toolchain = self._toolchain(submission)
-            execute = functools.partial(self._execute, self._slot(toolchain), toolchain, ticket)
+            execute: Execute = functools.partial(self._execute, self._slot(toolchain), toolchain, ticket)
+            if kept is not None:
+                execute = _keeping(execute, kept)
             result = run(submission.code, toolchain, stdin, submission.files, submission.limits, execute)
             fault = self._find_fault(toolchain, ticket, result.status, result.reason)
             return fail(fault) if fault else result
@@ -189,7 +215,12 @@ class Sandbox(BaseSandbox):
         """Run a job in this thread's jail of that slot. Raises Cancelled once the ticket is."""
         ticket.check()
         outcome = self._execute_in(self._own_jail(slot, limits), replace(job, cancel=ticket.fd), limits)
-        ticket.check()
+        try:
+            ticket.check()
+        except Cancelled:
+            if outcome.made is not None:
+                os.close(outcome.made)
+            raise
         return outcome
 
     def _execute_in(self, jail: Jail, job: Job, limits: Limits) -> Outcome:
@@ -245,6 +276,22 @@ class Sandbox(BaseSandbox):
         jail.kill()
         with self._lock, contextlib.suppress(ValueError):
             self._jails.remove(jail)
+
+
+def _keeping(execute: Execute, kept: list[dict[str, bytes]]) -> Execute:
+    """As `execute`, and what each job leaves in its folder is added to `kept`."""
+
+    def execute_and_keep(job: Job, limits: Limits) -> Outcome:
+        outcome = execute(replace(job, collect=limits.tmp_mib << 19, tree=True), limits)
+        if outcome.made is not None:
+            try:
+                kept.append(archive.read(outcome.made))
+            finally:
+                os.close(outcome.made)
+                outcome.made = None
+        return outcome
+
+    return execute_and_keep
 
 
 def _blame(result: JudgeResult) -> JudgeResult:

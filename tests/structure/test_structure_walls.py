@@ -20,6 +20,8 @@ NEVER = {
     "rollout": {"verifiers", "inference"},
     "verifiers": {"rollout", "train", "inference"},
     "data": {"model"},
+    "agents": {"verifiers", "train", "inference", "model", "rollout", "environments"},
+    "environments": {"train", "inference", "model", "rollout"},
 }
 """Rooms that a room reaches neither directly nor through others."""
 
@@ -54,7 +56,10 @@ SIBLINGS = [
 ]
 """Verifiers that are folders: none imports another."""
 
-TORCH_FREE = ("config", "tokenizer", "sandbox", "verifiers", "rollout", "data", "types", "errors", "log", "json_client")
+TORCH_FREE = (
+    *("config", "tokenizer", "sandbox", "verifiers", "rollout", "data", "agents", "environments"),
+    *("types", "errors", "log", "json_client"),
+)
 CHILD_SIDE = {"openqwq.verifiers.workers.child"}
 """Modules that only run as a process of their own."""
 

@@ -1,8 +1,8 @@
 """Several files in one descriptor: what goes into a job's folder, and what a compiler leaves there.
 
 A line of JSON (`[[name, size], ...]`), then the contents one after another. Runs on both sides of the wall and
-imports nothing of ours. `collect` runs out of the candidate's reach, but reads a folder that it made: it
-follows no link, reads only regular files, and stops at its caps.
+imports nothing of ours. `collect` and `collect_tree` run out of the candidate's reach, but read a folder that it made:
+they follow no link, read only regular files, and stop at their caps.
 """
 
 from __future__ import annotations
@@ -37,6 +37,13 @@ def unpack(archive: int, folder: str) -> None:
             os.chmod(path, 0o755)
 
 
+def read(archive: int) -> dict[str, bytes]:
+    """The files of `pack`."""
+    with open(os.dup(archive), "rb") as source:
+        source.seek(0)
+        return {name: source.read(size) for name, size in json.loads(source.readline())}
+
+
 def collect(folder: str, max_bytes: int) -> dict[str, bytes]:
     """The regular files that lie in a folder, up to 256 of them and `max_bytes` together; none where it is missing."""
     files: dict[str, bytes] = {}
@@ -52,6 +59,30 @@ def collect(folder: str, max_bytes: int) -> dict[str, bytes]:
                 files[name] = data
     finally:
         os.close(folder_fd)
+    return files
+
+
+def collect_tree(folder: str, max_bytes: int) -> dict[str, bytes]:
+    """The regular files below a folder, by their relative paths; none but one without a name where they are too many.
+
+    Folders of compiled Python, and what cannot be read, are left out.
+    """
+    files: dict[str, bytes] = {}
+    try:
+        for place, folders, names, folder_fd in os.fwalk(folder, onerror=None, follow_symlinks=False):
+            folders[:] = [name for name in folders if name != "__pycache__"]
+            for name in sorted(names):
+                path = os.path.relpath(os.path.join(place, name), folder)
+                with contextlib.suppress(OSError):
+                    info = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+                    if not stat.S_ISREG(info.st_mode):
+                        continue
+                    max_bytes -= info.st_size
+                    if len(files) == MAX_FILES or max_bytes < 0 or not path.isprintable():
+                        return {"": b""}
+                    files[path] = _read_regular(name, folder_fd, info.st_size)
+    except (OSError, RecursionError, UnicodeError):
+        return {"": b""}
     return files
 
 

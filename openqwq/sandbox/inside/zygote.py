@@ -73,7 +73,8 @@ def _supervise(control: socket.socket, nested: bool, filter_program: bytes) -> W
         if pid == 0:
             os.close(accepted)
             request, fds = _receive(control)
-            os.write(accept, json.dumps({"folder": request["folder"], "collect": request["collect_bytes"]}).encode())
+            kept = {"folder": request["folder"], "collect": request["collect_bytes"], "tree": request["collect_tree"]}
+            os.write(accept, json.dumps(kept).encode())
             os.close(accept)
             return _confine(control, request, fds, nested, filter_program)
     except BaseException as error:
@@ -97,7 +98,7 @@ def _receive(control: socket.socket) -> tuple[dict[str, Any], list[int]]:
             return json.loads(message), fds
 
 
-def _report(control: socket.socket, pid: int, nested: bool, folder: str, collect: int) -> None:
+def _report(control: socket.socket, pid: int, nested: bool, folder: str, collect: int, tree: bool) -> None:
     """Wait for the child's end, or bring it about when told to, and send how it was."""
     ended = _watch_end(pid)
     ready, _, _ = select.select([ended, control.fileno()], [], [])
@@ -112,11 +113,16 @@ def _report(control: socket.socket, pid: int, nested: bool, folder: str, collect
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "memory_mib": usage.ru_maxrss / 1024,
     }
-    made = archive.pack(archive.collect(os.path.join(folder, "out"), collect)) if collect else -1
+    made = archive.pack(_collect(folder, collect, tree)) if collect else -1
     size = os.fstat(made).st_size if collect else 0
     control.send(json.dumps(report | {"made_bytes": size}).encode())
     for offset in range(0, size, MESSAGE_BYTES):  # gVisor lets no descriptor out
         control.send(os.pread(made, MESSAGE_BYTES, offset))
+
+
+def _collect(folder: str, max_bytes: int, tree: bool) -> dict[str, bytes]:
+    """What a job made: in its folder `out`, or everywhere in its own."""
+    return archive.collect_tree(folder, max_bytes) if tree else archive.collect(os.path.join(folder, "out"), max_bytes)
 
 
 def _watch_end(pid: int) -> int:

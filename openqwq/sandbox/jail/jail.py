@@ -55,6 +55,7 @@ class Job:
     links:    descriptors from and to the other job of a pair; closed here once they are inside.
     cancel:   descriptor that is readable once nobody waits for the job any more, or None.
     collect:  bytes that may be taken out of the job's folder `out` after its end.
+    tree:     take them from the whole of its folder instead.
     asks:     the jail whose job answers this one.
     native:   the work is a program of its own rather than Python: it has a /proc, and may reserve address space.
     """
@@ -65,6 +66,7 @@ class Job:
     links: Sequence[int] = ()
     cancel: int | None = None
     collect: int = 0
+    tree: bool = False
     asks: Jail | None = None
     native: bool = False
 
@@ -192,6 +194,7 @@ class Jail:
             "num_archives": len(job.archives),
             "num_links": len(job.links),
             "collect_bytes": job.collect,
+            "collect_tree": job.tree,
         }
         groups = self._group.fds if self._group and not self._grouped_whole else []
         try:
