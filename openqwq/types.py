@@ -233,7 +233,7 @@ class Verdict:
 
     status:    "wrong" is the candidate's own fault; "unjudged" is ours (infrastructure, deadline, unreadable
                task): it masks the sample and never counts as a 0.
-    score:     in [0, 1]; 0 unless correct, but for verifiers that pay in parts.
+    score:     in [0, 1]; 0 unless correct, except for verifiers with partial credit.
     extracted: the part of the completion that was judged.
     reward:    any finite number, where training is paid something else than the score; None: the score.
     """

@@ -81,7 +81,7 @@ def check_model(name: str) -> None:
     """Raises UserError for a path that is not there, before anything heavy is imported."""
     is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix == ".gguf"
     if is_path and not Path(name).expanduser().exists():
-        raise UserError(f"there is no model at `{name}`", hint="give a model folder, a hub name such as Qwen/QwQ-32B")
+        raise UserError(f"there is no model at `{name}`", hint="give a model folder or a hub name such as Qwen/QwQ-32B")
 
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def read_bytes(text: str) -> int:
     """Bytes from "8GiB", "512 MiB" or a whole number of them. Raises ArgumentTypeError for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]iB|)", text.strip())
     if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size, as 8GiB and 512MiB are")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 8GiB or 512MiB")
     return int(float(found[1]) * UNITS[found[2]])
 
 
@@ -116,7 +116,7 @@ def add_style_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--style",
         choices=("concise", "draft"),
-        help="ask in the system turn for concise thinking, or for drafts of 5 words a step (Chain of Draft)",
+        help="system prompt that asks for concise thinking, or for drafts of 5 words per step (Chain of Draft)",
     )
 
 

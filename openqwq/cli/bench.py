@@ -28,11 +28,13 @@ NOISY = 1.5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model folder, GGUF file, hub name or preset")
-    parser.add_argument("--batch", default="1,8,32", metavar="N,N", help="sequences at once (1,8,32)")
-    parser.add_argument("--prompt", type=int, default=128, metavar="N", help="tokens of each prompt (128)")
-    parser.add_argument("--new", type=int, default=64, metavar="N", help="sampled tokens of each (64)")
-    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="the best of so many counts (2)")
-    parser.add_argument("--random-weights", action="store_true", help="a preset's shape only: nothing is downloaded")
+    parser.add_argument("--batch", default="1,8,32", metavar="N,N", help="batch sizes (1,8,32)")
+    parser.add_argument("--prompt", type=int, default=128, metavar="N", help="prompt length in tokens (128)")
+    parser.add_argument("--new", type=int, default=64, metavar="N", help="new tokens per sequence (64)")
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="repetitions; the best is reported (2)")
+    parser.add_argument(
+        "--random-weights", action="store_true", help="use random weights in a preset's shape; downloads nothing"
+    )
     add_engine_arguments(parser)
     add_json_argument(parser)
 
@@ -96,7 +98,7 @@ def load_engine(
     if config := options.pop("speculative_config", None):
         speculative = read_speculation(config)
         if speculative.model is not None:
-            raise UserError("a draft model needs a tokenizer that is the same, and random weights have none")
+            raise UserError("a draft model needs the target's tokenizer, and random weights have no tokenizer")
         options["speculation"] = Speculation(num_tokens=speculative.num_tokens)
     choice = read_window(window) if (window := options.pop("attention_window", None)) else None
     device = "cuda" if torch.cuda.is_available() else "cpu"

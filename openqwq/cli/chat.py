@@ -35,8 +35,8 @@ SHOWN = 60
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model folder, GGUF file or hub name")
-    parser.add_argument("--system", default="", metavar="TEXT", help="the system turn (QwQ has none)")
-    parser.add_argument("--fold", action="store_true", help="show how long the model thinks, not what")
+    parser.add_argument("--system", default="", metavar="TEXT", help="system prompt (default: none)")
+    parser.add_argument("--fold", action="store_true", help="hide the thinking; show only its duration")
     add_engine_argument(parser, "max_model_len", type=int, metavar="N")
     add_style_argument(parser)
     add_engine_arguments(parser)
@@ -76,7 +76,7 @@ class Chat:
             "retry": ("answer the last turn again", lambda _: self._retry()),
             "system": ("show or set the system turn, e.g. /system Answer briefly.", self._set_system),
             "save": ("write the conversation to a JSON file", self._save),
-            "load": ("go on with a conversation from a JSON file", self._load),
+            "load": ("continue a conversation from a JSON file", self._load),
             "set": ("show or change sampling, e.g. /set temperature=1.0", self._set),
             "fold": ("show or fold the thinking", lambda _: self._fold()),
             "thoughts": ("print the last thinking", lambda _: self.screen.tell(self.thoughts)),

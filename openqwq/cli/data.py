@@ -2,10 +2,10 @@
 
 `chains` writes the chains of a supervised stage as JSON lines and prints the manifest: how many were kept by category,
 how many dropped by reason. Without a teacher's URL the programmatic teachers of the tiny families make them. With one,
-answers are kept beside the output (NAME.attempts.jsonl): the same command goes on where it was cut short.
+answers are kept next to the output (NAME.attempts.jsonl), so the same command resumes after an interruption.
 `show` prints the first training problems (or texts) of a source. `problems` writes them as JSON lines, each text once,
-for `openqwq filter`, `openqwq verify --admit` or another recipe; those that share --ngram words in a row with a file of
---avoid are left out.
+for `openqwq filter`, `openqwq verify --admit` or another recipe, leaving out those that share --ngram consecutive words
+with a file of --avoid.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show = actions.add_parser("show", help="print problems of a source")
     add_recipe_arguments(show)
     show.add_argument("source", metavar="SOURCE", help="the name of a [source.NAME] table")
-    show.add_argument("-n", "--count", type=int, default=3, help="how many (default: %(default)s)")
+    show.add_argument("-n", "--count", type=int, default=3, help="number of problems (default: %(default)s)")
     add_json_argument(show)
     _add_problems_arguments(actions.add_parser("problems", help="write problems of a source to a file"))
 
@@ -42,27 +42,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_problems_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("source", metavar="SOURCE", help="the name of a [source.NAME] table")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="where the problems go")
-    parser.add_argument("-n", "--count", type=int, default=0, help="how many; needed where the source has no end")
-    parser.add_argument("--split", default="train", choices=("train", "held_out", "gate"), help="default: %(default)s")
-    parser.add_argument("--avoid", type=Path, nargs="*", default=[], metavar="FILE", help="evaluation sets")
-    parser.add_argument("--ngram", type=int, default=13, metavar="N", help="words in common (default: %(default)s)")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="output file for the problems")
+    parser.add_argument(
+        "-n", "--count", type=int, default=0, help="number of problems; required for endless sources (default: all)"
+    )
+    parser.add_argument(
+        "--split",
+        default="train",
+        choices=("train", "held_out", "gate"),
+        help="part of the source (default: %(default)s)",
+    )
+    parser.add_argument("--avoid", type=Path, nargs="*", default=[], metavar="FILE", help="evaluation sets to keep out")
+    parser.add_argument(
+        "--ngram", type=int, default=13, metavar="N", help="consecutive words in common (default: %(default)s)"
+    )
     add_json_argument(parser)
 
 
 def _add_chains_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--stage", required=True, help="the supervised stage whose `chains` are built")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="where the chains go")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="output file for the chains")
     teacher = parser.add_argument_group("teacher behind an OpenAI-compatible server")
     teacher.add_argument("--teacher-url", metavar="URL", help="e.g. http://localhost:8000/v1")
-    teacher.add_argument("--teacher-model", metavar="NAME", help="the model's name at that server")
+    teacher.add_argument("--teacher-model", metavar="NAME", help="model name on that server")
     teacher.add_argument("--teacher-key-env", metavar="VARIABLE", default="", help="environment variable with the key")
-    teacher.add_argument("--samples", type=int, default=4, help="attempts at a problem (default: %(default)s)")
-    teacher.add_argument("--workers", type=int, default=8, help="requests at one time (default: %(default)s)")
+    teacher.add_argument("--samples", type=int, default=4, help="attempts per problem (default: %(default)s)")
+    teacher.add_argument("--workers", type=int, default=8, help="concurrent requests (default: %(default)s)")
     teacher.add_argument("--temperature", type=float, help="sampling temperature (default: 0.6)")
-    teacher.add_argument("--max-tokens", type=int, help="longest completion (default: 16384)")
-    teacher.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="default: %(default)g")
+    teacher.add_argument("--max-tokens", type=int, help="maximum completion length in tokens (default: 16384)")
+    teacher.add_argument(
+        "--timeout", type=float, default=600.0, metavar="SECONDS", help="request timeout (default: %(default)g)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,13 +108,13 @@ def _chains(args: argparse.Namespace) -> int:
 
 def _check_chain_options(args: argparse.Namespace) -> None:
     if bool(args.teacher_url) != bool(args.teacher_model):
-        raise UserError("`--teacher-url` and `--teacher-model` are only of use together", hint="give both, or none")
+        raise UserError("`--teacher-url` and `--teacher-model` only work together", hint="give both or neither")
     for name in ("samples", "workers"):
         if getattr(args, name) < 1:
-            raise UserError(f"`--{name}` is {getattr(args, name)}, and 1 is the least")
+            raise UserError(f"`--{name}` is {getattr(args, name)}, but must be at least 1")
     folder = args.output.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"`--output` is {args.output}, but {folder} is no folder that can be written to")
+        raise UserError(f"`--output` is {args.output}, but {folder} is not a writable folder")
 
 
 def _server_teacher(args: argparse.Namespace) -> Any:
@@ -184,7 +195,7 @@ def _distinct_problems(args: argparse.Namespace, config: SourceConfig) -> list[P
             texts.setdefault(problem.prompt, problem)
         return list(texts.values())[: args.count or None]
     if not args.count:
-        raise UserError(f"source `{args.source}` makes problems without end", hint="say how many: `--count 1000`")
+        raise UserError(f"source `{args.source}` is endless", hint="set a number of problems: `--count 1000`")
     return held_out(source, args.count, split=args.split)
 
 

@@ -32,10 +32,10 @@ LEAST_MEMORY_GIB = 1.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", metavar="MODEL", nargs="?", type=Path, help="a model folder or GGUF file to look through"
+        "model", metavar="MODEL", nargs="?", type=Path, help="model folder or GGUF file to check (default: this machine)"
     )
     parser.add_argument("--fix", action="store_true", help="write fixed files into MODEL-fixed")
-    parser.add_argument("--out", metavar="FOLDER", type=Path, help="where `--fix` writes instead")
+    parser.add_argument("--out", metavar="FOLDER", type=Path, help="folder for `--fix` instead")
     add_json_argument(parser)
 
 
@@ -203,7 +203,7 @@ def check_jail() -> Finding:
 
 
 def _describe_gvisor() -> str:
-    """Whether the other jail can be had; nothing needs it."""
+    """Whether the other jail is available; nothing needs it."""
     from openqwq.sandbox.jail.gvisor import find_gvisor
     from openqwq.sandbox.jail.probe import find_options
 

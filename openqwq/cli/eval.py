@@ -1,7 +1,7 @@
 """Evaluate a model on held-out problems: strict and format-free scores with 95% intervals.
 
 The problems are the evaluated families of a recipe (--recipe), or those of a JSON-lines file (--data).
-With --out DIR every completion is kept there, and an interrupted evaluation goes on where it stopped.
+With --out DIR every completion is kept there, and an interrupted evaluation resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -23,21 +23,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help='evaluate on every problem of a JSON-lines file: {"question": ..., "answer": ...} or whole problems',
     )
-    parser.add_argument("--samples", type=int, default=1, metavar="N", help="completions of each problem (default 1)")
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="completions per problem (default 1)")
+    parser.add_argument("--problems", type=int, metavar="N", help="problems per family (default: the recipe's, or all)")
     parser.add_argument(
-        "--problems", type=int, metavar="N", help="problems of each family; default: the recipe's, or all"
+        "--out", metavar="DIR", help="folder for rows.jsonl and results.json; resumes an evaluation found there"
     )
-    parser.add_argument("--out", metavar="DIR", help="keep rows.jsonl and results.json here; continue what is there")
-    parser.add_argument("--temperature", type=float, default=0.6, help=f"default 0.6; {NEVER_GREEDY}")
-    parser.add_argument("--top-p", type=float, default=0.95, help="default 0.95")
-    parser.add_argument("--top-k", type=int, default=40, help="default 40")
     parser.add_argument(
-        "--max-tokens", type=int, metavar="N", help="longest completion; default: the recipe's, or 16384"
+        "--temperature", type=float, default=0.6, help=f"sampling temperature (default 0.6); {NEVER_GREEDY}"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default 0)")
-    parser.add_argument("--verifier", default="math", help="for plain rows of --data (default math)")
+    parser.add_argument("--top-p", type=float, default=0.95, help="nucleus sampling mass (default 0.95)")
+    parser.add_argument("--top-k", type=int, default=40, help="top-k (default 40)")
     parser.add_argument(
-        "--prompt-suffix", default="", metavar="TEXT", help="appended to each plain question, e.g. a word on \\boxed{}"
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="maximum completion length in tokens (default: the recipe's, or 16384)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="sampling seed (default 0)")
+    parser.add_argument("--verifier", default="math", help="verifier for plain rows of --data (default math)")
+    parser.add_argument(
+        "--prompt-suffix", default="", metavar="TEXT", help="text appended to each plain question, e.g. on \\boxed{}"
     )
     add_quantization_argument(parser)
     add_json_argument(parser)

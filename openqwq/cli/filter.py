@@ -1,8 +1,8 @@
-"""Keep the problems that a model sometimes solves, and that no evaluation set holds.
+"""Keep the problems that a model sometimes solves and that are in no evaluation set.
 
 Each problem of a JSON-lines file is attempted --samples times; those with a pass rate from --min to --max stay.
-Problems that share a run of --ngram words with a file of --avoid are dropped unseen. Rates are kept beside the
-output (OUTPUT.rates.jsonl): the same command goes on where it was cut short. Prints how many were kept, and why
+Problems that share --ngram consecutive words with a file of --avoid are dropped first. Rates are kept next to the
+output (OUTPUT.rates.jsonl), so the same command resumes after an interruption. Prints how many were kept, and why
 others were not.
 """
 
@@ -20,18 +20,28 @@ from ._options import add_json_argument, print_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder or hub name")
-    parser.add_argument("--input", required=True, type=Path, metavar="FILE.jsonl", help="problems")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="the problems that are kept")
-    parser.add_argument("--samples", type=int, default=8, metavar="N", help="attempts at each (default %(default)s)")
-    parser.add_argument("--min", type=float, default=0.1, dest="low", help="least pass rate (default %(default)s)")
-    parser.add_argument("--max", type=float, default=0.9, dest="high", help="largest pass rate (default %(default)s)")
-    parser.add_argument("--avoid", type=Path, nargs="*", default=[], metavar="FILE", help="evaluation sets")
-    parser.add_argument("--ngram", type=int, default=13, metavar="N", help="words in common (default %(default)s)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="default %(default)s")
-    parser.add_argument("--max-tokens", type=int, default=16384, metavar="N", help="longest attempt (default 16384)")
-    parser.add_argument("--verifier", default="math", help="for plain rows (default %(default)s)")
-    parser.add_argument("--prompt-suffix", default="", metavar="TEXT", help="appended to each plain question")
-    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    parser.add_argument("--input", required=True, type=Path, metavar="FILE.jsonl", help="problems to filter")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="file for the kept problems")
+    parser.add_argument(
+        "--samples", type=int, default=8, metavar="N", help="attempts per problem (default %(default)s)"
+    )
+    parser.add_argument("--min", type=float, default=0.1, dest="low", help="minimum pass rate (default %(default)s)")
+    parser.add_argument("--max", type=float, default=0.9, dest="high", help="maximum pass rate (default %(default)s)")
+    parser.add_argument("--avoid", type=Path, nargs="*", default=[], metavar="FILE", help="evaluation sets to keep out")
+    parser.add_argument(
+        "--ngram",
+        type=int,
+        default=13,
+        metavar="N",
+        help="consecutive words in common that drop a problem (default %(default)s)",
+    )
+    parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature (default %(default)s)")
+    parser.add_argument(
+        "--max-tokens", type=int, default=16384, metavar="N", help="maximum completion length in tokens (default 16384)"
+    )
+    parser.add_argument("--verifier", default="math", help="verifier for plain rows (default %(default)s)")
+    parser.add_argument("--prompt-suffix", default="", metavar="TEXT", help="text appended to each plain question")
+    parser.add_argument("--seed", type=int, default=0, help="sampling seed (default %(default)s)")
     add_json_argument(parser)
 
 
@@ -94,6 +104,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"`--min` is {args.low} and `--max` {args.high}", hint="0 <= min <= max <= 1")
     for name in ("samples", "ngram", "max_tokens"):
         if getattr(args, name) < 1:
-            raise UserError(f"`--{name.replace('_', '-')}` is {getattr(args, name)}, and 1 is the least")
+            raise UserError(f"`--{name.replace('_', '-')}` is {getattr(args, name)}, but must be at least 1")
     if not args.output.parent.is_dir():
         raise UserError(f"`--output` is {args.output}, but there is no folder {args.output.parent}")

@@ -6,8 +6,8 @@ A row is {"prompt": "text as it is"} or {"messages": [{"role": "user", "content"
 An output row is {"line": 1, "input": {...}, "outputs": [{"text": "...", "finish_reason": "stop", "num_tokens": 7}]}.
 A row's own "sampling" object changes sampling parameters for that row, e.g. {"prompt": "...", "sampling": {"n": 4}}.
 Lines that cannot be used go to OUTPUT.rejects.jsonl with their number and the reason. Run the same command again
-to go on after an interruption: rows that are done are skipped, and the rest comes out as if never interrupted. The
-model and its options are noted in OUTPUT.settings.json: the command goes on with the same ones or not at all.
+to resume after an interruption: finished rows are skipped, and the result is that of an uninterrupted run. The model
+and its options are saved in OUTPUT.settings.json; resuming with different ones is an error.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ SETTINGS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model folder, GGUF file or hub name")
     parser.add_argument("text", metavar="TEXT", nargs="?", help="one user turn, instead of --input and --output")
-    parser.add_argument("--input", type=Path, metavar="FILE", help="JSON lines of prompts")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON lines of completions")
+    parser.add_argument("--input", type=Path, metavar="FILE", help="JSON-lines file of prompts")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON-lines file of completions")
     add_engine_argument(parser, "max_model_len", type=int, metavar="N")
     add_engine_argument(parser, "max_num_seqs", type=int, metavar="N")
     add_style_argument(parser)
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 def _answer(args: argparse.Namespace, options: dict[str, Any]) -> int:
     """Print the answer to one user turn, thinking included."""
     if args.input is not None or args.output is not None:
-        raise UserError("a text goes without `--input` and `--output`", hint="give one or the other")
+        raise UserError("a text cannot be combined with `--input` and `--output`", hint="give one or the other")
     from openqwq.inference import LLM
     from openqwq.inference.params import check_params
     from openqwq.tokenizer import with_style
@@ -108,7 +108,7 @@ def keep_settings(path: Path, settings: Mapping[str, Any], *, begun: bool) -> No
             words = ", ".join(
                 f"{'--set' if name == 'overrides' else name} was {former.get(name)!r}" for name in changed
             )
-            raise UserError(f"the output was begun with other settings: {words}", hint="choose another --output")
+            raise UserError(f"the output was started with other settings: {words}", hint="choose another --output")
     write_text_atomic(path, json.dumps(settings, indent=2) + "\n")
 
 

@@ -27,13 +27,13 @@ def fitting_group(config: DecoderConfig) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model folder, GGUF file or hub name")
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the new folder")
-    parser.add_argument("--format", choices=("awq", "gptq", "gptq_v2"), default="awq", help="the form (awq)")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="output folder")
+    parser.add_argument("--format", choices=("awq", "gptq", "gptq_v2"), default="awq", help="format (awq)")
     parser.add_argument(
         "--group-size",
         type=int,
         metavar="N",
-        help="inputs that share a scale: 32, 64, 128, ... or -1 (the largest of 128, 64 and 32 that fits the model)",
+        help="inputs per scale: 32, 64, 128, ... (default -1: the largest of 128, 64 and 32 that fits the model)",
     )
 
 

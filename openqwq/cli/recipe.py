@@ -23,7 +23,7 @@ from openqwq.log import counted
 from ._options import add_json_argument, add_recipe_arguments, print_json
 
 TEMPLATE = """\
-# Reinforcement learning of your own model on your own rows. Every setting: `openqwq recipe show`, docs/rl.md.
+# Reinforcement learning of your own model on your own rows. Every setting: `openqwq recipe show`, docs/train.md.
 
 [model]
 path = {model}

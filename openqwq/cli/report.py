@@ -1,6 +1,6 @@
-"""Write report.html and report.md of a run, finished or still going on; compare several runs.
+"""Write report.html and report.md of a finished or running run; compare several runs.
 
-Of several runs, comparison.html and comparison.md are written beside the first one's folder: scores with intervals
+Of several runs, comparison.html and comparison.md are written next to the first run's folder: scores with intervals
 after each stage and their differences, the curves of all runs, targets, and where their recipes differ.
 """
 
@@ -10,8 +10,8 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders that `openqwq train` wrote")
-    parser.add_argument("--out", metavar="DIR", help="write the files into this folder instead")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders written by `openqwq train`")
+    parser.add_argument("--out", metavar="DIR", help="output folder (default: the run's)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -33,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="run|serve", required=True)
     run_parser = actions.add_parser("run", help="run one program", description="Run one program in a jail.")
     run_parser.add_argument("file", metavar="FILE", help="a program")
-    run_parser.add_argument("--language", choices=LANGUAGES, help="by default what the file's name says")
+    run_parser.add_argument("--language", choices=LANGUAGES, help="language (default: from the file name)")
     _add_limits(run_parser, Limits(), "")
     _add_jail(run_parser)
-    run_parser.add_argument("--url", default="", help=f"run it at a service instead ({TOKEN} holds the token)")
+    run_parser.add_argument("--url", default="", help=f"run it on this service instead ({TOKEN} holds the token)")
     add_json_argument(run_parser)
     _add_serve(actions)
 
@@ -47,11 +47,15 @@ def _add_serve(actions: argparse._SubParsersAction) -> None:
 
     text = f"Serve the sandbox over HTTP. The environment variable {TOKEN} holds the token that requests must carry."
     parser = actions.add_parser("serve", help="serve the sandbox over HTTP", description=text)
-    parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1; any other address needs a token")
-    parser.add_argument("--port", type=int, default=8200, metavar="N", help="default 8200; 0 takes a free one")
-    parser.add_argument("--workers", type=int, metavar="N", help="programs at one time; default: one a processor")
-    parser.add_argument("--queue", type=int, default=64, metavar="N", help="requests that may wait; default 64")
-    parser.add_argument("--deadline-s", type=float, default=120.0, metavar="N", help="of a request; default 120")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (127.0.0.1); other addresses need a token"
+    )
+    parser.add_argument("--port", type=int, default=8200, metavar="N", help="port (8200); 0 picks a free one")
+    parser.add_argument("--workers", type=int, metavar="N", help="concurrent programs (default: one per processor)")
+    parser.add_argument("--queue", type=int, default=64, metavar="N", help="maximum queued requests (64)")
+    parser.add_argument(
+        "--deadline-s", type=float, default=120.0, metavar="N", help="request deadline in seconds (120)"
+    )
     parser.add_argument(
         "--jail-per-job", action="store_true", help="start a jail for every program instead of warm ones: slower"
     )
@@ -65,7 +69,7 @@ def _add_jail(parser: argparse.ArgumentParser) -> None:
         "--jail",
         choices=("bubblewrap", "gvisor"),
         default="bubblewrap",
-        help="default bubblewrap; gvisor (needs `runsc`) has a kernel of its own: safer, slower",
+        help="jail (bubblewrap); gvisor needs `runsc`, isolates the kernel, and is slower",
     )
     jail.add_argument("--no-jail", action="store_true", help="UNSAFE: run programs unprotected, as this user")
 

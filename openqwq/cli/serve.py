@@ -34,22 +34,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model folder, a GGUF file, a hub name, or a run's folder")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two checkpoints of a run, side by side")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
-    parser.add_argument("--served-model-name", metavar="NAME", help="how clients call it (default: the folder's name)")
+    parser.add_argument("--port", type=int, default=8000, help="port; 0 picks a free one (default: %(default)s)")
+    parser.add_argument(
+        "--served-model-name", metavar="NAME", help="model name in the API (default: the folder's name)"
+    )
     add_engine_argument(parser, "max_model_len", type=int, metavar="N")
     add_engine_argument(parser, "max_num_seqs", type=int, default=MAX_NUM_SEQS, metavar="N")
     add_engine_argument(parser, "seed", type=int, metavar="N")
     add_engine_arguments(parser)
-    access = parser.add_argument_group("who may do what")
-    access.add_argument("--api-key", action="append", default=[], metavar="KEY", help="let this key in; repeatable")
-    access.add_argument("--api-key-file", type=Path, metavar="FILE", help="let these keys in, one a line")
-    access.add_argument("--cors-origin", action="append", default=[], metavar="URL", help="pages that may read answers")
+    access = parser.add_argument_group("access and limits")
+    access.add_argument("--api-key", action="append", default=[], metavar="KEY", help="accepted key; repeatable")
+    access.add_argument("--api-key-file", type=Path, metavar="FILE", help="file of accepted keys, one per line")
     access.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="further names of this server"
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="origin of web pages that may read answers; repeatable",
     )
-    access.add_argument("--max-samples", type=int, default=512, metavar="N", help="running or waiting at once (512)")
-    access.add_argument("--max-body-mib", type=float, default=16, metavar="MIB", help="a request's size (16)")
-    parser.add_argument("--drain-timeout", type=float, default=120, metavar="SECONDS", help="to end in (120)")
+    access.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="additional host name of this server; repeatable",
+    )
+    access.add_argument(
+        "--max-samples", type=int, default=512, metavar="N", help="maximum samples running or queued (512)"
+    )
+    access.add_argument(
+        "--max-body-mib", type=float, default=16, metavar="MIB", help="maximum request body in MiB (16)"
+    )
+    parser.add_argument(
+        "--drain-timeout",
+        type=float,
+        default=120,
+        metavar="SECONDS",
+        help="time for running answers to finish on SIGTERM (120)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -121,7 +143,9 @@ def _load(args: argparse.Namespace, settings: ServeSettings) -> Server:
     folder = Path(args.model)
     is_run = (folder / "recipe.json").is_file()
     if args.compare and not is_run:
-        raise UserError(f"`--compare` needs the folder of a run, and {folder} is none", hint="as in runs/tiny")
+        raise UserError(
+            f"`--compare` needs a run folder, but {folder} is not one", hint="give a folder such as runs/tiny"
+        )
     if args.compare:
         places = {name: _checkpoint(folder, name) for name in args.compare}
     else:

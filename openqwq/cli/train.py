@@ -1,7 +1,7 @@
 """Train a model by a recipe: its stages in order, an evaluation after each, a report.
 
 The run folder (default runs/NAME) holds the checkpoints, metrics.jsonl, samples.jsonl, results.json and
-report.html. An interrupted or killed run goes on with --resume where its last checkpoint stands.
+report.html. An interrupted or killed run continues from its last checkpoint with --resume.
 Exit code 1: the run finished, but missed a target that its recipe sets, or a stage made no update in any step.
 
 Under `torchrun --nproc-per-node N -m openqwq train ...` N processes share each step's rollouts and gradient.
@@ -29,20 +29,24 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
-    parser.add_argument("--out", metavar="DIR", help="the run folder; default runs/NAME, NAME being the recipe's")
-    parser.add_argument("--resume", action="store_true", help="go on with the run, or with that half of a stage")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
+    parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/NAME, with the recipe's name)")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing run in the folder")
     halves = parser.add_mutually_exclusive_group()
-    halves.add_argument("--rollout-only", metavar="FILE.jsonl", help="write an RL stage's rollouts, train nothing")
-    halves.add_argument("--replay", metavar="FILE.jsonl", help="train an RL stage on rollouts in a file")
-    parser.add_argument("--stage", default="", metavar="NAME", help="that RL stage; default the recipe's first")
+    halves.add_argument(
+        "--rollout-only", metavar="FILE.jsonl", help="only sample an RL stage's rollouts, into this file"
+    )
+    halves.add_argument("--replay", metavar="FILE.jsonl", help="train an RL stage on the rollouts in this file")
+    parser.add_argument(
+        "--stage", default="", metavar="NAME", help="RL stage for --rollout-only and --replay (default: the first)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from openqwq.config import load_recipe
 
     if args.resume and args.overwrite:
-        raise UserError("`--resume` goes on with a run and `--overwrite` replaces it", hint="give one of them")
+        raise UserError("`--resume` continues a run and `--overwrite` replaces it", hint="give one of them")
     recipe = load_recipe(args.recipe, args.overrides)
     out = Path(args.out or Path("runs") / recipe.name)
 
@@ -54,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         with _telling_how_to_resume(args, out):
             return _run_half(args, recipe, out)
     if args.stage:
-        raise UserError("`--stage` is only of use with `--rollout-only` or `--replay`", hint="take it out")
+        raise UserError("`--stage` only works with `--rollout-only` or `--replay`", hint="remove it")
 
     from openqwq import pipeline
     from openqwq.pipeline.folder import disk_use
@@ -88,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _telling_how_to_resume(args: argparse.Namespace, out: Path) -> Iterator[None]:
-    """Name the command that goes on, when this one is interrupted."""
+    """Name the command that resumes, when this one is interrupted."""
     try:
         yield
     except KeyboardInterrupt as error:

@@ -2,8 +2,8 @@
 
 FILE.jsonl has one JSON object a line: {"problem": {...}, "completion": "..."} with a whole problem, or
 {"answer": ..., "completion": "..."} with what the verifier needs as `answer`; further columns reach a function of your
-own, NAME being FILE.py:FUNCTION. With --output the verdicts are appended as they come, in the input's order, and a run
-that was stopped resumes where it was. Exit code 1: nothing was judged; with --strict also: some line was not.
+own, with FILE.py:FUNCTION as NAME. With --output the verdicts are appended as they come, in input order, and an
+interrupted run resumes. Exit code 1: nothing was judged; with --strict also: some line was not.
 
 A row has no prompt, so its completion is read as behind QwQ's, which ends in `<think>`: the answer is what follows
 `</think>`. Completions of a model whose chat template opens no thinking need "thinking_opened": false in the row.
@@ -112,7 +112,9 @@ class Summary:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("verifier", metavar="NAME", nargs="?", help="math, code, ..., or a function: rewards.py:score")
     parser.add_argument("file", metavar="FILE.jsonl", type=Path, nargs="?", help="problems or answers with completions")
-    parser.add_argument("--admit", type=Path, metavar="PROBLEMS.jsonl", help="which of these problems to train on")
+    parser.add_argument(
+        "--admit", type=Path, metavar="PROBLEMS.jsonl", help="decide which of these problems may be trained on"
+    )
     parser.add_argument(
         "--output",
         type=Path,
@@ -120,7 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="append one verdict a row (with --admit: write one decision a problem) to this file",
     )
     parser.add_argument(
-        "--option", action="append", default=[], metavar="K=V", help="an option of the verifier; may be repeated"
+        "--option", action="append", default=[], metavar="K=V", help="verifier option, e.g. loose=true; repeatable"
     )
     parser.add_argument("--strict", action="store_true", help="exit code 1 if any line could not be read or judged")
     add_json_argument(parser)
@@ -163,7 +165,7 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise UserError(f"--option {pair} is not of the form NAME=VALUE")
+            raise UserError(f"`--option {pair}` is not of the form NAME=VALUE")
         try:
             options[name] = json.loads(value)
         except ValueError:

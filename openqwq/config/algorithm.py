@@ -50,13 +50,13 @@ def _rules(stage: RLStage) -> list[tuple[bool, str, str]]:
         ),
         (
             stage.max_staleness > 0 and stage.correction.mode == "none",
-            f'`max_staleness` is {stage.max_staleness}, but `correction.mode` is "none": nothing mends older weights',
+            f'`max_staleness` is {stage.max_staleness}, but `correction.mode` is "none": older weights go uncorrected',
             'set `correction.mode = "truncate"`, or `max_staleness = 0`',
         ),
         (
             rounds(stage) and stage.correction.mode == "none",
             "rollouts are rounded (`rollout_quantization`, `rollout_kv_cache_dtype`), but `correction.mode` is "
-            '"none": nothing mends their log-probs',
+            '"none": their log-probs stay uncorrected',
             'set `correction.mode = "truncate"`, or do not round',
         ),
         (

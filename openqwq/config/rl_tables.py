@@ -8,40 +8,40 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
-    """The regression gate: the stage stops, and its last good weights stand, if a kind falls too far."""
+    """The regression gate: if a kind falls too far, the stage stops and keeps its last good weights."""
 
     kinds: tuple[str, ...] = ()
-    """Kinds that must not fall, e.g. ["math", "code"]; empty: no gate."""
+    """Protected kinds, e.g. ["math", "code"]; empty: no gate."""
     max_drop: float = 0.02
-    """Largest fall of the held-out mean score from the stage's start, in [0, 1]."""
+    """Maximum drop of the held-out mean score since the start of the stage, in [0, 1]."""
     every: int = 10
-    """Steps between looks."""
+    """Steps between evaluations."""
     problems_per_family: int = 128
-    """Held-out problems a family for one look; drawn apart from the final evaluation's."""
+    """Held-out problems per family, separate from those of the final evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KLConfig:
-    """A penalty for leaving the reference policy (`reference` of the stage); weight 0: there is none."""
+    """KL penalty towards the reference policy (the stage's `reference`); weight 0: off."""
 
     weight: float = 0.0
-    """The penalty's factor (beta); GRPO's first paper: 0.04, DAPO, Dr. GRPO and Open-Reasoner-Zero: none."""
+    """Penalty weight (beta). GRPO: 0.04; DAPO, Dr. GRPO and Open-Reasoner-Zero: 0."""
     estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Schulman's estimators: log p/q, its square over two, q/p - 1 - log q/p (GRPO's)."""
+    """Schulman's estimators: k1 = log p/q, k2 = (log p/q)^2 / 2, k3 = q/p - 1 - log q/p (GRPO)."""
     place: Literal["loss", "reward"] = "loss"
-    """"loss": added to each token's loss (GRPO); "reward": taken from the reward (RLOO, PPO, REINFORCE++)."""
+    """"loss": added to the token loss (GRPO); "reward": subtracted from the reward (RLOO, PPO, REINFORCE++)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EntropyConfig:
-    """Pay for entropy, by a constant weight or by one that is steered towards a target."""
+    """Entropy bonus, with a constant weight or one adapted towards a target."""
 
     weight: float = 0.0
-    """Factor of the mean entropy (nats) in the loss, subtracted; with a target: where it starts."""
+    """Weight of the mean entropy (nats) subtracted from the loss; with a target: the initial weight."""
     target: float = 0.0
-    """Nats below which the weight rises and above which it falls (Skywork-OR1); 0: the weight is constant."""
+    """Target entropy in nats: the weight rises below it and falls above it (Skywork-OR1); 0: constant weight."""
     step: float = 0.005
-    """By how much the weight changes a step when there is a target; it never falls below 0."""
+    """Change of the weight per step with a target; the weight never falls below 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +49,13 @@ class CorrectionConfig:
     """Importance correction for a sampler whose log-probs are not the trainer's (another engine, stale weights)."""
 
     mode: Literal["none", "truncate", "mask"] = "none"
-    """"truncate": weights above `high` count as `high` (TIS); "mask": those outside [low, high] as 0 (IcePop, MIS)."""
+    """"truncate": weights are capped at `high` (TIS); "mask": weights outside [low, high] become 0 (IcePop, MIS)."""
     level: Literal["token", "sequence", "geometric"] = "token"
-    """What has a weight: each token, each rollout (product of its ratios), or its geometric mean ratio."""
+    """Importance weight per token, per rollout (product of ratios), or per rollout by the geometric mean."""
     low: float = 0.5
-    """Least weight that "mask" keeps."""
+    """Minimum weight that "mask" keeps."""
     high: float = 2.0
-    """Largest weight."""
+    """Maximum weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,38 +63,38 @@ class ValueConfig:
     """PPO's value model, used by `advantage = "gae"`: a copy of the policy with a scalar head."""
 
     learning_rate: float = 1e-3
-    """Peak rate of its AdamW, scheduled as the stage's."""
+    """Peak AdamW learning rate of the value model, same schedule as the stage's."""
     gamma: float = 1.0
-    """Discount; 1: none (Open-Reasoner-Zero)."""
+    """Discount factor; 1: no discount (Open-Reasoner-Zero)."""
     gae_lambda: float = 1.0
-    """GAE's lambda; 1: the return minus the value (Open-Reasoner-Zero), below: less variance, more bias."""
+    """GAE lambda; 1: return minus value (Open-Reasoner-Zero), lower: less variance, more bias."""
     clip: float = 0.0
-    """Values may move by this much from those of the rollout's time (PPO's value clip); 0: freely."""
+    """Value clip range around the rollout-time values (PPO); 0: no clipping."""
     warmup_steps: int = 0
-    """Steps at the beginning in which only the value model learns."""
+    """Initial steps that train only the value model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
-    """Low-rank adapters (arXiv:2106.09685) with the base frozen; rank 0: every weight is trained."""
+    """LoRA adapters (arXiv:2106.09685) on a frozen base; rank 0: full training."""
 
     rank: int = 0
-    """Inner size of the adapters."""
+    """Rank of the adapters."""
     alpha: float = 32.0
-    """The adapter's output is scaled by alpha / rank."""
+    """Scale: adapter outputs are multiplied by alpha / rank."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Linear layers that get one."""
+    """Linear layers with an adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurriculumConfig:
-    """A fixed pool of problems whose too easy and impossible ones rest; pool 0: always new problems."""
+    """A fixed pool of problems that pauses those too easy or too hard; pool 0: always new problems."""
 
     pool: int = 0
-    """Problems in the pool."""
+    """Number of problems in the pool."""
     easy: float = 0.95
-    """A problem with a higher pass rate at its last turn rests."""
+    """Problems with a higher last pass rate are paused."""
     hard: float = 0.0
-    """A problem with this pass rate or a lower one rests."""
+    """Problems with this pass rate or lower are paused."""
     rest_steps: int = 20
-    """Steps of rest; each further one in a row is twice as long as the one before."""
+    """Steps of a pause; doubles for each pause in a row."""

@@ -97,7 +97,7 @@ class RequestMaker:
         thinking = self.reasoning is not None and self.reasoning.is_open(prompt_ids)
         if needs_reasoning(params) and not thinking:
             raise UserError(
-                "`thinking_budget` and `min_thinking_tokens` need a prompt that ends inside a thinking",
+                "`thinking_budget` and `min_thinking_tokens` need a prompt that ends inside a thinking block",
                 hint="use a chat template whose prompts end with <think>",
             )
         for sample in request.sequences:

@@ -48,7 +48,7 @@ def unpack_layer(
         if found != expected:
             raise UserError(
                 f"`{name}.{key}` has shape {found}, but {layout.method} and config.json ask for {expected}",
-                hint="download the folder again, or mend its `quantization_config`",
+                hint="download the folder again, or fix its `quantization_config`",
             )
     order = _order(name, tensors["g_idx"], size) if "g_idx" in tensors else None
     qweight, qzeros = (_nibbles(tensors[key]) for key in ("qweight", "qzeros"))  # [..., 8]

@@ -81,7 +81,7 @@ def run(
     code:      digests of the user's own code besides that of files, which a resumed run must have again.
 
     Under torchrun, one run of all its processes: the first one writes and evaluates, the others have no results.
-    Raises UserError for what the user can mend (a folder with another run, a full disk, missing files);
+    Raises UserError for what the user can fix (a folder with another run, a full disk, missing files);
     KeyboardInterrupt passes through after the state was saved.
     """
     with ranks():

@@ -43,7 +43,7 @@ class BaseSandbox(ABC):
     ) -> RunResult:
         """Run a program, its files beside it, and return what it wrote and how it ended.
 
-        Raises UserError for a language that cannot be had, and for files that cannot lie there.
+        Raises UserError for a language that is not available, and for files that cannot be placed there.
         """
         return self._run_one(
             Submission(code=code, limits=limits or Limits(), language=language, files=files or {}), stdin

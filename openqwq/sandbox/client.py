@@ -260,7 +260,7 @@ class Sandbox(BaseSandbox):
         return outcomes[0], judged
 
     def _own_jail(self, slot: Slot, limits: Limits) -> Jail:
-        """This thread's jail of that slot, started when there is none."""
+        """This thread's jail of that slot, started if needed."""
         jails: dict[Slot, Jail] = self._local.__dict__.setdefault("jails", {})
         jail = jails.get(slot)
         if jail is None or not jail.alive:
@@ -338,7 +338,7 @@ def find_sandbox(where: str | BaseSandbox) -> BaseSandbox:
     where: "" for the default, "bubblewrap" or "gvisor" for one with jails of that kind, or a service's address; the
            environment variable OPENQWQ_SANDBOX_TOKEN holds the service's token, which goes to this machine and to hosts
            in OPENQWQ_KEY_HOSTS only.
-    Raises UserError where it cannot be had.
+    Raises UserError if it is not available.
     """
     if isinstance(where, BaseSandbox):
         return where

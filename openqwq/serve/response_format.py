@@ -45,7 +45,7 @@ def answer_form(body: ChatBody, tools: Sequence[Tool]) -> tuple[StructuredOutput
     asked = {name: form for name, form in forms.items() if form is not None}
     if len(asked) > 1:
         first, second, *_ = asked
-        raise wrong(second, f"cannot be had together with `{first}`")
+        raise wrong(second, f"cannot be combined with `{first}`")
     if asked:
         [(name, form)] = asked.items()
     elif any(tool.function.strict for tool in tools):

@@ -187,7 +187,7 @@ def test_engine_options_are_vllms_and_checked(capsys):
         ("--speculative-config", '{"method": "eagle", "num_speculative_tokens": 3}', "'ngram' or 'draft_model'"),
         ("--speculative-config", '{"model": "tiny", "num_speculative_tokens": 3}', "needs a tokenizer"),
         ("--rope-scaling", '{"rope_type": "yarn"}', "no trained window"),
-        ("--kv-cache-memory", "8GB", "'8GB' is no size"),
+        ("--kv-cache-memory", "8GB", "'8GB' is not a size"),
         ("--kv-cache-memory", "0.001MiB", "one sequence of `max_model_len` 45 needs"),
         ("--max-num-batched-tokens", "0", "must be at least 1"),
         ("--gpu-memory-utilization", "90", "at most 1"),

@@ -253,7 +253,7 @@ def test_verb_chains_without_a_server_writes_what_the_stage_itself_would_build(t
     ("options", "message"),
     [
         (["--stage", "pretrain"], "no stage `pretrain` that builds chains"),
-        (["--teacher-url", "http://h"], "only of use together"),
+        (["--teacher-url", "http://h"], "only work together"),
         (["--samples", "0"], "`--samples` is 0"),
         (["--output", "no/such/folder/c.jsonl"], "no folder that can be written to"),
     ],

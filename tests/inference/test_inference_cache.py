@@ -81,7 +81,7 @@ def test_a_prepared_turn_is_found_in_the_cache_and_the_thoughts_are_not(model):
     assert engine.stats().cached_tokens - cached - 32 == 16
 
 
-def test_what_is_computed_ahead_gives_way_to_a_request(model):
+def test_background_prefill_yields_to_new_requests(model):
     engine = make_engine(model, max_num_batched_tokens=16)
     history = ids(60, 3)
     engine.prepare_turn(history)
@@ -94,7 +94,7 @@ def test_what_is_computed_ahead_gives_way_to_a_request(model):
     assert list(engine.scheduler.requests) == ["runs"]
 
 
-def test_blocks_that_others_hold_survive_the_thoughts(model):
+def test_dropping_thinking_keeps_blocks_shared_with_other_sequences(model):
     engine = make_engine(model)
     prompt = ids(50)
     engine.add_request(prompt, FREE.replace(seed=1, max_tokens=30), "runs")
@@ -167,7 +167,7 @@ def test_chunks_must_come_in_order(model):
         PagedAttention(cache, torch.zeros(0, 4).int(), torch.zeros(0).long(), ops=model.ops, longest=1, chunks=chunks)
 
 
-def test_what_is_not_finite_does_not_spoil_later_holders_of_its_blocks(model):
+def test_nonfinite_values_do_not_leak_into_reused_blocks(model):
     """On PyTorch's operators, where masked positions are multiplied by zero."""
     own = create_model(model.config, seed=1)
     use_ops(own, REFERENCE)

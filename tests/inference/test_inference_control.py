@@ -65,7 +65,7 @@ def test_a_spent_budget_closes_the_thinking_and_the_answer_comes(model):
         assert plain.logprobs[place] == pytest.approx(expected[place, plain.token_ids[place]].item(), abs=5e-5)
 
 
-def test_a_budget_of_nothing_answers_at_once_and_n_samples_each_have_their_own(model):
+def test_each_of_n_samples_has_its_own_thinking_budget(model):
     engine = make_engine(model)
     [several] = engine.generate(
         [Prompt(tuple(TOKENIZER.encode(THINK)))], FREE.replace(thinking_budget=3, n=3, max_tokens=20)
@@ -74,7 +74,7 @@ def test_a_budget_of_nothing_answers_at_once_and_n_samples_each_have_their_own(m
     assert len({c.token_ids for c in several}) == 3
 
 
-def test_the_closing_text_may_meet_the_end_of_the_room(model):
+def test_closing_text_is_cut_at_max_tokens(model):
     done = complete(model, FREE.replace(thinking_budget=8, max_tokens=10, logit_bias={END: -100.0}))
     assert list(done.token_ids[8:]) == CLOSING[:2] and done.finish_reason == "length"
 
@@ -224,7 +224,7 @@ def test_tool_calls_follow_their_schema_wherever_they_come(model):
         ({"max_repeats": 1}, "max_repeats"),
     ],
 )
-def test_a_wrong_wish_is_refused_alone(model, params, message):
+def test_invalid_constraint_fails_only_its_own_request(model, params, message):
     engine = make_engine(model)
     with pytest.raises(UserError, match=message):
         engine.add_request(TOKENIZER.encode("x"), FREE.replace(**params))
@@ -238,7 +238,7 @@ def test_a_schema_may_be_empty_and_one_choice_a_text(model):
     assert complete(model, params.replace(structured=StructuredOutputs(choice="yes")), "x").text == "yes"
 
 
-def test_a_wish_that_leaves_no_token_is_said_so(model):
+def test_constraint_that_forbids_every_token_is_reported(model):
     params = FREE.replace(structured=StructuredOutputs(regex="[а-я]+"), answer_scripts=("latin",))
     done = complete(model, params, "x")
     assert done.finish_reason == "abort" and "leaves no token" in done.error

@@ -102,7 +102,7 @@ def test_tokens_do_not_depend_on_chunks_batches_preemption_or_guesses(model, dty
     assert guessing.stats().accepted_tokens > 0.9 * guessing.stats().drafted_tokens
 
 
-def test_what_is_not_finite_stays_visible_and_is_cleared(model):
+def test_nonfinite_kv_values_are_detected_and_cleared(model):
     engine = make_engine(create_model(model.config, seed=1), kv_cache_dtype="int8", max_num_seqs=1)
     weight = engine.model.model.embed_tokens.weight
     clean = weight.detach().clone()
@@ -145,7 +145,7 @@ def test_int8_is_within_half_a_step():
     assert rounded.abs().amax(1)[:-1].tolist() == [127] * 50 and not rounded[-1].any()
 
 
-def test_what_does_not_go_together_is_refused(model):
+def test_incompatible_kv_cache_options_are_rejected(model):
     with pytest.raises(UserError, match="'fp8', but must be"):
         make_engine(model, kv_cache_dtype="fp8")
     half = create_model(model.config, seed=0, dtype=torch.bfloat16)
@@ -211,7 +211,7 @@ def test_kernel_and_reference_agree_where_biases_are_kept_out():
         assert ours.token_ids == theirs.token_ids and ours.logprobs == pytest.approx(theirs.logprobs, abs=2e-3)
 
 
-def test_what_large_key_biases_do_not_go_with_is_refused():
+def test_options_incompatible_with_large_key_biases_are_rejected():
     model = biased(600.0, rope_scaling=YarnScaling(factor=2.0, original_max_position_embeddings=32))
     with pytest.raises(UserError, match="not available with `yarn_per_request`"):
         make_engine(model, kv_cache_dtype="int8", yarn_per_request=True)

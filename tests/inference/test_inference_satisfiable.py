@@ -122,7 +122,7 @@ def test_a_tools_schema_may_refer_to_its_own_definitions(maker):
     assert not writes(maker, wanted, call % ("now", '{"zone": {"name": "Oslo"}}'))
 
 
-def test_what_cannot_be_satisfied_is_an_error_that_names_the_part(maker):
+def test_unsatisfiable_schema_is_an_error_that_names_the_part(maker):
     ring = defined(ref("n"), n=node(c=ref("n")))
     for wanted in (StructuredOutputs(json=ring), StructuredOutputs(tools=({"name": "f", "parameters": ring},))):
         with pytest.raises(UserError, match=r"#/\$defs/n"):

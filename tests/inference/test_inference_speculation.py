@@ -247,7 +247,7 @@ def test_llm_takes_vllms_speculative_config(tmp_path):
         ({"model": "m", "num_speculative_tokens": 2, "rejection_sample_method": "block"}, "'strict' or 'standard'"),
     ],
 )
-def test_a_configuration_that_is_none_is_refused(config, message):
+def test_invalid_speculative_config_is_rejected(config, message):
     with pytest.raises(UserError, match=message):
         read_speculation(config)
     with pytest.raises(UserError, match="1 to 32"):

@@ -145,7 +145,7 @@ def test_bands_have_equally_many_layers():
     assert bands_of(AttentionWindows((64, None) * 4, 16), 16) == [Band((0, 2, 4, 6), 1, 4), Band((1, 3, 5, 7))]
 
 
-def test_what_no_window_holds_is_freed(model):
+def test_blocks_outside_every_window_are_freed(model):
     """159 tokens are 10 blocks: all for one layer, for the others the first, the window and one that is begun."""
     engine = make_engine(model, max_num_seqs=1, max_num_batched_tokens=16)
     run(engine, [(ids(40), FREE.replace(seed=1, max_tokens=119))])

@@ -125,7 +125,7 @@ def test_a_half_of_a_stage_that_is_not_there_is_explained(recipe, tmp_path, caps
     assert main([*command, "--stage", "rl2"]) == 2
     assert "no RL stage `rl2`" in capsys.readouterr().err
     assert main(["train", recipe, "--stage", "rl"]) == 2
-    assert "`--stage` is only of use" in capsys.readouterr().err
+    assert "`--stage` only works" in capsys.readouterr().err
 
 
 def test_the_filter_drops_what_teaches_nothing_or_is_in_an_evaluation_set(tmp_path, capsys):

@@ -212,6 +212,6 @@ def test_files_import_each_other_without_circles():
     assert not found
 
 
-def test_no_module_has_a_name_that_says_nothing():
+def test_no_module_is_named_utils_common_or_misc():
     nameless = {"utils", "util", "common", "misc", "helpers", "legacy", "experimental"}
     assert not [name for name in MODULES if nameless & set(name.split("."))]

@@ -15,7 +15,7 @@ from openqwq.train.algorithm.advantages import (
 )
 
 
-def test_mean_is_taken_off_and_nothing_else():
+def test_unscaled_advantages_are_rewards_minus_the_group_mean():
     advantages = group_advantages(torch.tensor([1.0, 0.0, 0.0, 0.0]), scale="none")
     assert advantages.tolist() == [0.75, -0.25, -0.25, -0.25]
 

@@ -159,7 +159,7 @@ def test_the_kept_mass_is_what_top_p_says(world):
 
 
 @pytest.mark.parametrize("mode", ["turns", "overlapped", "replayed"])
-def test_a_stage_with_cuts_logs_no_mismatch(world, tmp_path, mode):
+def test_truncated_sampling_logs_a_mismatch_below_5e_5(world, tmp_path, mode):
     cuts = {"top_p": 0.8, "top_k": 9, "min_p": 0.01, "reward": "random", "max_completion_tokens": 9, "steps": 2}
     late = {"max_staleness": 2, "correction": CorrectionConfig(mode="truncate")} if mode == "overlapped" else {}
     stage = world.stage(**cuts, **late)

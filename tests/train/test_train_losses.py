@@ -107,7 +107,7 @@ def test_token_weights_share_one_denominator_over_all_tokens():
     assert sample_weights([2, 0, 6], aggregation="token") == [1 / 8, 0.0, 1 / 8]
 
 
-def test_sequence_weights_give_every_trained_sequence_the_same_say():
+def test_sequence_aggregation_weights_every_sequence_equally():
     assert sample_weights([2, 0, 6], aggregation="sequence") == [1 / 4, 0.0, 1 / 12]
 
 

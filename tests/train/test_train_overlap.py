@@ -69,7 +69,7 @@ def test_without_staleness_the_loop_is_the_synchronous_one(world, tmp_path):
 
 
 @pytest.mark.parametrize("bound", [1, 3])
-def test_the_clock_changes_nothing(world, tmp_path, bound):
+def test_overlapped_run_does_not_depend_on_timing(world, tmp_path, bound):
     """Two runs of the same stage, one of them with slow verdicts: same weights, same log."""
     one = train(world, tmp_path / "one", max_staleness=bound, steps=5)
 
@@ -83,7 +83,7 @@ def test_the_clock_changes_nothing(world, tmp_path, bound):
     assert other[1] == one[1]
 
 
-def test_what_fails_beside_the_training_fails_the_run(world, tmp_path):
+def test_exception_in_the_sampling_thread_ends_the_run(world, tmp_path):
     class Broken(world.SameDigit):
         calls = 0
 
@@ -102,7 +102,7 @@ def test_old_weights_without_correction_are_refused(world, tmp_path):
         train(world, tmp_path, max_staleness=1, correction=CorrectionConfig())
 
 
-def test_tokens_after_a_swap_of_weights_bear_the_new_version_and_checksum(world):
+def test_tokens_after_a_weight_update_have_the_new_version_and_checksum(world):
     model, other = world.model(0), world.model(1)
     engine = world.engine(model)
     engine.load_weights(model, version=4)

@@ -73,14 +73,14 @@ def test_ppo_with_a_value_model_learns_and_its_values_explain_the_returns(world,
     assert max(row["value_explained"] for row in rows[5:]) > 0.2
 
 
-def test_the_policy_stands_still_while_only_the_value_model_warms_up(world, tmp_path, ppo):
+def test_policy_is_unchanged_during_value_model_warmup(world, tmp_path, ppo):
     stage = replace(ppo, value=ValueConfig(warmup_steps=1), steps=2)
     _, rows = train(world, tmp_path, stage)
     assert [row["updates"] for row in rows] == [0, 1]
     assert all(row["value_loss"] > 0 for row in rows)
 
 
-def test_a_far_reference_pulls_back_and_the_distance_is_logged(world, tmp_path, base):
+def test_kl_penalty_moves_the_policy_towards_the_reference_and_is_logged(world, tmp_path, base):
     base = replace(base, steps=6, learning_rate=3e-2)
     _, free = train(world, tmp_path / "free", replace(base, kl=KLConfig(weight=1e-9)))
     _, held = train(world, tmp_path / "held", replace(base, kl=KLConfig(weight=3.0)))
@@ -145,7 +145,7 @@ def test_adapters_train_alone_and_are_merged_at_the_end(world, tmp_path, base):
         train(world, tmp_path / "other", replace(stage, lora=LoRAConfig(rank=2, targets=("w_proj",))))
 
 
-def test_a_stage_of_adapters_knows_nothing_of_the_gradients_before_it(world, tmp_path, base):
+def test_lora_stage_ignores_gradients_of_the_previous_stage(world, tmp_path, base):
     """As in a resumed run, whose process never had them."""
     model, _ = train(world, tmp_path / "whole", base)
     fresh = world.model()
@@ -157,7 +157,7 @@ def test_a_stage_of_adapters_knows_nothing_of_the_gradients_before_it(world, tmp
     assert world.same_weights(world.weights(after), world.weights(alone))
 
 
-def test_problems_that_teach_nothing_rest(world, tmp_path, base):
+def test_curriculum_pauses_problems_without_signal(world, tmp_path, base):
     stage = replace(base, steps=4, curriculum=CurriculumConfig(pool=8, rest_steps=2))
     _, rows = train(world, tmp_path, stage)
     assert rows[0]["curriculum"]["tried"] == 4

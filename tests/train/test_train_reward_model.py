@@ -85,7 +85,7 @@ def test_calibration_error_by_hand():
     assert calibration_error([1.0], [0.0]) == 1.0
 
 
-def test_ties_are_half_right(world):
+def test_tied_scores_count_as_half_correct(world):
     measures = measure_pairs(RewardModel(world.model()), preferences(4, 3))
     assert measures == {"held_out_pairs": 4, "held_out_accuracy": 0.5, "held_out_calibration_error": 0.0}
 

@@ -258,7 +258,7 @@ def test_the_policy_counts_updates_as_versions(world, tmp_path):
         ({"reward_model_weight": 1.5}, "between 0 and 1"),
     ],
 )
-def test_impossible_settings_are_refused_with_their_name(world, tmp_path, fields, message):
+def test_invalid_settings_are_rejected_by_name(world, tmp_path, fields, message):
     with pytest.raises(UserError, match=message):
         world.train_rl(tmp_path, world.stage(**fields))
 
@@ -296,7 +296,7 @@ def test_a_sampler_that_does_not_take_the_weights_ends_the_run(world, tmp_path, 
     ],
 )
 @pytest.mark.parametrize("empty", [True, False])
-def test_a_rollout_without_trained_tokens_is_in_no_baseline(scores, trained, advantage, expected, empty):
+def test_rollout_without_trained_tokens_is_excluded_from_the_baseline(scores, trained, advantage, expected, empty):
     def rollout(count):
         ids = (2, 3, 4, 5) if count or not empty else ()
         mask = tuple(int(place < count) for place in range(len(ids)))

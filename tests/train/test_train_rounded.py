@@ -62,7 +62,7 @@ def test_a_rounded_engine_follows_the_trained_weights_and_names_them(world):
         engine.load_weights(model.state_dict())
 
 
-def test_adapters_are_in_the_rounded_copy(world, tmp_path):
+def test_quantised_copy_includes_lora_adapters(world, tmp_path):
     model = world.model()
     stage = world.stage(
         reward="random", correction=CORRECTED, rollout_quantization="int8", lora=LoRAConfig(rank=2), learning_rate=0.1
@@ -82,7 +82,7 @@ def test_adapters_are_in_the_rounded_copy(world, tmp_path):
         ({"source_samples_per_prompt": {"low": 1}}, "source_samples_per_prompt"),
     ],
 )
-def test_what_does_not_go_together_is_refused(world, fields, message):
+def test_incompatible_rollout_settings_are_rejected(world, fields, message):
     with pytest.raises(UserError, match=message):
         check_algorithm(world.stage(**fields), "a test")
 
@@ -128,6 +128,6 @@ def test_a_sources_weight_multiplies_its_whole_loss(world, tmp_path):
     torch.testing.assert_close(weighted, 3 * plain, atol=1e-7, rtol=1e-5)
 
 
-def test_a_sample_bears_its_weight(world, tmp_path):
+def test_loss_weight_is_stored_on_each_sample(world, tmp_path):
     attempt = world.collector(tmp_path, world.stage(), world.engine(world.model())).collect(0).attempts[0]
     assert rollout_sample(attempt.rollout, 1.0, weight=0.5).weight == 0.5

@@ -61,7 +61,7 @@ def broken_module(monkeypatch, **functions):
     monkeypatch.setitem(sys.modules, "trackio", module)
 
 
-def test_one_that_cannot_start_is_a_user_error(tmp_path, monkeypatch):
+def test_tracker_that_fails_to_start_is_a_user_error(tmp_path, monkeypatch):
     def init(**_):
         raise RuntimeError("no key")
 
@@ -71,7 +71,7 @@ def test_one_that_cannot_start_is_a_user_error(tmp_path, monkeypatch):
     assert "WANDB_MODE=offline" in error.value.hint
 
 
-def test_one_that_fails_later_is_left_out_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+def test_tracker_that_fails_later_is_disabled_and_the_run_continues(tmp_path, monkeypatch, caplog):
     calls = []
 
     def log(row, step):

@@ -188,7 +188,7 @@ for _name in (
 class Proxy:
     """Calls the candidate's function in its own process; plain data in, plain data or an exception out.
 
-    Calls bear numbers that cannot be guessed, and an answer must bear its call's: nothing is answered in advance.
+    Calls have unguessable numbers, and an answer must repeat its call's: nothing can be answered in advance.
     raised: the exception that the function itself raised last.
     spoilt: what the running test may not pass over, even if it catches everything.
     fault:  what no test from then on may.
@@ -285,7 +285,7 @@ def _run_assert(text: str, namespace: dict[str, Any], function: Proxy) -> list[A
 
 
 def _load(job: dict[str, Any], channel: int) -> Any:
-    """The candidate's entry point, reported as loaded; when it cannot be had, that is reported and the process ends."""
+    """The candidate's entry point, reported as loaded; if it is not available, that is reported and the run ends."""
     try:
         function = _find_function(_execute(job["code"], "candidate"), job["entry_point"])
     except BaseException as error:
