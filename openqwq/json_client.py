@@ -132,7 +132,7 @@ def chat_url(url: str) -> str:
 
 def _checked(url: str) -> str:
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise UserError(f"`{url}` is no address of a server", hint="write it as http://localhost:8000")
+        raise UserError(f"`{url}` is not the address of a server", hint="write it as http://localhost:8000")
     return url
 
 

@@ -32,7 +32,11 @@ LEAST_MEMORY_GIB = 1.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", metavar="MODEL", nargs="?", type=Path, help="model folder or GGUF file to check (default: this machine)"
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        type=Path,
+        help="model folder or GGUF file to check (default: this machine)",
     )
     parser.add_argument("--fix", action="store_true", help="write fixed files into MODEL-fixed")
     parser.add_argument("--out", metavar="FOLDER", type=Path, help="folder for `--fix` instead")

@@ -116,7 +116,7 @@ def _parse_overrides(overrides: Sequence[str], tables: Mapping[str, Any]) -> dic
         keys = [key.strip() for key in name.split(".")]
         if not equals or not all(keys):
             raise UserError(
-                f"`--set {override}` is no assignment", hint="write it as --set stage.rl.learning_rate=3e-6"
+                f"`--set {override}` is not an assignment", hint="write it as --set stage.rl.learning_rate=3e-6"
             )
         if len(keys) > 2 and keys[0] in ("stage", "source") and keys[1] not in tables.get(keys[0], {}):
             known = tables.get(keys[0], {})

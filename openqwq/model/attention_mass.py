@@ -74,7 +74,7 @@ class AttentionMass:
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no measurement of attention mass") from error
+            raise UserError(f"{path} is not a measurement of attention mass") from error
 
 
 @torch.inference_mode()

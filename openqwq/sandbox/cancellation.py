@@ -1,4 +1,4 @@
-"""A caller's interest in a result, which it may lose while a program runs: the program is then ended.
+"""A cancellation token: cancelling it kills the running program.
 
 Public: Ticket, Cancelled.
 """

@@ -16,7 +16,7 @@ from openqwq.types import ToolCall
 
 from .engine import ServedModel
 from .errors import ApiError, error_body, unsupported, wrong
-from .generation import Gain, Plan, Run, how_ended
+from .generation import ParsedDelta, Plan, Run, how_ended
 from .prompts import chat_prompt, check_length, continued_prompt
 from .response_format import answer_form, choose_tools
 from .sampling import sampling_params, thinking_budget, warn_of_greedy
@@ -111,14 +111,14 @@ def _refuse_unsupported(body: ChatBody) -> None:
 
 async def answer_chat(run: Run, body: ChatBody) -> dict[str, Any]:
     """The whole answer."""
-    gains: list[list[Gain]] = [[] for _ in range(run.plan.params.n)]
+    gains: list[list[ParsedDelta]] = [[] for _ in range(run.plan.params.n)]
     async for gain in run.gains():
         gains[gain.index].append(gain)
     choices = [_choice(run.plan, index, own, bool(body.logprobs)) for index, own in enumerate(gains)]
     return _envelope(run, "chat.completion", choices=choices, usage=run.usage.to_dict())
 
 
-def _choice(plan: Plan, index: int, gains: Sequence[Gain], logprobs: bool) -> dict[str, Any]:
+def _choice(plan: Plan, index: int, gains: Sequence[ParsedDelta], logprobs: bool) -> dict[str, Any]:
     thinking = "".join(gain.thinking for gain in gains)
     content = "".join(gain.text for gain in gains)
     calls = [part for gain in gains for part in gain.parts if isinstance(part, ToolCall)]
@@ -164,7 +164,7 @@ async def stream_chat(run: Run, body: ChatBody) -> AsyncGenerator[bytes, None]:
     yield b"data: [DONE]\n\n"
 
 
-def _deltas(gain: Gain, num_calls: list[int]) -> list[dict[str, Any]]:
+def _deltas(gain: ParsedDelta, num_calls: list[int]) -> list[dict[str, Any]]:
     deltas: list[dict[str, Any]] = []
     if gain.thinking:
         deltas.append({"reasoning_content": gain.thinking, "reasoning": gain.thinking})
@@ -201,20 +201,20 @@ def call_object(call: ToolCall) -> dict[str, Any]:
     return {"id": new_id("call"), "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
-def _logprobs(plan: Plan, gain: Gain) -> dict[str, Any]:
+def _logprobs(plan: Plan, gain: ParsedDelta) -> dict[str, Any]:
     """Of the answer's tokens under `content`, as OpenAI has it; of the thinking's under `reasoning_content`."""
     entries = token_logprobs(plan, gain)
     thought = entries[: gain.thought] if plan.shows_thinking else []
     return {"content": entries[gain.thought :], "reasoning_content": thought, "refusal": None}
 
 
-def _merge_logprobs(plan: Plan, gains: Sequence[Gain]) -> dict[str, Any]:
+def _merge_logprobs(plan: Plan, gains: Sequence[ParsedDelta]) -> dict[str, Any]:
     each = [_logprobs(plan, gain) for gain in gains]
     merged = {key: [entry for own in each for entry in own[key]] for key in ("content", "reasoning_content")}
     return {**merged, "refusal": None}
 
 
-def token_logprobs(plan: Plan, gain: Gain) -> list[dict[str, Any]]:
+def token_logprobs(plan: Plan, gain: ParsedDelta) -> list[dict[str, Any]]:
     """One entry for each token: its text, its bytes, its log-prob as the model has it, before temperature and cuts."""
     tokenizer, wanted = plan.model.tokenizer, plan.params.logprobs or 0
 

@@ -12,7 +12,7 @@ from typing import Any
 from .chat import token_logprobs
 from .engine import ServedModel
 from .errors import ApiError, error_body, unsupported, wrong
-from .generation import Gain, Plan, Run, Usage, how_ended
+from .generation import ParsedDelta, Plan, Run, Usage, how_ended
 from .prompts import check_length, text_prompt
 from .sampling import sampling_params
 from .schemas import CompletionBody
@@ -89,7 +89,7 @@ async def answer_completions(runs: Sequence[Run], body: CompletionBody) -> dict[
     choices: list[dict[str, Any]] = []
     usage = Usage(0)
     for run in runs:
-        gains: list[list[Gain]] = [[] for _ in range(run.plan.params.n)]
+        gains: list[list[ParsedDelta]] = [[] for _ in range(run.plan.params.n)]
         async for gain in run.gains():
             gains[gain.index].append(gain)
         for own in gains:
@@ -135,7 +135,7 @@ def _envelope(run: Run, *, warned: Sequence[str] = (), **rest: Any) -> dict[str,
     return {**head, "model": run.plan.model.name, **rest, **({"warnings": list(warned)} if warned else {})}
 
 
-def _logprobs(plan: Plan, gains: Sequence[Gain]) -> dict[str, Any]:
+def _logprobs(plan: Plan, gains: Sequence[ParsedDelta]) -> dict[str, Any]:
     entries = [entry for gain in gains for entry in token_logprobs(plan, gain)]
     likeliest = [{top["token"]: top["logprob"] for top in entry["top_logprobs"]} for entry in entries]
     return {

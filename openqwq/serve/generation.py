@@ -2,7 +2,7 @@
 
 Every face of the API (chat, completions, responses, messages) is made of these gains.
 
-Public: Plan, Run, Gain, End, Usage.
+Public: Plan, Run, ParsedDelta, End, Usage.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def how_ended(end: End | None) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gain:
-    """What one sample has gained.
+class ParsedDelta:
+    """The new text, tool calls and tokens of one sample.
 
     parts:    answer text and calls, in order.
     thought:  how many of `token_ids` belong to the thinking, its closing tag included.
@@ -133,7 +133,7 @@ class _Sample:
         self.errors: list[str] = []
         self.ended = False
 
-    def read(self, delta: Delta) -> Gain:
+    def read(self, delta: Delta) -> ParsedDelta:
         was_thinking = self.thinking is not None and self.thinking.thinking
         thinking, answer = self.thinking.push(delta.text) if self.thinking else ("", delta.text)
         parts = list(self.calls.push(answer)) if self.calls else [answer]
@@ -151,7 +151,7 @@ class _Sample:
         self.num_calls += sum(isinstance(part, ToolCall) for part in kept)
         reason = "stop" if full else delta.finish_reason
         self.ended = reason is not None
-        return Gain(
+        return ParsedDelta(
             index=self.index,
             thinking=thinking if self.plan.shows_thinking else "",
             parts=tuple(kept),
@@ -240,7 +240,7 @@ class Run:
         field = self.plan.form_field
         return ApiError(400, re.sub(r"`structured[.\w]*`", f"`{field}`", message), param=field, code="invalid_value")
 
-    async def gains(self) -> AsyncIterator[Gain]:
+    async def gains(self) -> AsyncIterator[ParsedDelta]:
         """Gains of all samples until each has ended. Raises ApiError where the engine gave up on one."""
         last = slice_began = time.monotonic()
         first_texts = []
@@ -269,14 +269,14 @@ class Run:
                 slice_began = time.monotonic()
             delta = await anext(self._deltas, None)
 
-    def _count(self, gain: Gain, seconds: float) -> None:
+    def _count(self, gain: ParsedDelta, seconds: float) -> None:
         self.usage.completion_tokens += len(gain.token_ids)
         self.usage.reasoning_tokens += gain.thought
         self.metrics.generated(len(gain.token_ids), gain.thought)
         if self.usage.completion_tokens > len(gain.token_ids):
             self.metrics.inter_token.observe(seconds)
 
-    def _note(self, gain: Gain) -> None:
+    def _note(self, gain: ParsedDelta) -> None:
         """Keep what the next turn will begin with; of several samples it is not known which goes on."""
         if self.plan.history is not None and self.plan.params.n == 1:
             self._token_ids += gain.token_ids

@@ -15,7 +15,7 @@ from openqwq.types import ToolCall
 
 from .chat import left_out
 from .errors import ApiError, error_body, wrong
-from .generation import End, Gain, Plan, Run
+from .generation import End, ParsedDelta, Plan, Run
 from .schemas import Body, Echoed, Effort, Function, Message, Stops, Tool
 from .sse import event, to_json
 from .state import Server, new_id
@@ -254,7 +254,7 @@ def _warnings(run: Run) -> dict[str, Any]:
     return {"warnings": run.plan.warnings} if run.plan.warnings else {}
 
 
-def _pieces(gain: Gain) -> Iterator[tuple[str, str, ToolCall | None]]:
+def _pieces(gain: ParsedDelta) -> Iterator[tuple[str, str, ToolCall | None]]:
     if gain.thinking:
         yield "thinking", gain.thinking, None
     for part in gain.parts:

@@ -145,7 +145,7 @@ def _add_experiment(app: FastAPI, server: Server) -> None:
     async def draw(body: DrawBody) -> Response:
         run = _experiment(server)
         if body.family is not None and body.family not in run.families:
-            raise wrong("family", f"is none of {', '.join(run.families)}")
+            raise wrong("family", f"is not one of {', '.join(run.families)}")
         problem = await asyncio.to_thread(run.draw, body.family)
         messages = [{"role": message.role, "content": message.content} for message in problem.messages]
         # the gold answer stays here
@@ -158,11 +158,11 @@ def _add_experiment(app: FastAPI, server: Server) -> None:
         run = _experiment(server)
         text = server.recent.get(body.completion_id)
         if text is None:
-            raise wrong("completion_id", "is no recent completion of this server")
+            raise wrong("completion_id", "is not a recent completion of this server")
         try:
             verdict = await asyncio.to_thread(run.judge, body.family, body.id, text, body.finish_reason)
         except KeyError as error:
-            raise wrong("id", "is no problem that was drawn here") from error
+            raise wrong("id", "is not a problem drawn by this server") from error
         return JsonResponse({"status": verdict.status, "score": verdict.score, "reason": verdict.reason})
 
     @app.get("/run/report", include_in_schema=False)

@@ -16,7 +16,7 @@ from openqwq.types import ToolCall
 
 from .chat import call_object
 from .errors import ApiError, unsupported, wrong
-from .generation import Gain, Plan, Run
+from .generation import ParsedDelta, Plan, Run
 from .schemas import Body, Effort, Function, Message, StreamOptions, Tool
 from .sse import event
 from .state import Server, new_id
@@ -211,7 +211,7 @@ class _Items:
             **({"warnings": plan.warnings} if plan.warnings else {}),
         }
 
-    def grow(self, gain: Gain) -> Iterator[dict[str, Any]]:
+    def grow(self, gain: ParsedDelta) -> Iterator[dict[str, Any]]:
         """The events of one gain."""
         if gain.thinking:
             yield from self._write("reasoning", gain.thinking)

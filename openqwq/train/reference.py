@@ -41,7 +41,7 @@ class Reference:
 
 def _teacher(folder: str, policy: Decoder) -> Decoder:
     if not Path(folder).is_dir():
-        raise UserError(f"`reference` is {folder}, which is no folder", hint="give a Hugging Face folder")
+        raise UserError(f"`reference` is {folder}, which is not a folder", hint="give a Hugging Face folder")
     teacher = load_model(folder, device=policy.device, dtype=policy.dtype)
     ours, theirs = policy.config.vocab_size, teacher.config.vocab_size
     if ours != theirs:

@@ -102,7 +102,7 @@ def as_verdict(judged: Any) -> Verdict:
     if isinstance(value, bool):
         return Verdict.correct() if value else Verdict.wrong("wrong answer")
     if value is None:
-        return Verdict.unjudged(f"the verifier returned {judged!r}, which is no finite number"[:500])
+        return Verdict.unjudged(f"the verifier returned {judged!r}, which is not a finite number"[:500])
     return _paid(value, value >= 1)
 
 
@@ -118,7 +118,7 @@ def _of_parts(judged: Mapping[Any, Any]) -> Verdict:
     values = {str(name): _plain(value) for name, value in judged.items()}
     if not values or (bad := [name for name, value in values.items() if value is None]):
         what = f"`{bad[0]}` as {judged[bad[0]]!r}" if values else "an empty table"
-        return Verdict.unjudged(f"the verifier returned {what}, which is no finite number"[:500])
+        return Verdict.unjudged(f"the verifier returned {what}, which is not a finite number"[:500])
     is_correct = values.pop("correct", None)
     reward = values.pop("reward", None)
     numbers = {name: float(value) for name, value in values.items()}  # type: ignore[arg-type]

@@ -241,7 +241,7 @@ def test_types_are_strict(file, override, message):
         ("stage.rl.kind=ppo", "`kind` is 'ppo' in [stage.rl]"),
         ("name=a/b", "cannot be a name"),
         ("source.texts.path=gone.jsonl", "does not exist"),
-        ("steps", "is no assignment"),
+        ("steps", "is not an assignment"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(file, override, part):

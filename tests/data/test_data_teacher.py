@@ -92,7 +92,7 @@ def test_a_server_may_be_named_by_its_root_or_its_api(given, address):
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://h/v1", "file:///etc/passwd", ""])
 def test_a_wrong_address_is_a_user_error(url):
-    with pytest.raises(UserError, match="is no address of a server"):
+    with pytest.raises(UserError, match="is not the address of a server"):
         ServerTeacher(url, "m")
 
 

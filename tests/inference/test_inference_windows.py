@@ -286,7 +286,7 @@ def test_windows_are_chosen_as_they_are_asked_for(model, tmp_path):
         "mass=0.9": "no measurement",
         "mass=0.9,heads=some": "'together' or 'each'",
         "mass=0.9,measured=nowhere.json": "no measurement",
-        f"mass=0.9,measured={tmp_path}/text.txt": "is no measurement",
+        f"mass=0.9,measured={tmp_path}/text.txt": "is not a measurement",
         f"mass=0.9,text={tmp_path}/text.txt": "has none",
     }.items():
         with pytest.raises(UserError, match=message):

@@ -240,7 +240,7 @@ def test_what_is_not_available_is_refused_with_the_reason(monkeypatch):
         choose_ops("cpu", torch.bfloat16, invariant=True)
     with pytest.raises(UserError, match="Triton kernels are not available on cpu"):
         choose_ops("cpu", torch.float32, backend="triton")
-    monkeypatch.setattr(ops_module, "missing_reason", lambda: "there is no C compiler (cc, gcc or clang)")
+    monkeypatch.setattr(ops_module, "missing_reason", lambda: "no C compiler was found (cc, gcc or clang)")
     with pytest.raises(UserError, match="no C compiler"):
         choose_ops("cpu", torch.float32, invariant=True)
 

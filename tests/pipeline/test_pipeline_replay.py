@@ -104,7 +104,7 @@ def test_rollouts_of_something_else_are_not_gone_on_with(recipe, tmp_path, capsy
     assert "has lost rollouts" in capsys.readouterr().err
     (tmp_path / "r.jsonl.state.json").write_text("{}")
     assert main(command) == 2
-    assert "is no state of a file of rollouts" in capsys.readouterr().err
+    assert "is not the state of a rollout file" in capsys.readouterr().err
     (tmp_path / "r.jsonl.state.json").unlink()
     assert main(command) == 2
     assert "has no r.jsonl.state.json beside it" in capsys.readouterr().err

@@ -234,7 +234,7 @@ def test_log_probs_that_are_off_by_a_bit_end_a_run_in_the_mode(world, tmp_path):
 
 
 def test_a_stage_says_what_keeps_it_from_the_mode_or_refuses(world, monkeypatch, caplog):
-    monkeypatch.setattr("openqwq.kernels.ops.missing_reason", lambda: "there is no C compiler (cc, gcc or clang)")
+    monkeypatch.setattr("openqwq.kernels.ops.missing_reason", lambda: "no C compiler was found (cc, gcc or clang)")
     model = world.model()
     with pytest.raises(UserError, match="no C compiler"), invariance(model, RLStage(batch_invariant="on")):
         pass

@@ -192,7 +192,7 @@ def test_a_replay_trains_as_the_run_that_its_rollouts_are_of(world, tmp_path, ba
 
 def test_a_file_that_is_no_replay_is_refused_with_its_line(tmp_path, base):
     file = tmp_path / "rollouts.jsonl"
-    no_step = r"rollouts.jsonl:1 is no rollout .*: it has no 'step'"
+    no_step = r"rollouts.jsonl:1 is not a trainable rollout.*: it has no 'step'"
     for text, message in (("", "no rollouts"), ("{}\n", no_step), ("[", "JSON lines")):
         file.write_text(text)
         with pytest.raises(UserError, match=message):

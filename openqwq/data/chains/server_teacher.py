@@ -84,7 +84,7 @@ class ServerTeacher:
         except NoAnswer as error:
             raise UserError(
                 str(error),
-                hint="see that the server runs; the answers so far are kept, and the same command goes on from there",
+                hint="check that the server runs; answers so far are kept, and the same command resumes",
             ) from error
 
 

@@ -44,7 +44,7 @@ def _write(folder: Path, name: str, page: str, text: str) -> tuple[Path, Path]:
     except OSError:
         good = False
     if not good:
-        raise UserError(f"{folder} is no folder that can be written to", hint="name another one with `--out`")
+        raise UserError(f"{folder} is not a writable folder", hint="name another one with `--out`")
     files = folder / f"{name}.html", folder / f"{name}.md"
     for file, content in zip(files, (page, text), strict=True):
         write_text_atomic(file, content)

@@ -58,7 +58,7 @@ def library() -> ctypes.CDLL | None:
     compiler = _find_compiler()
     try:
         if compiler is None:
-            raise OSError("there is no C compiler (cc, gcc or clang)")
+            raise OSError("no C compiler was found (cc, gcc or clang)")
         loaded = ctypes.CDLL(str(_compiled(compiler)))
     except (OSError, subprocess.SubprocessError) as error:
         _missing = str(error)

@@ -51,7 +51,7 @@ class RemoteSandbox(BaseSandbox):
     ):
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"{url!r} is no address of a sandbox service", hint="give it as http://HOST:PORT")
+            raise UserError(f"{url!r} is not the address of a sandbox service", hint="give it as http://HOST:PORT")
         self.url = url.rstrip("/")
         self.workers = workers
         self.deadline_s = deadline_s

@@ -73,14 +73,14 @@ class RolloutFile:
         hint = "write the rollouts to another file"
         if not self._state_file.exists():
             if self.file.stat().st_size:
-                raise UserError(f"{self.file} has no {self._state_file.name} beside it to resume from", hint=hint)
+                raise UserError(f"{self.file} has no {self._state_file.name} next to it to resume from", hint=hint)
             return
         try:
             state = json.loads(self._state_file.read_text(encoding="utf-8"))
             made_by, size = state["made_by"], int(state["bytes"])
             self.steps, self.rollouts, self.problems = state["steps"], state["rollouts"], state["problems"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"{self._state_file} is no state of a file of rollouts", hint=hint) from error
+            raise UserError(f"{self._state_file} is not the state of a rollout file", hint=hint) from error
         if made_by != self._made_by:
             changed = [name for name in self._made_by if made_by.get(name) != self._made_by[name]]
             raise UserError(f"{self.file} was begun with another {' and '.join(changed)}", hint=hint)
@@ -107,7 +107,7 @@ class Replay:
             except (KeyError, TypeError, ValueError) as error:
                 why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
                 raise UserError(
-                    f"{file}:{number} is no rollout that can be trained on: {why}",
+                    f"{file}:{number} is not a trainable rollout: {why}",
                     hint="`openqwq train --rollout-only` writes such files; samples.jsonl holds texts alone",
                 ) from error
         if not self._steps:
