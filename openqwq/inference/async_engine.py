@@ -94,7 +94,7 @@ class _Listener:
         self.done = [False] * params.n
 
     def grown(self, sample: Sequence) -> CompletionDelta | None:
-        """The delta of a sample that goes on; None when it has nothing new."""
+        """The delta of a running sample; None when it has nothing new."""
         index, start = sample.index, self.num_sent[sample.index]
         if start >= len(sample.token_ids):
             return None

@@ -85,9 +85,9 @@ class Engine:
         so_far: Sequence[Completion] = (),
         guide: Guide | None = None,
     ) -> str:
-        """Queue a prompt; its id. Raises UserError when it can never run; the engine then goes on without it.
+        """Queue a prompt; its id. Raises UserError when it can never run; the engine then continues without it.
 
-        so_far: what the samples had when they were aborted; they go on from there.
+        so_far: what the samples had when they were aborted; they continue from there.
         guide:  what `requests.prepare` has made of `params`; None: it is made here.
         """
         number, self.num_requests = self.num_requests, self.num_requests + 1
@@ -184,7 +184,7 @@ class Engine:
     ) -> list[list[Completion]]:
         """`params.n` completions for each prompt, in order.
 
-        A prompt that cannot run yields aborted completions with the reason in `error`; the others go on.
+        A prompt that cannot run yields aborted completions with the reason in `error`; the others continue.
         """
         return [output.outputs for output in self.run([prompt.token_ids for prompt in prompts], params)]
 
@@ -286,7 +286,7 @@ class Engine:
         return sample.finish_reason is None
 
     def _governs_thinking(self, sample: Sample, token: int) -> bool:
-        """Prolong or close a thinking that asks for it; True when tokens were put in."""
+        """Prolong or close the thinking if a limit asks for it; True when tokens were put in."""
         assert self.reasoning is not None
         num_computed = sample.num_tokens - 1
         if self.reasoning.is_too_short(sample):

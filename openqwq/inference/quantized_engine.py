@@ -27,7 +27,7 @@ class QuantizedEngine(Engine):
     """An engine over a rounded copy of a model that is trained elsewhere; its log-probs are the copy's own.
 
     kind:    "bf16", "int8" or "int4", see model/quantize.py. config, options: as `Engine` takes them.
-    Tokens bear the checksum of the trained weights that the copy was made of.
+    Tokens have the checksum of the trained weights that the copy was made of.
     """
 
     def __init__(

@@ -102,7 +102,7 @@ class Sequence:
         return noise_key(self.request.seed, self.index, self.request.prompt_ids)
 
     def ends_at(self, token_id: int) -> bool:
-        """Whether the token ends the sample; none does in a thinking whose answer has to have a form."""
+        """Whether the token ends the sample; none does inside thinking whose answer must match a grammar."""
         return token_id in self.request.stop_token_ids and not (self.guide is not None and self.guide.owes_answer)
 
     def append(self, token_id: int, logprob: float, version: int) -> None:

@@ -59,7 +59,7 @@ class Reasoning:
         return THINK_END in self._decode(sample.token_ids[-len(THINK_END) :])  # every token has at least a byte
 
     def is_too_short(self, sample: Sequence) -> bool:
-        """Whether the token just sampled would end a thinking that has to go on; that token does not count."""
+        """Whether the token just sampled would end thinking that has to continue; that token does not count."""
         request = sample.request
         if len(sample.token_ids) > request.params.min_thinking_tokens:
             return False

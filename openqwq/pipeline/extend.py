@@ -1,4 +1,4 @@
-"""A run that goes on with another recipe than it was begun with: what may change, and what that does.
+"""A run resumed with another recipe than it was started with: what may change, and what that does.
 
 A resumed run repeats nothing, so only values may differ on which no finished step depends: how long a stage that is not
 done takes, how it is saved and tracked, how held-out problems are answered, and targets.

@@ -100,7 +100,7 @@ class RunFolder:
         write_text_atomic(file, "".join(f"{line}\n" for line in lines))
 
     def write_gate(self, stage: str, steps: int, fell: str) -> None:
-        """Note that the stage's regression gate closed after so many steps, and what fell."""
+        """Note that the stage's regression gate closed after this many steps, and what fell."""
         write_text_atomic(self._gate_file, json.dumps({**self.read_gates(), stage: {"steps": steps, "fell": fell}}))
 
     def read_gates(self) -> dict[str, dict[str, Any]]:
@@ -269,7 +269,7 @@ def versions() -> dict[str, str]:
 
 
 def _check_same_run(path: Path, saved: dict[str, Any], given: dict[str, Any], resume: bool) -> dict[str, str]:
-    """What changes with the given recipe, in words. Raises UserError for a run that this one does not go on with."""
+    """What changes with the given recipe, in words. Raises UserError for a run that cannot be resumed with it."""
     if not resume:
         raise UserError(
             f"{path} already holds a run",

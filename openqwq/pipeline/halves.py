@@ -34,7 +34,7 @@ def write_stage_rollouts(recipe: Recipe, out: Path, file: Path, *, stage: str = 
     """Sample and judge the rollouts of every step of an RL stage into `file`; how many there are.
 
     stage: its name; empty: the recipe's first RL stage. The policy stands still, so steps differ in problems alone.
-    resume: go on with a file that was begun with the same recipe and weights.
+    resume: resume a file started with the same recipe and weights.
     """
     check_new(file, resume=resume)  # before the weights are loaded, which may take long
     set_threads(recipe.threads)

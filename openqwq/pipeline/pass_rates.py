@@ -51,7 +51,7 @@ def measure_pass_rates(
     """The share of `params.n` attempts that each problem's verifier calls correct; None where none was judged.
 
     settings: what the rates depend on beside the problems, e.g. the model; it stands in each row.
-    Rates are appended to `output` as they are measured: the same call goes on where it was cut short.
+    Rates are appended to `output` as they are measured: the same call resumes where it was interrupted.
     Raises UserError when the file holds rates of other problems, or measured with other settings.
     """
     settings = {**(settings or {}), "samples": params.n}

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, else one line a step, both on stderr."""
+"""What a person sees during a run: a bar on a terminal, else one line a step, both on stderr."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Countdown:
 
 
 class Heartbeat:
-    """Logs every so many seconds that the same thing still goes on: "rl: step 4 of 100 has taken 60 s so far"."""
+    """Logs at intervals that the same thing is still in progress: "rl: step 4 of 100 has taken 60 s so far"."""
 
     def __init__(self, every_s: float):
         self._every_s, self._what, self._since = every_s, "", time.monotonic()

@@ -1,7 +1,7 @@
 """Groups that stay in flight while the policy's weights change: what a trainer that does not wait samples from.
 
 A turn of sampling ends when enough groups are complete. What is still open then is taken out of the policy with the
-tokens that it has, and goes on in the next turn under the weights of that time. Between turns the policy
+tokens that it has, and continues in the next turn under the weights of that time. Between turns the policy
 is idle and the open groups are plain data, so a checkpoint can hold them.
 """
 

@@ -26,7 +26,7 @@ class ParsedCompletion:
 
     thinking:   without its tags and the newlines around it.
     answer:     what follows the thinking, without the newlines before it and without the tool calls.
-    closed:     whether `</think>` ended a thinking; without it all of an opened completion is thinking.
+    closed:     whether `</think>` ended the thinking; without it all of an opened completion is thinking.
     tool_calls: in the order written.
     errors:     one note for each `<tool_call>` that could not be read; its text stays in `answer`.
     """
@@ -52,7 +52,7 @@ def parse_completion(text: str, opened: bool) -> ParsedCompletion:
 
 
 def answer_start(text: str, opened: bool) -> int | None:
-    """Where the answer begins in a completion's text, its tool calls included; None within a thinking not closed."""
+    """Where the answer begins in a completion's text, its tool calls included; None inside unclosed thinking."""
     stream = ThinkingStream(opened)
     _, answer = _split(stream, text)
     return None if stream.thinking else len(text) - len(answer)

@@ -30,7 +30,7 @@ class ThinkingStream:
         self.closed = False
         self._phase: Literal["start", "thinking", "gap", "answer"] = "start"
         self._held = ""  # may yet become a tag
-        self._newlines = 0  # held back: they count only if thinking goes on after them
+        self._newlines = 0  # held back: they count only if thinking continues after them
         self._begun = False
 
     @property

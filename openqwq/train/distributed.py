@@ -6,7 +6,7 @@ A problem's rollouts are sampled and judged by the rank that it falls to, and sh
 the same advantages. Of a step's sequences each rank computes the gradient of its share, and the gradients are summed:
 each token's weight has the denominator of the whole batch in it, so the sum is the gradient that one rank alone would
 compute, up to the order of additions. Rank 0 writes; weights stay equal because equal gradients meet equal states, and
-the checksum that each rollout bears shows it at every step.
+the checksum of each rollout shows it at every step.
 
 Without torchrun there is one rank, and each of these functions gives back what it is given.
 """

@@ -74,7 +74,7 @@ class PackedBatch:
     targets:    [M] the trained tokens. sequences: [M] which of the S sequences each belongs to.
     kept:       where a sampler cut the vocabulary: [M] how many ids it left each token (0: all of them), and those
                 ids, end to end.
-    The others: [M] numbers of each trained token; zeros where the samples do not bear them, but for
+    The others: [M] numbers of each trained token; zeros where the samples do not have them, but for
     old_logprobs, which then are the rollout_logprobs.
     """
 

@@ -102,7 +102,7 @@ def run_reward_model(
     held_out: Sequence[EncodedPair],
     ctx: StageContext,
 ) -> RewardModel:
-    """A reward model trained on a copy of `model`; the row of the last step bears its held-out measures."""
+    """A reward model trained on a copy of `model`; the row of the last step has its held-out measures."""
     if not pairs:
         raise UserError(f"stage `{ctx.name}` has no preference pairs", hint="name some under `pairs`")
     reward_model = RewardModel(copy.deepcopy(model))

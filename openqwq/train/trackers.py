@@ -45,7 +45,7 @@ class Trackers:
 
     def _keep_on(self, name: str, call: Callable[[], None]) -> None:
         try:
-            with redirect_stdout(sys.stderr):  # what they print is no data of ours
+            with redirect_stdout(sys.stderr):  # what they print is not our data
                 call()
         except Exception as error:  # a stranger's code, its network and its disk: none of them is worth the run
             logger.warning("the tracker %s failed and is left out from here on: %s", name, error)
@@ -64,7 +64,7 @@ def open_trackers(
 ) -> Trackers:
     """The named trackers of one stage of the run in `folder`; their own files go to its `trackers/`.
 
-    first_step: where the stage begins or goes on; what TensorBoard has of later steps is made again.
+    first_step: where the stage begins or resumes; what TensorBoard has of later steps is made again.
     Raises UserError for one whose package is not installed (TensorBoard is left out then), or that cannot start.
     """
     run, place = f"{Path(folder).resolve().name}-{stage}", Path(folder) / "trackers"
@@ -115,7 +115,7 @@ def _package(name: str) -> Any | None:
 
 def _open_online(package: Any, name: str, place: Path, run: str, stage: str, config: Mapping[str, Any]) -> Tracker:
     if name == "wandb":
-        # one id a folder and stage, so that a resumed stage goes on in the run that it began
+        # one id a folder and stage, so that a resumed stage continues the run that it began
         identity = hashlib.blake2b(f"{place.resolve()}/{stage}".encode(), digest_size=8).hexdigest()
         settings = {"id": identity, "resume": "allow", "dir": str(place)}
         own = package.init(project="openqwq", name=run, config=dict(config), **settings)

@@ -158,7 +158,7 @@ def answer_part(completion: str, *, opened: bool | None, format_free: bool = Fal
     """The text behind the thinking, or None when the thinking was never closed, or reopened and left open.
 
     opened:      `problem.thinking_opened`. None, where no prompt is known: read as behind QwQ's, which opens it, so
-                 that a thinking which was cut off is never taken for an answer.
+                 that truncated thinking is never taken for an answer.
     format_free: the whole text instead of None.
     Behind the first `</think>` all text is answer, tags that it speaks of included; a `<think>` that begins a line
     outside of fenced code, and is not closed, reopens the thinking.

@@ -1,4 +1,4 @@
-"""A run folder read back: what the report is made of. Works on a run that is still going on."""
+"""A run folder read back: what the report is made of. Works on a running run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Importance correction for rollouts that the trainer's own weights did not sample: pure functions.
 
 The policy gradient's expectation is over the trainer's policy at the batch's start (`old_logprobs`), its tokens come
-from the sampler (`rollout_logprobs`): weights old / rollout mend that, bounded in one of two ways at one of
+from the sampler (`rollout_logprobs`): weights old / rollout correct that, bounded in one of two ways at one of
 three levels.
 
     truncate, token        TIS (F. Yao et al., "Your efficient RL framework secretly brings you off-policy RL", 2025)

@@ -110,7 +110,7 @@ class Collector:
     def collect(self, step: int) -> Experience:
         """Groups until `prompts_per_step` of them have signal, or the refill rounds are used up.
 
-        What is missing then stays missing: the step goes on with the groups that there are.
+        What is missing then stays missing: the step continues with the available groups.
         """
         experience = Experience(needs_spread=self.needs_spread)
         for refill in range(self.stage.max_refills + 1):

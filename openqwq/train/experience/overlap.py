@@ -9,7 +9,7 @@ the weights change, and everything begins again:
 
 So a rollout is one step old when it is trained on. From `max_staleness = 2` on, long rollouts do not hold up the
 others: twice `prompts_per_step` groups are in flight, a turn ends when enough of them are complete, and the
-others go on under the next weights (as in AReaL, arXiv:2505.24298), but never longer than the bound allows. What a
+others continue under the next weights (as in AReaL, arXiv:2505.24298), but never longer than the bound allows. What a
 turn gives depends on tokens and weights alone, not on the clock: a resumed run repeats it.
 
 On a CPU both threads share the cores: what is won is the time in which one of them leaves a core idle.

@@ -34,7 +34,7 @@ def check_new(file: str | Path, *, resume: bool) -> None:
 class RolloutFile:
     """A file that takes the rollouts of one step after another; FILE.state.json beside it says how far it is.
 
-    made_by: what the rollouts depend on, as JSON values. resume: go on after the file's last whole step.
+    made_by: what the rollouts depend on, as JSON values. resume: continue after the file's last whole step.
     steps, rollouts: how many the file has. problems: the state of the problems' source after them, where it has one.
     Raises UserError when there is such a file already, without `resume`; with it, when the file was made by something
     else, is shorter than it was, or when its state cannot be read.

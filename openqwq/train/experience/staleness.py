@@ -32,7 +32,7 @@ class Freshness:
     def measure(self, rollouts: Iterable[Rollout]) -> dict[str, Any]:
         """The largest and mean number of steps by which tokens lag behind the newest weights.
 
-        Raises RuntimeError when a token is older than the bound, or bears the checksum of other weights than those
+        Raises RuntimeError when a token is older than the bound, or has the checksum of other weights than those
         that its version had: the sampler then ran weights that the trainer never gave it.
         """
         rollouts = list(rollouts)

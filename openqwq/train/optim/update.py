@@ -59,7 +59,7 @@ def policy_logprobs(
     """Log-probs of the batch's trained tokens, with gradient, and entropies: two [M] tensors.
 
     Both are of the distribution that the sampler drew from: at `temperature`, over `batch.kept`.
-    Only positions that predict a trained token reach the output head. entropy_gradient: the entropies bear one too.
+    Only positions that predict a trained token reach the output head. entropy_gradient: the entropies have one too.
     """
     input_ids, before = batch.input_ids, batch.positions - 1
     if batch.shared is not None:

@@ -115,7 +115,7 @@ static void attend_any(const float *restrict query, const float *keys, const flo
     }
 }
 
-/* Tokens of one sequence pass by the blocks together; what becomes of one does not hang on the others. */
+/* Tokens of one sequence pass by the blocks together; the result of one does not depend on the others. */
 static void attend(const float *q, const float *keys, const float *values, const int32_t *table,
                    const int64_t *positions, float *out, int num_tokens, int64_t token_stride, int group, int dim,
                    int block_size, int64_t stride, float scale) {
