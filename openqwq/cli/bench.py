@@ -98,7 +98,7 @@ def load_engine(
     if config := options.pop("speculative_config", None):
         speculative = read_speculation(config)
         if speculative.model is not None:
-            raise UserError("a draft model needs the target's tokenizer, and random weights have no tokenizer")
+            raise UserError("a draft model needs a tokenizer, and random weights have none")
         options["speculation"] = Speculation(num_tokens=speculative.num_tokens)
     choice = read_window(window) if (window := options.pop("attention_window", None)) else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
