@@ -86,7 +86,7 @@ def _measured(choice: WindowChoice, model: Decoder, tokenizer: Tokenizer | None,
         saved = choice.measured or (folder / MASS_FILE if folder is not None else None)
         if saved is None or not saved.exists():
             raise UserError(
-                f"there is not a measurement of attention mass at {saved or 'a model without a folder'}",
+                f"no measurement of attention mass at {saved or 'a model without a folder'}",
                 hint="name a text like those that the model will read: mass=0.99,text=FILE",
             )
         return AttentionMass.load(saved)

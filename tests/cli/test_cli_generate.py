@@ -175,6 +175,6 @@ def test_a_text_is_answered_on_stdout(folder, capsys):
 
 def test_a_text_and_files_do_not_go_together(folder, files, capsys):
     assert main(["generate", str(folder), "hi", "--input", str(files[0])]) == 2
-    assert "a text goes without" in capsys.readouterr().err
+    assert "a text cannot be combined" in capsys.readouterr().err
     assert main(["generate", str(folder), "--input", str(files[0])]) == 2
     assert "nothing to complete" in capsys.readouterr().err

@@ -46,7 +46,7 @@ def test_keys_come_from_options_file_and_environment(monkeypatch, tmp_path):
     ("arguments", "message"),
     [
         (["nowhere"], "is neither a model folder"),
-        ([str(BASE), "--compare", "a", "b"], "`--compare` needs the folder of a run"),
+        ([str(BASE), "--compare", "a", "b"], "`--compare` needs a run folder"),
         ([str(BASE), "--api-key-file", "gone"], "cannot read the keys"),
         ([str(BASE), "--host", "203.0.113.7", "--api-key", "k"], "cannot listen on 203.0.113.7"),
     ],

@@ -255,7 +255,7 @@ def test_verb_chains_without_a_server_writes_what_the_stage_itself_would_build(t
         (["--stage", "pretrain"], "no stage `pretrain` that builds chains"),
         (["--teacher-url", "http://h"], "only work together"),
         (["--samples", "0"], "`--samples` is 0"),
-        (["--output", "no/such/folder/c.jsonl"], "no folder that can be written to"),
+        (["--output", "no/such/folder/c.jsonl"], "not a writable folder"),
     ],
 )
 def test_verb_chains_refuses_wrong_options(tmp_path, capsys, options, message):

@@ -310,7 +310,7 @@ def test_remote_sandbox_judges_as_the_one_in_this_process(port):
 def test_remote_sandbox_says_what_keeps_it_from_a_service(port):
     with pytest.raises(UserError, match="bearer token"):
         RemoteSandbox(f"http://127.0.0.1:{port}", token="wrong").run("")
-    with pytest.raises(UserError, match="no address"):
+    with pytest.raises(UserError, match="not the address"):
         RemoteSandbox("somewhere:80")
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nobody = closed.getsockname()[1]

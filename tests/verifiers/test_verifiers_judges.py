@@ -128,7 +128,7 @@ def test_wrong_key_or_address_is_a_user_error(server, monkeypatch):
     replies.append((401, "no"))
     with pytest.raises(UserError, match="refuses"):
         get_verifier("judge", url=url, model="m")(make_problem(), "</think>4")
-    with pytest.raises(UserError, match="no address"):
+    with pytest.raises(UserError, match="not the address"):
         get_verifier("judge", url="localhost", model="m")
     with pytest.raises(UserError, match="JUDGE_KEY"):
         get_verifier("judge", url=url, model="m", api_key_env="JUDGE_KEY")

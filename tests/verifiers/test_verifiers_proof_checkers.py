@@ -199,7 +199,7 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_a_user_error(lean_server,
         assert verifier(make_problem(LEAN), answered(PROOF)).status == "correct"
         with pytest.raises(UserError, match="401"):
             get_verifier("proof", lean_url=url)(make_problem(LEAN), answered(PROOF))
-    with pytest.raises(UserError, match="no address"):
+    with pytest.raises(UserError, match="not the address"):
         get_verifier("proof", lean_url="localhost:80")
     with pytest.raises(UserError, match="holds no key"):
         get_verifier("proof", lean_url=url, lean_key_env="NO_SUCH_KEY")
