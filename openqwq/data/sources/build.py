@@ -67,7 +67,7 @@ def build_source(name: str, config: SourceConfig) -> ProblemSource:
         near = get_close_matches(config.type, _TYPES, n=1)
         known = ", ".join(sorted(_TYPES))
         hint = f"did you mean `{near[0]}`? ({known})" if near else f"types of problem sources: {known}"
-        raise UserError(f"source `{name}` has the type `{config.type}`, which there is not", hint=hint)
+        raise UserError(f"source `{name}` has the type `{config.type}`, which does not exist", hint=hint)
     _refuse_unread(name, config)
     if config.verifier:
         try:
