@@ -48,6 +48,6 @@ def _download(name: str) -> Path:
     except Exception as error:  # the hub client raises its own, its HTTP library's and the system's errors
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
-            f"`{name}` is no local folder and could not be downloaded: {reason}",
+            f"`{name}` is not a local folder and could not be downloaded: {reason}",
             hint="check the name and the network, or give a folder on this machine",
         ) from error
