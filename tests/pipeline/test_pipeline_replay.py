@@ -86,7 +86,7 @@ def test_rollouts_that_were_interrupted_end_like_unbroken_ones(recipe, tmp_path,
     assert broken.read_bytes() == whole.read_bytes()
 
 
-def test_rollouts_of_something_else_are_not_gone_on_with(recipe, tmp_path, capsys):
+def test_rollout_file_of_another_recipe_is_not_resumed(recipe, tmp_path, capsys):
     file = tmp_path / "r.jsonl"
     command = ["train", recipe, "--out", str(tmp_path / "run"), "--rollout-only", str(file), "--resume"]
     assert main(command) == 0
@@ -107,7 +107,7 @@ def test_rollouts_of_something_else_are_not_gone_on_with(recipe, tmp_path, capsy
     assert "is not the state of a rollout file" in capsys.readouterr().err
     (tmp_path / "r.jsonl.state.json").unlink()
     assert main(command) == 2
-    assert "has no r.jsonl.state.json beside it" in capsys.readouterr().err
+    assert "has no r.jsonl.state.json next to it" in capsys.readouterr().err
     assert file.read_bytes() == whole[:-9]
 
 
