@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from openqwq.log import counted
 
 from ._options import add_json_argument, add_recipe_arguments, print_json
 
+SHOWN = 88  # characters of a description in a list
 TEMPLATE = """\
 # Reinforcement learning of your own model on your own rows. Every setting: `openqwq recipe show`, docs/train.md.
 
@@ -91,7 +93,7 @@ def _first_comment(file: Path) -> str:
             break
         lines.append(line.lstrip("# "))
     sentence, _, _ = " ".join(lines).partition(". ")
-    return sentence.rstrip(".")
+    return textwrap.shorten(sentence.rstrip("."), SHOWN, placeholder=" ...")
 
 
 def _init(args: argparse.Namespace) -> int:
