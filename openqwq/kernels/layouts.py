@@ -3,7 +3,8 @@
 bf16: half of float32. int8: one scale for each output channel, the largest magnitude over 127, symmetric. int4: one
 scale and one zero for each group of inputs of a channel, see `round_groups`. All are rounded to nearest.
 
-Public: Quantization, KINDS, round_groups, panels, panels_of_groups, and pairs of pack and unpack functions.
+Public: Quantization, KINDS, CacheLayer, PackedWeights, round_groups, panels, panels_of_groups, and pairs of pack and
+unpack functions.
 Letters: N outputs, K inputs, G groups of inputs, P panels of 8 outputs, B blocks of 128 inputs.
 """
 
@@ -37,6 +38,20 @@ class CacheLayer(NamedTuple):
     value_scales: Tensor | None = None
     key_offset: Tensor | None = None
     angles: Tensor | None = None
+
+
+class PackedWeights(NamedTuple):
+    """Narrow weights of a layer, or of its last panels, as a kernel reads them.
+
+    codes: [P, B, 8, bytes of 128 weights]. scales: int8 [8 P]; int4 [P, B, 8, groups]. zeros: int4, as the scales.
+    groups: of a block of 128 inputs.
+    """
+
+    kind: Quantization
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor
+    groups: int
 
 
 def round_groups(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,7 +28,7 @@ from .cpu import products
 from .cpu.library import MAX_GROUP, MAX_HEAD_DIM, library, missing_reason
 from .cpu.sampling import SamplingKernel, SamplingSettings
 from .documents import Documents
-from .layouts import CacheLayer, Quantization
+from .layouts import CacheLayer, PackedWeights
 
 Backend = Literal["auto", "reference", "triton"]
 
@@ -78,22 +78,10 @@ class Ops(Protocol):
     def takes_packed(self, rows: Tensor) -> bool:
         """Whether `packed_linear` takes these rows."""
 
-    def packed_linear(
-        self,
-        rows: Tensor,
-        kind: Quantization,
-        codes: Tensor,
-        scales: Tensor,
-        zeros: Tensor,
-        *,
-        groups: int,
-        num_outputs: int,
-    ) -> Tensor:
+    def packed_linear(self, rows: Tensor, weights: PackedWeights, num_outputs: int) -> Tensor:
         """[M, O] of rows [M, I] and narrow weights laid out as layouts.py says."""
 
-    def widen_panels(
-        self, kind: Quantization, codes: Tensor, scales: Tensor, zeros: Tensor, *, groups: int, out: Tensor
-    ) -> Tensor:
+    def widen_panels(self, weights: PackedWeights, out: Tensor) -> Tensor:
         """Narrow weights in float32 [p, 8, B, 128] of the first p panels; `out` [p, 8, B, 128] may hold them."""
 
     def token_logprobs(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,24 +121,11 @@ class ReferenceOps:
     def takes_packed(self, rows: Tensor) -> bool:
         return False
 
-    def packed_linear(
-        self,
-        rows: Tensor,
-        kind: Quantization,
-        codes: Tensor,
-        scales: Tensor,
-        zeros: Tensor,
-        *,
-        groups: int,
-        num_outputs: int,
-    ) -> Tensor:
+    def packed_linear(self, rows: Tensor, weights: PackedWeights, num_outputs: int) -> Tensor:
         raise ValueError(f"the {self.name} operations widen weights first: see `takes_packed`")
 
-    def widen_panels(
-        self, kind: Quantization, codes: Tensor, scales: Tensor, zeros: Tensor, *, groups: int, out: Tensor
-    ) -> Tensor:
-        own = (codes[: len(out)], scales[: len(out) * 8] if kind == "int8" else scales[: len(out)], zeros[: len(out)])
-        return reference.widen_panels(kind, *own, groups).transpose(1, 2)
+    def widen_panels(self, weights: PackedWeights, out: Tensor) -> Tensor:
+        return reference.widen_panels(weights, len(out)).transpose(1, 2)
 
     def make_sampler(self, table: SamplingSettings) -> SamplingKernel | None:
         return None
@@ -183,23 +158,11 @@ class CpuOps(ReferenceOps):
     def takes_packed(self, rows: Tensor) -> bool:
         return 0 < len(rows) <= cpu_packed.MAX_ROWS and rows.dtype == torch.float32 and not rows.requires_grad
 
-    def packed_linear(
-        self,
-        rows: Tensor,
-        kind: Quantization,
-        codes: Tensor,
-        scales: Tensor,
-        zeros: Tensor,
-        *,
-        groups: int,
-        num_outputs: int,
-    ) -> Tensor:
-        return cpu_packed.multiply(rows, kind, codes, scales, zeros, groups=groups, num_outputs=num_outputs)
+    def packed_linear(self, rows: Tensor, weights: PackedWeights, num_outputs: int) -> Tensor:
+        return cpu_packed.multiply(rows, weights, num_outputs)
 
-    def widen_panels(
-        self, kind: Quantization, codes: Tensor, scales: Tensor, zeros: Tensor, *, groups: int, out: Tensor
-    ) -> Tensor:
-        cpu_packed.widen(kind, codes, scales, zeros, groups=groups, num_panels=len(out), out=out)
+    def widen_panels(self, weights: PackedWeights, out: Tensor) -> Tensor:
+        cpu_packed.widen(weights, out)
         return out
 
     def make_sampler(self, table: SamplingSettings) -> SamplingKernel | None:
@@ -231,20 +194,10 @@ class TritonOps(ReferenceOps):
     def takes_packed(self, rows: Tensor) -> bool:
         return len(rows) > 0 and not rows.requires_grad and rows.device.type == "cuda"
 
-    def packed_linear(
-        self,
-        rows: Tensor,
-        kind: Quantization,
-        codes: Tensor,
-        scales: Tensor,
-        zeros: Tensor,
-        *,
-        groups: int,
-        num_outputs: int,
-    ) -> Tensor:
+    def packed_linear(self, rows: Tensor, weights: PackedWeights, num_outputs: int) -> Tensor:
         from .triton.packed import multiply_packed, packed_weights  # Triton compiles for the GPU that is there
 
-        return multiply_packed(rows, packed_weights(kind, (num_outputs, rows.shape[1]), codes, scales, zeros))
+        return multiply_packed(rows, packed_weights(weights, (num_outputs, rows.shape[1])))
 
 
 REFERENCE: Ops = ReferenceOps()

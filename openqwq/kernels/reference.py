@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .documents import Documents
-from .layouts import PANEL, Quantization, unpack_halves, unpack_nibbles
+from .layouts import PANEL, PackedWeights, unpack_halves, unpack_nibbles
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -70,14 +70,16 @@ def mix_fused(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q[None], keys[None], values[None], attn_mask=mask[None])[0]
 
 
-def widen_panels(kind: Quantization, codes: Tensor, scales: Tensor, zeros: Tensor, num_groups: int) -> Tensor:
-    """Weights in float32 [p, B, 8, 128] of panels of codes, laid out as layouts.py says."""
+def widen_panels(weights: PackedWeights, num_panels: int) -> Tensor:
+    """The first panels' weights in float32 [p, B, 8, 128]."""
+    kind, codes, scales, zeros, groups = weights
+    codes = codes[:num_panels]
     if kind == "bf16":
         return unpack_halves(codes.view(torch.bfloat16)).float()
     if kind == "int8":
-        return codes.view(torch.int8) * scales.view(-1, 1, PANEL, 1)
-    grouped = unpack_nibbles(codes).unflatten(-1, (num_groups, -1))
-    return ((grouped.float() - zeros.unsqueeze(-1)) * scales.unsqueeze(-1)).flatten(-2)
+        return codes.view(torch.int8) * scales[: num_panels * PANEL].view(-1, 1, PANEL, 1)
+    grouped = unpack_nibbles(codes).unflatten(-1, (groups, -1)).float()
+    return ((grouped - zeros[:num_panels].unsqueeze(-1)) * scales[:num_panels].unsqueeze(-1)).flatten(-2)
 
 
 class _Pad(torch.autograd.Function):

@@ -22,6 +22,7 @@ from openqwq.kernels.layouts import (
     GROUP_SIZES,
     PANEL,
     SLICE,
+    PackedWeights,
     Quantization,
     pack_halves,
     pack_nibbles,
@@ -80,8 +81,7 @@ class PackedLinear(HasOps, nn.Module):
         rows = rows if self.order is None else rows[:, self.order]
         if self.ops.takes_packed(rows):
             self.lay_for_gpu(self.ops.packed_for_gpu)
-            parts = (self.kind, self.codes, self.scales, self.zeros)
-            out = self.ops.packed_linear(rows, *parts, groups=self.num_groups, num_outputs=self.out_features)
+            out = self.ops.packed_linear(rows, self.weights(), self.out_features)
         else:
             self.lay_for_gpu(False)
             out = torch.cat([F.linear(rows, tile.to(rows.dtype)) for tile in self._tiles()], -1)
@@ -118,9 +118,13 @@ class PackedLinear(HasOps, nn.Module):
         step = max(TILE_BYTES.get(self.codes.device.type, 1 << 28) // (4 * PANEL * BLOCK * blocks), 1)
         room = self.codes.new_empty(min(step, panels), PANEL, blocks, BLOCK, dtype=torch.float32)
         for start in range(0, panels, step):
-            parts = (self.codes[start:], self._part(self.scales, start), self._part(self.zeros, start))
-            tile = self.ops.widen_panels(self.kind, *parts, groups=self.num_groups, out=room[: panels - start])
+            tile = self.ops.widen_panels(self.weights(start), room[: panels - start])
             yield tile.reshape(-1, blocks * BLOCK)[: self.out_features - start * PANEL, : self.in_features]
+
+    def weights(self, start: int = 0) -> PackedWeights:
+        """The tensors from a panel on, as kernels take them."""
+        scales, zeros = self._part(self.scales, start), self._part(self.zeros, start)
+        return PackedWeights(self.kind, self.codes[start:], scales, zeros, self.num_groups)
 
     def _part(self, grid: Tensor, start: int) -> Tensor:
         """Scales or zeros from a panel on."""

@@ -35,7 +35,7 @@ def layers(kind, group_size):
 def gpu_weights(layer):
     """The layer's own tensors, laid out for a GPU."""
     layer.lay_for_gpu(True)
-    return packed_weights(layer.kind, SHAPE, layer.codes, layer.scales, layer.zeros)
+    return packed_weights(layer.weights(), SHAPE)
 
 
 @pytest.mark.parametrize(("kind", "group_size"), [("dense", 0), ("bf16", 0), ("int8", 0), ("int4", 32), ("int4", 128)])

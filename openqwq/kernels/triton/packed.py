@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..layouts import Quantization
+from ..layouts import PackedWeights
 from .linear import MAX_ROWS, Weights, default_tiling, multiply, widen
 
 
-def packed_weights(kind: Quantization, shape: tuple[int, int], codes: Tensor, scales: Tensor, zeros: Tensor) -> Weights:
+def packed_weights(packed: PackedWeights, shape: tuple[int, int]) -> Weights:
     """A layer's own tensors as the kernels read them. shape: [N, K]; bf16 and int4 codes laid out for a GPU."""
+    kind, codes, scales, zeros, _ = packed
     if kind == "bf16":
         return Weights("panels", shape, codes.view(torch.bfloat16))
     if kind == "int8":

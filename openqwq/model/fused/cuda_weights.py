@@ -123,8 +123,7 @@ def _end_to_end(modules: Sequence[Any]) -> Weights | None:
 def _packed(layer: PackedLinear) -> Weights:
     """The layer's own tensors; codes are laid out for a GPU, in place, the first time."""
     layer.lay_for_gpu(True)
-    shape = (layer.out_features, layer.in_features)
-    return packed_weights(layer.kind, shape, layer.codes, layer.scales, layer.zeros)
+    return packed_weights(layer.weights(), (layer.out_features, layer.in_features))
 
 
 def _joined(modules: Sequence[Any], name: str) -> Tensor:
