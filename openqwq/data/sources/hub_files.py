@@ -3,7 +3,7 @@
 Which files belong to a split is found as the hub finds it: from `configs` in the head of README.md, else from the
 files' names (`train.jsonl`, `data/train-00000-of-00002.parquet`, `main/test/part.json`).
 
-Public: `HubFiles`.
+Public: `HubFiles`, `read_data_file`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class HubFiles:
         not, and for rows that cannot be read.
         """
         for name in self._files_of(subset, split):
-            yield from _read_rows(self._fetch(name), f"{self.where}, {name}")
+            yield from read_data_file(self._fetch(name), f"{self.where}, {name}")
 
     def _read_configs(self) -> dict[str, dict[str, Any]]:
         """Subset -> its entry in the head of README.md."""
@@ -146,7 +146,8 @@ def _format_of(name: str) -> str:
     return suffix if suffix in FORMATS else ""
 
 
-def _read_rows(path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_data_file(path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place for messages, row) of every row of one file. Raises UserError for a file or row that cannot be read."""
     kind = _format_of(path.name)
     if not kind:
         raise UserError(f"{where} is in no format that is read here", hint=f"formats: {', '.join(FORMATS)}")
