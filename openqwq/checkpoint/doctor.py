@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from openqwq.errors import UserError
-from openqwq.formats.gguf.container import read_gguf
-from openqwq.formats.gguf.weights import LINK_NAME
 from openqwq.log import write_text_atomic
 
 if TYPE_CHECKING:
@@ -97,6 +95,9 @@ def _check_config(examined: Examined) -> None:
 
 
 def _check_weights(examined: Examined) -> None:
+    from openqwq.formats.gguf.container import read_gguf
+    from openqwq.formats.gguf.weights import LINK_NAME
+
     if (link := examined.folder / LINK_NAME).is_symlink():
         counts = Counter(info.kind for info in read_gguf(link).tensors.values())
         listed = ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
