@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import struct
 
 import numpy as np
@@ -218,6 +219,8 @@ def test_folder_is_made_once_and_anew_when_the_file_changes(tmp_path, cache):
     write_model(file, random_model({"model_type": "qwen2"}))
     first = resolve_folder(file)
     assert resolve_folder(str(file)) == first and [path.name for path in cache.iterdir()] == [first.name]
+    shutil.rmtree(first)
+    assert resolve_folder(file) == first and (first / "config.json").is_file()
     other = random_model({"model_type": "qwen2"}, seed=2)
     os.utime(file, ns=(1, 1))
     write_model(file, other, keys={"general.name": "other"})

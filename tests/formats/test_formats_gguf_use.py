@@ -10,7 +10,7 @@ from gguf_files import TOKENS, random_model, write_model
 
 from openqwq.cli.main import main
 from openqwq.inference import LLM
-from openqwq.model import load_model
+from openqwq.model import PackedLinear, load_model
 from openqwq.tokenizer import Tokenizer
 from openqwq.types import SamplingParams
 
@@ -63,6 +63,30 @@ def test_engine_samples_the_models_own_greedy_tokens(file):
     params = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
     [output] = llm.generate(IDS[0].tolist(), params)
     assert list(output.outputs[0].token_ids) == ids[IDS.shape[1] :]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_q4_0_layers_stay_packed_in_the_engine_and_mean_the_same(family, tmp_path):
+    model = random_model({"model_type": family, "attention_bias": family == "qwen2"})
+    held = write_model(tmp_path / "q.gguf", model, kind="Q4_0")
+    packed = load_model(tmp_path / "q.gguf", dtype=torch.float32, quantization="stored")
+    names = [name for name, module in packed.named_modules() if isinstance(module, PackedLinear)]
+    assert len(names) == 2 * 7 + 1
+    for name in names:
+        assert torch.equal(packed.get_submodule(name).widened(), held[f"{name}.weight"]), name
+    model.load_state_dict(held, strict=False)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(IDS), model(IDS), rtol=1e-4, atol=1e-4)
+    engine = LLM(tmp_path / "q.gguf", max_model_len=64).engine
+    assert isinstance(engine.model.lm_head, PackedLinear)
+
+
+def test_q4_0_layer_of_uneven_outputs_is_widened(tmp_path):
+    model = random_model({"model_type": "llama", "vocab_size": 267})
+    held = write_model(tmp_path / "q.gguf", model, kind="Q4_0")
+    packed = load_model(tmp_path / "q.gguf", dtype=torch.float32, quantization="stored")
+    assert torch.equal(packed.get_parameter("lm_head.weight"), held["lm_head.weight"])
+    assert isinstance(packed.model.layers[0].mlp.up_proj, PackedLinear)
 
 
 def test_doctor_looks_a_file_through_and_fixes_none(file, capsys):

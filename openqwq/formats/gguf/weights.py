@@ -26,11 +26,13 @@ from openqwq.log import logger
 from ..safetensors import CONFIG_NAME, read_json
 from .config import ROPE_FACTORS, model_config, tensor_table
 from .container import GgufFile, read_gguf
+from .packed import KIND, PACKED_CONFIG, packed_tensors, stays_packed
 from .rope_factors import llama3_scaling
 from .tokenizer import tokenizer_files
 from .values import PLAIN, read_tensor
 
 LINK_NAME, SOURCE_NAME = "model.gguf", "gguf.json"
+PACKED_PARTS = ("qweight", "qzeros", "scales")
 
 
 class GgufWeights:
@@ -45,27 +47,35 @@ class GgufWeights:
 
     def names(self) -> list[str]:
         """Hugging Face's names of all tensors, in the file's order."""
-        return [name for _, name in self._order()]
+        file, names = self._file(), []
+        for own, name in self._order(file):
+            packed = own in file.tensors and stays_packed(file.tensors[own])
+            names += [name.removesuffix("weight") + part for part in PACKED_PARTS] if packed else [name]
+        return names
 
     def __iter__(self) -> Iterator[tuple[Path, str, Tensor]]:
-        """(file, name, tensor) of every tensor, widened, in the file's order."""
+        """(file, name, tensor) of every tensor, widened unless it stays packed, in the file's order."""
         file, config = self._file(), self.config
         heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-        for own, name in self._order():
-            if own in file.tensors:
-                with open(file.path, "rb") as stream:
-                    data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-                tensor = read_tensor(data, file.tensors[own])
-            else:
-                tensor = torch.zeros(config["hidden_size"])
-            part = name.rsplit(".", 2)[-2]
+        for own, name in self._order(file):
+            info, part = file.tensors.get(own), name.rsplit(".", 2)[-2]
+            if info is None:
+                yield file.path, name, torch.zeros(config["hidden_size"])
+                continue
+            rows = None
             if config["model_type"] == "llama" and part in heads:
-                tensor = _halves_apart(tensor, heads[part])
-            yield file.path, name, tensor
+                rows = _halves_apart(info.shape[0], heads[part])
+            with open(file.path, "rb") as stream:
+                data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            if stays_packed(info):
+                for ending, tensor in packed_tensors(data, info, rows).items():
+                    yield file.path, name.removesuffix("weight") + ending, tensor
+            else:
+                tensor = read_tensor(data, info)
+                yield file.path, name, tensor if rows is None else tensor[rows]
 
-    def _order(self) -> list[tuple[str, str]]:
+    def _order(self, file: GgufFile) -> list[tuple[str, str]]:
         """(name in the file, Hugging Face's name). Biases that a Llama config asks for and the file lacks come last."""
-        file = self._file()
         table = tensor_table(file, self.config)
         names = [*(name for name in file.tensors if name in table), *(n for n in table if n not in file.tensors)]
         return [(name, table[name][0]) for name in names]
@@ -91,7 +101,11 @@ def gguf_folder(path: Path) -> Path:
     """
     resolved = path.resolve()
     state = resolved.stat()
-    return _folder_of(resolved, state.st_size, state.st_mtime_ns)
+    folder = _folder_of(resolved, state.st_size, state.st_mtime_ns)
+    if not folder.is_dir():  # deleted since this process made it
+        _folder_of.cache_clear()
+        folder = _folder_of(resolved, state.st_size, state.st_mtime_ns)
+    return folder
 
 
 @lru_cache(maxsize=8)
@@ -101,6 +115,8 @@ def _folder_of(path: Path, size: int, changed_ns: int) -> Path:
     tensor_table(file, config)
     if ROPE_FACTORS in file.tensors:
         config |= _rope_factors(file, config)
+    if any(stays_packed(info) for info in file.tensors.values()):
+        config["quantization_config"] = PACKED_CONFIG
     texts = tokenizer_files(file)
     ends = ("bos_token_id", "eos_token_id", "pad_token_id")
     config |= {name: value for name, value in texts["generation_config.json"].items() if name in ends}
@@ -149,12 +165,16 @@ def _make(folder: Path, written: dict[str, str], path: Path) -> None:
 
 
 def _types(file: GgufFile) -> str:
-    """ "210 Q4_1, 61 F32, 1 Q8_0 tensors, quantised ones are widened as they are read"."""
+    """ "210 Q4_1, 61 F32, 1 Q8_0 tensors; Q4_1, Q8_0 are widened as they are read"."""
     counts = Counter(info.kind for info in file.tensors.values())
-    listed = ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
-    return f"{listed} tensors" + ("" if counts.keys() <= PLAIN.keys() else ", quantised ones widened as they are read")
+    packed = {info.name for info in file.tensors.values() if stays_packed(info)}
+    widened = {info.kind for info in file.tensors.values() if info.kind not in PLAIN and info.name not in packed}
+    parts = [", ".join(f"{number} {kind}" for kind, number in counts.most_common()) + " tensors"]
+    parts += [f"{len(packed)} {KIND} layers stay packed unless they are trained"] if packed else []
+    parts += [f"{', '.join(sorted(widened))} are widened as they are read"] if widened else []
+    return "; ".join(parts)
 
 
-def _halves_apart(rows: Tensor, heads: int) -> Tensor:
-    """Rows of q or k with each head's rotary pairs half a head apart, as here, instead of next to each other."""
-    return rows.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2).contiguous()
+def _halves_apart(num_rows: int, heads: int) -> Tensor:
+    """The order of q's or k's rows in which a head's rotary pairs are half a head apart, as here, not neighbours."""
+    return torch.arange(num_rows).view(heads, -1, 2).transpose(1, 2).flatten()
