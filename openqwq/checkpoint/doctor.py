@@ -218,13 +218,14 @@ def _check_ends(examined: Examined, tokenizer: Tokenizer) -> bool:
         )
     if pad is None or pad == end:
         candidates = [token for token in ("<|endoftext|>", "<|vision_pad|>", eos, pad) if token and token != end]
-        free = next(token for token in candidates if tokenizer.token_id(token))
-        changes["pad_token"] = free
+        free = next((token for token in candidates if tokenizer.token_id(token) is not None), None)
+        changes |= {} if free is None else {"pad_token": free}
         state = "is missing" if pad is None else f"is the end token {end}"
-        examined.note("pad token", "warn", f"`pad_token` {state}: fine-tuning may unlearn to end; use {free}")
+        way_out = "add a token for it" if free is None else f"use {free}"
+        examined.note("pad token", "warn", f"`pad_token` {state}: fine-tuning may unlearn to end; {way_out}")
     if changes:
         examined.fix(TOKENIZER_CONFIG, changes)
-    return bool(changes)
+    return bool(changes) or pad in (None, end)
 
 
 def _content(token: Any) -> str | None:

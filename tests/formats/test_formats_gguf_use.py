@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf_files import TOKENS, random_model, write_model
+from gguf_files import TOKENS, random_model, tokenizer_keys, write_model
 
 from openqwq.cli.main import main
 from openqwq.inference import LLM
@@ -96,6 +96,28 @@ def test_doctor_looks_a_file_through_and_fixes_none(file, capsys):
     assert "15 Q8_0" in checks["weights"]["text"]
     assert main(["doctor", str(file), "--fix"]) == 2
     assert "openqwq convert" in capsys.readouterr().err
+
+
+def test_doctor_offers_the_token_of_id_0_for_padding(tmp_path, capsys):
+    tokens = ["<|endoftext|>", *(token for token in TOKENS if token != "<|endoftext|>")]
+    kinds = [3 if token[:2] == "<|" else 4 if "think" in token else 1 for token in tokens]
+    keys = tokenizer_keys(tokens=tokens, kinds=kinds) | {
+        "tokenizer.ggml.padding_token_id": tokens.index("<|im_end|>"),
+    }
+    write_model(tmp_path / "m.gguf", random_model({"model_type": "qwen2"}), tokenizer=keys)
+    main(["doctor", str(tmp_path / "m.gguf")])
+    assert "use <|endoftext|>" in capsys.readouterr().out
+
+
+def test_doctor_reports_a_model_without_a_token_to_pad_with(tmp_path, capsys):
+    tokens = [token.replace("<|endoftext|>", "<|x|>") for token in TOKENS]
+    keys = tokenizer_keys() | {
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.padding_token_id": tokens.index("<|im_end|>"),
+    }
+    write_model(tmp_path / "m.gguf", random_model({"model_type": "qwen2"}), tokenizer=keys)
+    main(["doctor", str(tmp_path / "m.gguf")])
+    assert "add a token for it" in capsys.readouterr().out
 
 
 def published_file():
