@@ -269,7 +269,7 @@ class _View:
     """Hands a growing sample's text to the screen, thinking and answer apart."""
 
     def __init__(self, screen: Screen, tokenizer: Any, params: SamplingParams, sample: Sequence, opened: bool):
-        from openqwq.inference.stream import TextStream
+        from openqwq.inference.stop_strings import TextStream
         from openqwq.tokenizer import ThinkingStream
 
         self.screen, self.sample = screen, sample

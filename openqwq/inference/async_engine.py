@@ -43,7 +43,7 @@ from .engine import Engine
 from .outputs import EngineStats
 from .params import forbids_tokens
 from .sequence import Sequence, failed_completion
-from .stream import TextStream
+from .stop_strings import TextStream
 
 T = TypeVar("T")
 

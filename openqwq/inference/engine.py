@@ -25,8 +25,7 @@ from .cache.memory import cache_memory
 from .constraints.structured_outputs import Guide
 from .outputs import EngineStats, RequestOutput
 from .params import nothing_to_sample
-from .partial import restore
-from .requests import RequestMaker, TextDecoder, common_length
+from .requests import RequestMaker, TextDecoder, common_length, restore
 from .runner import Runner
 from .sampling.sampled import Sampled
 from .scheduler import Plan, Scheduler

@@ -22,7 +22,7 @@ from openqwq.types import Message, SamplingParams
 
 from .engine import Engine
 from .outputs import RequestOutput
-from .recommended import recommended_sampling
+from .params import recommended_sampling
 from .speculative_config import Speculation, SpeculativeConfig, read_speculation
 from .windows import choose_windows, read_window
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openqwq.inference import LLM, AsyncEngine
-from openqwq.inference.recommended import recommended_sampling
+from openqwq.inference.params import recommended_sampling
 from openqwq.kernels import log_choice
 from openqwq.model import resolve_folder
 

@@ -11,7 +11,7 @@ import torch
 
 from openqwq.errors import UserError
 from openqwq.inference import AsyncEngine, Engine
-from openqwq.inference.stream import TextStream, held_length
+from openqwq.inference.stop_strings import TextStream, held_length
 from openqwq.model import create_model, preset
 from openqwq.tokenizer import train_tokenizer
 from openqwq.types import Prompt, SamplingParams

@@ -8,7 +8,7 @@ import torch
 from openqwq.checkpoint.huggingface import save_model
 from openqwq.errors import UserError
 from openqwq.inference import LLM, SamplingParams
-from openqwq.inference.recommended import recommended_sampling
+from openqwq.inference.params import recommended_sampling
 from openqwq.model import create_model, preset
 from openqwq.tokenizer import train_tokenizer
 from openqwq.types import Message
