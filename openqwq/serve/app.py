@@ -23,7 +23,7 @@ from openqwq.log import logger
 
 from . import chat, completions, messages, responses
 from .errors import error_body, from_validation, wrong
-from .generation import Plan, Run
+from .generation import ChatRequest, RunningRequest
 from .guard import Guard
 from .messages import CountBody, MessagesBody
 from .openapi import describe
@@ -144,26 +144,26 @@ def _model_object(model: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """A way to ask for samples.
+class Endpoint:
+    """How one of the API's paths is answered.
 
     plan:   the body's checked requests, of which only the first can be streamed.
     answer: the whole answer to all of them.
     stream: the first one's events.
     """
 
-    plan: Callable[[Server, Any], list[Plan]]
-    answer: Callable[[Sequence[Run], Any], Coroutine[Any, Any, Any]]
-    stream: Callable[[Run, Any], AsyncGenerator[bytes, None]]
+    plan: Callable[[Server, Any], list[ChatRequest]]
+    answer: Callable[[Sequence[RunningRequest], Any], Coroutine[Any, Any, Any]]
+    stream: Callable[[RunningRequest, Any], AsyncGenerator[bytes, None]]
 
 
-def _one(plan: Any, answer: Any, stream: Any) -> Form:
-    """A form whose bodies are one request each."""
-    return Form(lambda server, body: [plan(server, body)], lambda runs, body: answer(runs[0], body), stream)
+def _one(plan: Any, answer: Any, stream: Any) -> Endpoint:
+    """An endpoint whose bodies are one request each."""
+    return Endpoint(lambda server, body: [plan(server, body)], lambda runs, body: answer(runs[0], body), stream)
 
 
 # Path: the name of its operation, what its body is read as, and how it is answered.
-FORMS: dict[str, tuple[str, type[Body], Form]] = {
+ENDPOINTS: dict[str, tuple[str, type[Body], Endpoint]] = {
     "/v1/chat/completions": (
         "create_chat_completion",
         ChatBody,
@@ -172,7 +172,7 @@ FORMS: dict[str, tuple[str, type[Body], Form]] = {
     "/v1/completions": (
         "create_completion",
         CompletionBody,
-        Form(completions.plan_completions, completions.answer_completions, completions.stream_completions),
+        Endpoint(completions.plan_completions, completions.answer_completions, completions.stream_completions),
     ),
     "/v1/responses": (
         "create_response",
@@ -187,41 +187,41 @@ FORMS: dict[str, tuple[str, type[Body], Form]] = {
 }
 
 
-async def respond(server: Server, request: Request, body: Any, form: Form) -> Response:
+async def respond(server: Server, request: Request, body: Any, endpoint: Endpoint) -> Response:
     """The answer, streamed or whole. The runs are aborted when the client leaves before it has all of it."""
-    plans = await until_gone(request, asyncio.to_thread(form.plan, server, body))
-    runs = [Run(plan, server) for plan in plans]
+    plans = await until_gone(request, asyncio.to_thread(endpoint.plan, server, body))
+    runs = [RunningRequest(plan, server) for plan in plans]
     streams = False
     try:
         await until_gone(request, _start(runs))
         streams = bool(body.stream)
         if streams:
-            return EventStream(form.stream(runs[0], body), runs[0].close)
-        return JsonResponse(await until_gone(request, form.answer(runs, body)))
+            return EventStream(endpoint.stream(runs[0], body), runs[0].close)
+        return JsonResponse(await until_gone(request, endpoint.answer(runs, body)))
     finally:
         if not streams:
             for run in runs:
                 await run.close()
 
 
-async def _start(runs: Sequence[Run]) -> None:
+async def _start(runs: Sequence[RunningRequest]) -> None:
     """Wait for the first token of each. Raises ApiError for one that cannot run."""
     for outcome in await asyncio.gather(*(run.start() for run in runs), return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
 
 
-def _endpoint(server: Server, body_type: type[Body], form: Form) -> Callable[..., Any]:
-    async def endpoint(body: Any, request: Request) -> Response:
-        return await respond(server, request, body, form)
+def _handler(server: Server, body_type: type[Body], endpoint: Endpoint) -> Callable[..., Any]:
+    async def handle(body: Any, request: Request) -> Response:
+        return await respond(server, request, body, endpoint)
 
-    endpoint.__annotations__["body"] = body_type  # FastAPI reads from it how the body is checked
-    return endpoint
+    handle.__annotations__["body"] = body_type  # FastAPI reads from it how the body is checked
+    return handle
 
 
 def _add_samplers(app: FastAPI, server: Server) -> None:
-    for path, (name, body_type, form) in FORMS.items():
-        app.post(path, name=name)(_endpoint(server, body_type, form))
+    for path, (name, body_type, endpoint) in ENDPOINTS.items():
+        app.post(path, name=name)(_handler(server, body_type, endpoint))
 
     @app.post("/v1/messages/count_tokens")
     async def count_message_tokens(body: CountBody) -> Response:

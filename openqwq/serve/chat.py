@@ -16,7 +16,7 @@ from openqwq.types import ToolCall
 
 from .engine import ServedModel
 from .errors import ApiError, error_body, unsupported, wrong
-from .generation import ParsedDelta, Plan, Run, how_ended
+from .generation import ChatRequest, ParsedDelta, RunningRequest, how_ended
 from .prompts import chat_prompt, check_length, continued_prompt
 from .response_format import answer_form, choose_tools
 from .sampling import sampling_params, thinking_budget, warn_of_greedy
@@ -30,7 +30,7 @@ MAX_NAMED = 8  # fields in one warning
 FINGERPRINT = f"openqwq-{openqwq.__version__}"
 
 
-def plan_chat(server: Server, body: ChatBody) -> Plan:
+def plan_chat(server: Server, body: ChatBody) -> ChatRequest:
     """The checked request. Raises ApiError naming the field that is wrong."""
     model = server.model(body.model)
     _refuse_unsupported(body)
@@ -60,7 +60,7 @@ def plan_chat(server: Server, body: ChatBody) -> Plan:
         warn_of_greedy(params, warnings)
     elif budget or body.min_thinking_tokens:
         warnings.append("the prompt opens no thinking, so bounds on it have no effect")
-    return Plan(
+    return ChatRequest(
         request_id=new_id("chatcmpl"),
         model=model,
         prompt_ids=prompt_ids,
@@ -109,7 +109,7 @@ def _refuse_unsupported(body: ChatBody) -> None:
         raise wrong("stream_options", "needs `stream`")
 
 
-async def answer_chat(run: Run, body: ChatBody) -> dict[str, Any]:
+async def answer_chat(run: RunningRequest, body: ChatBody) -> dict[str, Any]:
     """The whole answer."""
     gains: list[list[ParsedDelta]] = [[] for _ in range(run.plan.params.n)]
     async for gain in run.gains():
@@ -118,7 +118,7 @@ async def answer_chat(run: Run, body: ChatBody) -> dict[str, Any]:
     return _envelope(run, "chat.completion", choices=choices, usage=run.usage.to_dict())
 
 
-def _choice(plan: Plan, index: int, gains: Sequence[ParsedDelta], logprobs: bool) -> dict[str, Any]:
+def _choice(plan: ChatRequest, index: int, gains: Sequence[ParsedDelta], logprobs: bool) -> dict[str, Any]:
     thinking = "".join(gain.thinking for gain in gains)
     content = "".join(gain.text for gain in gains)
     calls = [part for gain in gains for part in gain.parts if isinstance(part, ToolCall)]
@@ -133,7 +133,7 @@ def _choice(plan: Plan, index: int, gains: Sequence[ParsedDelta], logprobs: bool
     return {"index": index, "message": message, "logprobs": shown, **how_ended(end)}
 
 
-async def stream_chat(run: Run, body: ChatBody) -> AsyncGenerator[bytes, None]:
+async def stream_chat(run: RunningRequest, body: ChatBody) -> AsyncGenerator[bytes, None]:
     """The answer as chunks: thinking first, then the answer, whole calls in two deltas each, then how it ended."""
     plan = run.plan
     with_usage = body.stream_options is not None and body.stream_options.include_usage
@@ -181,7 +181,7 @@ def _deltas(gain: ParsedDelta, num_calls: list[int]) -> list[dict[str, Any]]:
     return deltas
 
 
-def _envelope(run: Run, kind: str, **rest: Any) -> dict[str, Any]:
+def _envelope(run: RunningRequest, kind: str, **rest: Any) -> dict[str, Any]:
     answer = {
         "id": run.plan.request_id,
         "object": kind,
@@ -201,20 +201,20 @@ def call_object(call: ToolCall) -> dict[str, Any]:
     return {"id": new_id("call"), "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
-def _logprobs(plan: Plan, gain: ParsedDelta) -> dict[str, Any]:
+def _logprobs(plan: ChatRequest, gain: ParsedDelta) -> dict[str, Any]:
     """Of the answer's tokens under `content`, as OpenAI has it; of the thinking's under `reasoning_content`."""
     entries = token_logprobs(plan, gain)
     thought = entries[: gain.thought] if plan.shows_thinking else []
     return {"content": entries[gain.thought :], "reasoning_content": thought, "refusal": None}
 
 
-def _merge_logprobs(plan: Plan, gains: Sequence[ParsedDelta]) -> dict[str, Any]:
+def _merge_logprobs(plan: ChatRequest, gains: Sequence[ParsedDelta]) -> dict[str, Any]:
     each = [_logprobs(plan, gain) for gain in gains]
     merged = {key: [entry for own in each for entry in own[key]] for key in ("content", "reasoning_content")}
     return {**merged, "refusal": None}
 
 
-def token_logprobs(plan: Plan, gain: ParsedDelta) -> list[dict[str, Any]]:
+def token_logprobs(plan: ChatRequest, gain: ParsedDelta) -> list[dict[str, Any]]:
     """One entry for each token: its text, its bytes, its log-prob as the model has it, before temperature and cuts."""
     tokenizer, wanted = plan.model.tokenizer, plan.params.logprobs or 0
 

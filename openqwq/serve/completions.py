@@ -12,7 +12,7 @@ from typing import Any
 from .chat import token_logprobs
 from .engine import ServedModel
 from .errors import ApiError, error_body, unsupported, wrong
-from .generation import ParsedDelta, Plan, Run, Usage, how_ended
+from .generation import ChatRequest, ParsedDelta, RunningRequest, Usage, how_ended
 from .prompts import check_length, text_prompt
 from .sampling import sampling_params
 from .schemas import CompletionBody
@@ -23,7 +23,7 @@ from .state import Server, new_id
 DEFAULT_MAX_TOKENS = 16
 
 
-def plan_completions(server: Server, body: CompletionBody) -> list[Plan]:
+def plan_completions(server: Server, body: CompletionBody) -> list[ChatRequest]:
     """One checked request for each prompt. Raises ApiError naming the field that is wrong."""
     model = server.model(body.model)
     _refuse_unsupported(body)
@@ -43,7 +43,7 @@ def plan_completions(server: Server, body: CompletionBody) -> list[Plan]:
         )
         params = params.replace(logprobs=body.logprobs)
         plans.append(
-            Plan(
+            ChatRequest(
                 request_id=new_id(f"cmpl-{number}"),
                 model=model,
                 prompt_ids=prompt_ids,
@@ -84,7 +84,7 @@ def _checked(model: ServedModel, ids: list[int], param: str) -> list[int]:
     return ids
 
 
-async def answer_completions(runs: Sequence[Run], body: CompletionBody) -> dict[str, Any]:
+async def answer_completions(runs: Sequence[RunningRequest], body: CompletionBody) -> dict[str, Any]:
     """The whole answer; choices are in the prompts' order, the samples of one prompt together."""
     choices: list[dict[str, Any]] = []
     usage = Usage(0)
@@ -109,7 +109,7 @@ async def answer_completions(runs: Sequence[Run], body: CompletionBody) -> dict[
     return _envelope(runs[0], choices=choices, usage=usage.to_dict(), warned=[w for r in runs for w in r.plan.warnings])
 
 
-async def stream_completions(run: Run, body: CompletionBody) -> AsyncGenerator[bytes, None]:
+async def stream_completions(run: RunningRequest, body: CompletionBody) -> AsyncGenerator[bytes, None]:
     """The samples of one prompt as they grow."""
     try:
         async for gain in run.gains():
@@ -130,12 +130,12 @@ async def stream_completions(run: Run, body: CompletionBody) -> AsyncGenerator[b
     yield b"data: [DONE]\n\n"
 
 
-def _envelope(run: Run, *, warned: Sequence[str] = (), **rest: Any) -> dict[str, Any]:
+def _envelope(run: RunningRequest, *, warned: Sequence[str] = (), **rest: Any) -> dict[str, Any]:
     head = {"id": run.plan.request_id, "object": "text_completion", "created": int(time.time())}
     return {**head, "model": run.plan.model.name, **rest, **({"warnings": list(warned)} if warned else {})}
 
 
-def _logprobs(plan: Plan, gains: Sequence[ParsedDelta]) -> dict[str, Any]:
+def _logprobs(plan: ChatRequest, gains: Sequence[ParsedDelta]) -> dict[str, Any]:
     entries = [entry for gain in gains for entry in token_logprobs(plan, gain)]
     likeliest = [{top["token"]: top["logprob"] for top in entry["top_logprobs"]} for entry in entries]
     return {

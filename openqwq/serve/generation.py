@@ -2,7 +2,7 @@
 
 Every face of the API (chat, completions, responses, messages) is made of these gains.
 
-Public: Plan, Run, ParsedDelta, End, Usage.
+Public: ChatRequest, RunningRequest, ParsedDelta, End, Usage.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SLICE_S = 0.01
 
 
 @dataclass(slots=True, kw_only=True)
-class Plan:
+class ChatRequest:
     """A checked request.
 
     opened:         whether the prompt ends inside a thinking block; None: the completion is not taken apart.
@@ -124,7 +124,7 @@ class ParsedDelta:
 class _Sample:
     """Takes one sample's text apart while it grows."""
 
-    def __init__(self, plan: Plan, index: int):
+    def __init__(self, plan: ChatRequest, index: int):
         self.plan, self.index = plan, index
         self.thinking = None if plan.opened is None else ThinkingStream(plan.opened)
         self.calls = ToolCallStream() if plan.reads_calls else None
@@ -200,10 +200,10 @@ class _Sample:
         return End(reason, delta.stop_reason)
 
 
-class Run:
+class RunningRequest:
     """A request from its admission to its end. `close` it in every case; it can be closed twice."""
 
-    def __init__(self, plan: Plan, server: Server):
+    def __init__(self, plan: ChatRequest, server: Server):
         self.plan, self.server, self.metrics = plan, server, server.metrics
         self.usage = Usage(len(plan.prompt_ids))
         self._samples = [_Sample(plan, index) for index in range(plan.params.n)]

@@ -15,7 +15,7 @@ from openqwq.types import ToolCall
 
 from .chat import left_out
 from .errors import ApiError, error_body, wrong
-from .generation import End, ParsedDelta, Plan, Run
+from .generation import ChatRequest, End, ParsedDelta, RunningRequest
 from .schemas import Body, Echoed, Effort, Function, Message, Stops, Tool
 from .sse import event, to_json
 from .state import Server, new_id
@@ -104,7 +104,7 @@ class MessagesBody(CountBody):
     thread: Any = None
 
 
-def plan_messages(server: Server, body: CountBody) -> Plan:
+def plan_messages(server: Server, body: CountBody) -> ChatRequest:
     """The checked request. Raises ApiError naming the field that is wrong."""
     if isinstance(body, MessagesBody) and body.thread:
         raise ApiError(
@@ -222,7 +222,7 @@ def _stop_reason(end: End) -> dict[str, Any]:
     return {"stop_reason": reasons.get(end.reason, end.reason), "stop_sequence": None}
 
 
-async def answer_messages(run: Run, body: MessagesBody) -> dict[str, Any]:
+async def answer_messages(run: RunningRequest, body: MessagesBody) -> dict[str, Any]:
     """The whole message."""
     content: list[dict[str, Any]] = []
     end = End("stop")
@@ -241,16 +241,16 @@ async def answer_messages(run: Run, body: MessagesBody) -> dict[str, Any]:
     return {**_head(run), "content": content, **_stop_reason(end), "usage": usage, **_warnings(run)}
 
 
-def _output_usage(run: Run) -> dict[str, Any]:
+def _output_usage(run: RunningRequest) -> dict[str, Any]:
     details = {"thinking_tokens": run.usage.reasoning_tokens}
     return {"output_tokens": run.usage.completion_tokens, "output_tokens_details": details}
 
 
-def _head(run: Run) -> dict[str, Any]:
+def _head(run: RunningRequest) -> dict[str, Any]:
     return {"id": run.plan.request_id, "type": "message", "role": "assistant", "model": run.plan.model.name}
 
 
-def _warnings(run: Run) -> dict[str, Any]:
+def _warnings(run: RunningRequest) -> dict[str, Any]:
     return {"warnings": run.plan.warnings} if run.plan.warnings else {}
 
 
@@ -273,7 +273,7 @@ def _tool_use(call: ToolCall, arguments: Any) -> dict[str, Any]:
     return {"type": "tool_use", "id": new_id("toolu"), "name": call.name, "input": arguments}
 
 
-async def stream_messages(run: Run, body: MessagesBody) -> AsyncGenerator[bytes, None]:
+async def stream_messages(run: RunningRequest, body: MessagesBody) -> AsyncGenerator[bytes, None]:
     """The message as Anthropic's events: blocks begin, grow and stop one after the other."""
     blocks = _Blocks()
     usage = {"input_tokens": run.usage.prompt_tokens, "output_tokens": 0}

@@ -16,7 +16,7 @@ from openqwq.types import ToolCall
 
 from .chat import call_object
 from .errors import ApiError, unsupported, wrong
-from .generation import ParsedDelta, Plan, Run
+from .generation import ChatRequest, ParsedDelta, RunningRequest
 from .schemas import Body, Effort, Function, Message, StreamOptions, Tool
 from .sse import event
 from .state import Server, new_id
@@ -72,7 +72,7 @@ class ResponsesBody(Body):
     stream_options: StreamOptions | None = None
 
 
-def plan_response(server: Server, body: ResponsesBody) -> Plan:
+def plan_response(server: Server, body: ResponsesBody) -> ChatRequest:
     """The checked request. Raises ApiError naming the field that is wrong."""
     if body.previous_response_id is not None:
         raise unsupported("previous_response_id", "this server keeps nothing; send the earlier items in `input`")
@@ -169,7 +169,7 @@ def _text(content: Any) -> str:
 class _Items:
     """The output items so far, and the events that each gain makes of them."""
 
-    def __init__(self, run: Run, body: ResponsesBody):
+    def __init__(self, run: RunningRequest, body: ResponsesBody):
         self.run, self.body = run, body
         self.created = time.time()
         self.output: list[dict[str, Any]] = []
@@ -276,7 +276,7 @@ class _Items:
         yield self.event("response.output_item.done", output_index=place["output_index"], item=self.output[-1])
 
 
-async def response_events(run: Run, body: ResponsesBody) -> AsyncIterator[dict[str, Any]]:
+async def response_events(run: RunningRequest, body: ResponsesBody) -> AsyncIterator[dict[str, Any]]:
     """All events of a response; the last one holds all of it."""
     items = _Items(run, body)
     yield items.event("response.created", response=items.response("in_progress"))
@@ -294,13 +294,13 @@ async def response_events(run: Run, body: ResponsesBody) -> AsyncIterator[dict[s
     yield items.event(f"response.{status}", response=items.response(status))
 
 
-async def stream_response(run: Run, body: ResponsesBody) -> AsyncGenerator[bytes, None]:
+async def stream_response(run: RunningRequest, body: ResponsesBody) -> AsyncGenerator[bytes, None]:
     """The events as a stream."""
     async for one in response_events(run, body):
         yield event(one, one["type"])
 
 
-async def answer_response(run: Run, body: ResponsesBody) -> dict[str, Any]:
+async def answer_response(run: RunningRequest, body: ResponsesBody) -> dict[str, Any]:
     """The whole response."""
     events = [one async for one in response_events(run, body)]
     response = events[-1]["response"]

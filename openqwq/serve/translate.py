@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from .chat import plan_chat
 from .errors import ApiError, from_validation
-from .generation import Plan
+from .generation import ChatRequest
 from .schemas import ChatBody
 from .state import Server
 
 
-def plan_as_chat(server: Server, values: Callable[[], dict[str, Any]], names: Mapping[str, str]) -> Plan:
+def plan_as_chat(server: Server, values: Callable[[], dict[str, Any]], names: Mapping[str, str]) -> ChatRequest:
     """The checked request.
 
     values: makes the fields of a chat completion; may raise ApiError or pydantic's ValidationError.
