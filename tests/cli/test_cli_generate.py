@@ -107,6 +107,17 @@ def test_a_run_goes_on_with_the_same_settings_only(folder, files, capsys):
     assert run(folder, files) == 0
 
 
+def test_a_run_begun_without_named_kernels_goes_on_with_the_default_ones_only(folder, files, capsys):
+    run(folder, files)
+    settings = files[1].with_name("out.jsonl.settings.json")
+    named = json.loads(settings.read_text())
+    assert named.pop("kernels") == "auto"
+    settings.write_text(json.dumps(named))
+    assert run(folder, files, "--kernels", "reference") == 2
+    assert "other settings: kernels was 'auto'" in capsys.readouterr().err
+    assert run(folder, files) == 0
+
+
 def test_what_no_row_is_to_blame_for_ends_the_command(folder, files, capsys):
     assert run(folder, files, "--set", "top_p=7") == 2
     assert "`top_p` is 7" in capsys.readouterr().err and not rejects_of(files).exists()
