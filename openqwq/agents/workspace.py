@@ -23,6 +23,13 @@ from .tools import Context, Tool, ToolError, ToolFailed, tool_of
 
 LIMITS = Limits(wall_s=10.0, output_bytes=1 << 20)
 WORKSPACE_TOOLS = ("python", "read_file", "write_file", "edit_file", "list_files", "run_tests")
+RUN_PROGRAM = """\
+import linecache, sys
+sys.path.insert(0, ".")
+linecache.cache["program.py"] = (len(CODE), None, CODE.splitlines(True), "program.py")
+exec(compile(CODE, "program.py", "exec"), globals())
+"""
+"""Inside the jail: programs import the files beside them, and tracebacks show their lines."""
 RUN_TESTS = """\
 import sys, unittest
 sys.path.insert(0, ".")
@@ -115,7 +122,7 @@ def workspace_tools(sandbox: Callable[[], Sandbox]) -> list[Tool]:
 
     def python(code: Annotated[str, "the program; what it prints is the result"], context: Context) -> str:
         """Run a Python program in the workspace, without network."""
-        return _run(sandbox(), code, context)
+        return _run(sandbox(), f"CODE = {code!r}\n{RUN_PROGRAM}", context)
 
     def run_tests(
         context: Context, pattern: Annotated[str, "file names of the tests, e.g. test_*.py"] = "test*.py"
