@@ -22,6 +22,7 @@ NEVER = {
     "data": {"model"},
     "agents": {"verifiers", "train", "inference", "model", "rollout", "environments"},
     "environments": {"train", "inference", "model", "rollout"},
+    "planner": {"train", "rollout", "verifiers", "data", "eval", "serve", "pipeline", "cli"},
 }
 """Rooms that a room reaches neither directly nor through others."""
 
@@ -37,6 +38,7 @@ ONLY = {
     "log": {"errors"},
     "json_client": {"key_hosts", "errors", "log"},
     "key_hosts": {"errors"},
+    "planner": {"inference", "model", "kernels", "formats", "errors", "log"},
 }
 """Rooms that import nothing of ours but these."""
 
