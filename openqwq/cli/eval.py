@@ -77,6 +77,11 @@ def _check_what(args: argparse.Namespace) -> None:
         raise UserError("no problems are named", hint="--recipe RECIPE, --data FILE or --benchmark NAME")
     if len(named) > 1 and named != ["--benchmark", "--data"]:
         raise UserError(f"{' and '.join(named)} do not go together", hint="take one of them out")
+    if args.benchmark and (args.prompt_suffix or args.verifier != "math"):
+        raise UserError(
+            "`--verifier` and `--prompt-suffix` are not for --benchmark, which has its own",
+            hint="take them out, or write a benchmark of your own (docs/evaluate.md)",
+        )
     if not args.benchmark and (args.protocol or args.expect is not None or args.served_model):
         raise UserError("`--protocol`, `--expect` and `--served-model` are for --benchmark", hint="take them out")
 

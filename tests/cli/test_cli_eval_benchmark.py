@@ -168,6 +168,7 @@ def test_local_model_runs_with_the_same_command(own, tmp_path, capsys):
         (("m", "--benchmark", "aime24", "--data", "nowhere.jsonl"), "no file nowhere.jsonl"),
         (("m", "--benchmark", "aime24", "--recipe", "tiny"), "do not go together"),
         (("m", "--data", "x.jsonl", "--expect", "3"), "are for --benchmark"),
+        (("m", "--benchmark", "aime24", "--prompt-suffix", "Go."), "are not for --benchmark"),
         (("http://localhost:1", "--benchmark", "aime24"), "its model is not named"),
         (("m", "--benchmark", "aime24", "--samples", "0"), "`--samples` is 0"),
         (("m", "--benchmark", "aime24", "--expect", "101"), "`--expect` is 101"),
