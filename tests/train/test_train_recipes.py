@@ -104,7 +104,7 @@ def test_distillation_without_any_reward_comes_near_the_teacher(world, tmp_path,
     )
     _, rows = train(world, tmp_path, stage)
     assert rows[-1]["kl"] < rows[0]["kl"] / 2
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="not a folder"):
         train(world, tmp_path / "other", replace(stage, reference=str(tmp_path / "absent")))
 
 
