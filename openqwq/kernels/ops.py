@@ -25,7 +25,7 @@ from .cpu import documents as cpu_documents
 from .cpu import invariant as cpu_invariant
 from .cpu import packed as cpu_packed
 from .cpu import products
-from .cpu.library import MAX_GROUP, MAX_HEAD_DIM, library, missing_reason
+from .cpu.library import MAX_GROUP, MAX_HEAD_DIM, library, library_origin, missing_reason
 from .cpu.sampling import SamplingKernel, SamplingSettings
 from .documents import Documents
 from .layouts import CacheLayer, PackedWeights
@@ -254,7 +254,7 @@ def log_choice(name: str, place: str, dtype: torch.dtype) -> None:
 def describe_choice(name: str, place: str, dtype: torch.dtype) -> str:
     """The kernels and the reason for the choice, in one line."""
     if name in ("cpu", "cpu-invariant"):
-        return f"{name} (C kernels, {dtype} on a CPU)".replace("torch.", "")
+        return f"{name} (C kernels {library_origin()}, {dtype} on a CPU)".replace("torch.", "")
     if place == "cpu" and dtype == torch.float32 and missing_reason():
         return f"{name} (PyTorch's operators: {missing_reason()})"
     return f"{name} ({dtype} on {place})".replace("torch.", "")

@@ -248,7 +248,7 @@ def test_a_library_that_cannot_be_compiled_is_told_once_and_not_used(monkeypatch
     from openqwq.kernels.cpu import library as library_module
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(library_module, "STRICT_FLAGS", ("-no-such-flag",))
+    monkeypatch.setattr(library_module.compiling, "STRICT_FLAGS", ("-no-such-flag",))
     library_module.library.cache_clear()
     try:
         with caplog.at_level("WARNING"):
