@@ -62,6 +62,10 @@ def installed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     wheel, _ = build_wheel(folder, os.environ["PATH"])
     assert wheel.name.endswith(f"-py3-none-linux_{platform.machine()}.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        libraries = [name for name in archive.namelist() if name.endswith(".so")]
+    assert len(libraries) == len(compiling.VARIANTS[platform.machine()])
+    assert all(name.startswith("openqwq/kernels/cpu/lib/") for name in libraries)
     python = folder / "venv" / "bin" / "python"
     venv.create(python.parents[1], symlinks=True)
     inside = Path(
