@@ -26,7 +26,7 @@ BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_w
 try:
     from setuptools.command.bdist_wheel import bdist_wheel  # noqa: F401
 except ImportError:
-    pytest.skip("needs setuptools 77 or later", allow_module_level=True)
+    pytest.skip("needs setuptools 78 or later", allow_module_level=True)
 
 
 def build_wheel(folder, path):
