@@ -124,7 +124,7 @@ def test_an_installed_wheel_trains_by_a_shipped_recipe(installed, tmp_path):
 def test_a_wheel_built_without_a_compiler_is_for_any_machine_and_says_what_it_lacks(tmp_path):
     wheel, said = build_wheel(tmp_path, tools_but_no_compiler(tmp_path / "bin"))
     assert wheel.name.endswith("-py3-none-any.whl")
-    assert "this wheel has no compiled kernels: there is no C compiler" in said
+    assert "this wheel has no compiled kernels: no C compiler" in said
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))

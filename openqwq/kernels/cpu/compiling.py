@@ -50,7 +50,7 @@ def build_variants(folder: Path) -> list[Path]:
     """
     compiler = find_compiler()
     if compiler is None:
-        raise OSError("there is no C compiler (cc, gcc or clang)")
+        raise OSError("no C compiler was found (cc, gcc or clang)")
     folder.mkdir(parents=True, exist_ok=True)
     targets = []
     for variant in VARIANTS.get(platform.machine(), {}):

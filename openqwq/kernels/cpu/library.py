@@ -129,7 +129,7 @@ def _load_compiled() -> tuple[ctypes.CDLL, str]:
     """The library for these sources, compiler and processor, compiled unless the cache has it whole; its origin."""
     compiler = compiling.find_compiler()
     if compiler is None:
-        raise OSError("there is no C compiler (cc, gcc or clang)")
+        raise OSError("no C compiler was found (cc, gcc or clang)")
     what = f"{compiling.sources_digest()} {compiler} {processor()}".encode()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openqwq"
     target = folder / f"kernels-{hashlib.blake2b(what, digest_size=8).hexdigest()}.so"
