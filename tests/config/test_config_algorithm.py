@@ -161,7 +161,7 @@ def test_every_hinted_algorithm_is_a_recipe():
     for hint in ALGORITHMS.values():
         lines = [text for text in re.findall(r"`([^`]*=[^`]*)`", hint) if "..." not in text]
         stage = {"kind": "rl", **tomllib.loads("\n".join(lines))}
-        build_recipe({"name": "r", "stage": {"rl": stage}}, "r.toml")
+        assert build_recipe({"name": "r", "stage": {"rl": stage}}, "r.toml").stage["rl"].kind == "rl"
 
 
 CONFIG = {"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True}

@@ -117,8 +117,9 @@ def test_reader_may_leave_after_the_engine_was_closed(model, tokenizer):
         await anext(stream)
         front.close()
         await stream.aclose()
+        return await anext(stream, "ended")
 
-    asyncio.run(main())
+    assert asyncio.run(main()) == "ended"
 
 
 def test_what_a_request_forbids_is_made_ready_off_the_engines_thread(front, monkeypatch):

@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
 def test_python_of_the_documentation_runs(folder, number):
     file = folder / "documented.py"
     file.write_text(blocks("docs/python.md", "python")[number])
-    runpy.run_path(str(file))
+    assert runpy.run_path(str(file))["__file__"] == str(file)
 
 
 def test_the_ten_lines_of_your_own_data_and_reward_train(folder):

@@ -94,4 +94,4 @@ def test_an_address_that_a_recipe_names_gets_no_key_unasked(monkeypatch):
 def test_an_address_on_the_command_line_is_the_users_own(monkeypatch):
     monkeypatch.setenv("TEACHER_KEY", "secret")
     monkeypatch.delenv(KEY_HOSTS, raising=False)
-    ServerTeacher("https://teacher.example/v1", "m", api_key_env="TEACHER_KEY")
+    assert ServerTeacher("https://teacher.example/v1", "m", samples=2, api_key_env="TEACHER_KEY").samples == 2
