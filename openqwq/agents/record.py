@@ -45,7 +45,7 @@ class Segment:
 class TokenRecord:
     """The segments of one episode. `segments` only grows.
 
-    Raises UserError for a history that is none, and for "strip" where the tokenizer has no thinking tokens.
+    Raises UserError for an unknown history, and for "strip" where the tokenizer has no thinking tokens.
     """
 
     def __init__(

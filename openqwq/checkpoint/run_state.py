@@ -122,7 +122,7 @@ class RunStateStore:
         return None
 
     def latest_stage(self) -> str:
-        """The stage of the newest state, read from its record alone; empty where there is none, or none to read."""
+        """The stage of the newest state, read from its record alone; empty without a readable state."""
         for serial in reversed(self._serials()):
             try:
                 return str(

@@ -189,7 +189,7 @@ def option_choices(cls: type) -> Mapping[str, tuple[str, ...]]:
 
 
 def _check_choices(config: EngineConfig | ModelOptions) -> None:
-    """Raises UserError for a value that is none of its field's few."""
+    """Raises UserError for a value that its field does not allow."""
     cls: type = type(config)
     defaults = {field.name: field.default for field in fields(cls)}
     for name, choices in option_choices(cls).items():

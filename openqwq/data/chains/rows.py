@@ -6,7 +6,7 @@
     {"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]}    ShareGPT
     {"problem": {...}, "thinking": ..., "answer": ...}           as `openqwq data chains` writes them
 
-The last assistant turn is what is learned; turns before it are the prompt. Without a thinking the block is empty.
+The last assistant turn is what is learned; turns before it are the prompt. Without thinking the block is empty.
 
 Public: `read_chain_row`, `EXAMPLE`.
 """

@@ -71,7 +71,7 @@ def _find_files(name: str, config: SourceConfig, options: HubOptions) -> HubFile
 
 
 def _read_split(reader: RowReader, files: HubFiles, options: HubOptions, split: str) -> list[Problem]:
-    """The problems of a split. Raises UserError for the first row that is none."""
+    """The problems of a split. Raises UserError for the first row that is not a problem."""
     problems = []
     for number, (where, row) in enumerate(files.rows(options.subset, split)):
         try:

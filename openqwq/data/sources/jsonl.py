@@ -42,7 +42,7 @@ def read_problem_file(path: Path, *, verifier: str = "math", prompt_suffix: str 
 
 
 def read_problems(path: Path, reader: RowReader, ids: str) -> list[Problem]:
-    """Every problem of the file. Raises UserError with the line's number for a row that is none.
+    """Every problem of the file. Raises UserError with the line's number for a row that is not a problem.
 
     ids: what the ids of rows without one begin with.
     """

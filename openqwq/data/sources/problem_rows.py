@@ -80,7 +80,7 @@ class RowReader:
         _check_columns(name, options)
 
     def read(self, row: Mapping[str, Any], identity: str) -> Problem:
-        """The problem of a row; `identity` is its id where the row has none. Raises RowError for a row that is none."""
+        """The problem of a row; `identity` is its id where the row has none. Raises RowError for other rows."""
         if is_whole_problem(row) and not self.options.columns:
             return self._whole(row)
         verifier = self._verifier(self._named(row, "verifier"))

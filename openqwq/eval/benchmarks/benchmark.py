@@ -95,7 +95,7 @@ class Benchmark:
     """A benchmark; the score is the mean over problems of the mean over a problem's samples (avg@k).
 
     version:      changes with the prompt, the mapper or the verifier's options.
-    mapper:       row -> Item; raises RowError for a row that is none.
+    mapper:       row -> Item; raises RowError for a row that it cannot read.
     prompt:       the user's turn, with `{column}` for the mapper's texts.
     protocols:    the first is the default.
     num_problems: of the published set; 0 where it is not known.
@@ -134,7 +134,7 @@ class Benchmark:
     def problems(self, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Problem]:
         """A problem for each row in the window; rows come with their place, for messages.
 
-        Raises UserError for a row that is none, an empty question, and two rows of one key.
+        Raises UserError for an unreadable row, an empty question, and two rows of one key.
         """
         found: dict[str, Problem] = {}
         for number, (where, row) in enumerate(rows):

@@ -20,9 +20,7 @@ STRICT_FLAGS = ("-O3", "-fopenmp", "-fPIC")
 MATHS = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
 RELAXED = ("paged_attention", "rounded_attention", "decode", "sample")  # sums in any order; all others are strict
 COMPILE_TIMEOUT_S = 240
-SEAL_BYTES = (
-    32  # the digest of all other bytes, after the end of the library: a cut or changed file may crash the loader
-)
+SEAL_BYTES = 32  # a digest of the library, after its end: a cut or changed file may crash the loader
 
 # The x86-64 psABI's levels, by the names of Linux's flags; the best first. `abm` is lzcnt, `xsave` stands for osxsave.
 _V3 = frozenset({"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"})
